@@ -1,0 +1,63 @@
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= artifacts/demo
+DATA ?= ../shared/data
+RESULTS ?= artifacts/results
+LR ?= 2e-5
+
+help: ## Show what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Create .venv with everything (tested versions in .ci/constraints.txt)
+
+$(STAMP): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup ## Synthetic data, pretraining, inflation, staged fine-tuning and test, in about two minutes
+	$(BIN)/butppg mock --output $(DEMO)/vitaldb_windows --layout vitaldb --samples 2000 --seed 0 --overwrite
+	$(BIN)/butppg mock --output $(DEMO)/but_ppg --samples 1000 --seed 0 --overwrite
+	$(BIN)/butppg pretrain --config pretrain.yaml --config small.yaml --trainer.max_epochs 20 \
+		--data.root $(DEMO)/vitaldb_windows --output_dir $(DEMO)/foundation_model --overwrite
+	$(BIN)/butppg fit --config finetune.yaml --config quick.yaml --data.root $(DEMO)/but_ppg \
+		--model.pretrained $(DEMO)/foundation_model/best_model.pt --output_dir $(DEMO)/but_ppg_finetuned \
+		--overwrite
+	$(BIN)/butppg inspect $(DEMO)/but_ppg_finetuned
+	@echo "Pretrained encoder: $(DEMO)/foundation_model. Fine-tuned classifier: $(DEMO)/but_ppg_finetuned/best_model.pt."
+	@echo "The figures above are on synthetic people that training never saw; README.md says what each file holds."
+
+test: setup ## Run the fast tests (under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup ## Run all tests, the slow ones too
+	$(BIN)/python -m pytest --timeout=1800
+
+bench: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
+	$(BIN)/python tests/benchmarks/compare_staging.py
+
+results: setup ## The real run: pretrain on DATA/bidmc, fine-tune on DATA/spc2015_dev (DATA=../shared/data), in about ten minutes
+	$(BIN)/butppg prepare splits --source $(DATA)/spc2015_dev/windows.npz --output $(RESULTS)/spc2015 \
+		--val_share 0.1667 --test_share 0.1667 --overwrite
+	$(BIN)/butppg pretrain --config pretrain.yaml --data.root $(DATA)/bidmc --trainer.max_epochs 40 \
+		--output_dir $(RESULTS)/foundation_model --resume auto
+	$(BIN)/butppg fit --config finetune.yaml --data.root $(RESULTS)/spc2015 --overwrite \
+		--model.pretrained $(RESULTS)/foundation_model/best_model.pt --output_dir $(RESULTS)/finetuned \
+		--model.lr $(LR)
+	$(BIN)/butppg inspect $(RESULTS)/finetuned
+
+lint: setup ## Check style (ruff) and types (mypy --strict)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## Remove caches, builds and the demo's results (not .venv, not your data)
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(DEMO)
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+.PHONY: help setup demo test test-all bench results lint clean
