@@ -1,0 +1,39 @@
+"""PPG quality classification on BUT PPG: masked pretraining, channel inflation and staged fine-tuning.
+
+The public names are imported on first use: ``import butppg_lightning`` loads neither torch nor lightning.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing as StagedUnfreezing
+    from butppg_lightning.data.finetune import BUTPPGDataModule as BUTPPGDataModule
+    from butppg_lightning.data.pretrain import PretrainDataModule as PretrainDataModule
+    from butppg_lightning.models.encoder import PatchTransformer as PatchTransformer
+    from butppg_lightning.tasks.classifier import PPGQualityClassifier as PPGQualityClassifier
+    from butppg_lightning.tasks.pretrainer import MaskedPretrainer as MaskedPretrainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BUTPPGDataModule": "butppg_lightning.data.finetune",
+    "MaskedPretrainer": "butppg_lightning.tasks.pretrainer",
+    "PPGQualityClassifier": "butppg_lightning.tasks.classifier",
+    "PatchTransformer": "butppg_lightning.models.encoder",
+    "PretrainDataModule": "butppg_lightning.data.pretrain",
+    "StagedUnfreezing": "butppg_lightning.callbacks.staged_unfreezing",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,42 @@
+"""Tables on the terminal: as wide as it is, and wide enough to be read in a log file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_LOG_WIDTH = 110
+
+
+def say(line: str) -> None:
+    """Print a line of information on stderr, once for all processes of a run."""
+    if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))) == 0:
+        print(line, file=sys.stderr)
+
+
+def print_table(title: str, columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
+    """Print a table.
+
+    Args:
+        title: The line above it.
+        columns: Headings, the first left-aligned and the others right; None for a table of keys and values.
+        rows: The cells.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_LOG_WIDTH)
+    table = Table(show_header=columns is not None)
+    for number, heading in enumerate(columns or ("", "")):
+        left = columns is None or number == 0
+        table.add_column(heading, justify="left" if left else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)

@@ -1,0 +1,97 @@
+"""Writing files so that a reader never sees half of one: a sibling temporary name, fsync, then a rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a sibling temporary file; on success it replaces ``path`` in one step, on failure it vanishes.
+
+    The temporary file is a sibling because a rename is atomic only within one file system.
+
+    Args:
+        path: The file to write. Missing parent folders are made.
+
+    Yields:
+        A binary file open for writing.
+
+    Raises:
+        UserError: If the folder cannot be made or written (no permission, no space).
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another output folder") from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON.
+
+    Raises:
+        UserError: As :func:`atomic_write`.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with atomic_write(path) as file:
+        file.write(f"{text}\n".encode())
+
+
+def make_folder(path: Path) -> Path:
+    """Make ``path`` and its parents, or say in one line why that is impossible.
+
+    Raises:
+        UserError: If a parent is a file, or the user may not write there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}; choose another") from error
+    return Path(path)
+
+
+def require_writable(path: Path) -> Path:
+    """Make the folder ``path`` and prove, by writing a file there, that results can be stored in it.
+
+    Raises:
+        UserError: If nothing can be written there.
+    """
+    make_folder(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {path}: {error.strerror}; choose another output folder") from error
+    return Path(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
