@@ -1,0 +1,170 @@
+"""An encoder's architecture as plain data: {class_path, init_args}. Built, compared, read off bare weights."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.encoder import PatchTransformer, init_args_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+Spec = dict[str, Any]
+"""``{"class_path": str, "init_args": dict}`` of plain types."""
+
+PATCH_TRANSFORMER = "butppg_lightning.PatchTransformer"
+_ALIASES = {"PatchTransformer", PATCH_TRANSFORMER, "butppg_lightning.models.encoder.PatchTransformer"}
+_FREE = {"channels", "dropout"}  # inflation changes the first; the second is a training option, not an architecture
+_PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
+
+
+def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
+    """Return ``spec`` with its class path spelt in one way and both keys there.
+
+    Raises:
+        UserError: If it holds anything but class_path and init_args.
+    """
+    spec = dict(spec or {})
+    unknown = set(spec) - {"class_path", "init_args"}
+    if unknown:
+        raise UserError(
+            f"encoder has the unknown key '{sorted(unknown)[0]}'; expected class_path and init_args "
+            "(for example encoder: {init_args: {width: 64}})"
+        )
+    path = spec.get("class_path") or PATCH_TRANSFORMER
+    arguments = spec.get("init_args") or {}
+    if not isinstance(path, str) or not isinstance(arguments, Mapping):
+        raise UserError(
+            f"encoder has class_path {path!r} and init_args {arguments!r}; expected a class's name and its arguments"
+        )
+    return {"class_path": PATCH_TRANSFORMER if path in _ALIASES else path, "init_args": dict(arguments)}
+
+
+def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
+    """Merge what the user asked for with what a checkpoint holds.
+
+    Args:
+        asked: The user's spec, possibly partial, or None.
+        stored: The checkpoint's spec.
+        origin: Name of the checkpoint, for the message.
+
+    Returns:
+        The checkpoint's architecture with the user's free options (dropout).
+
+    Raises:
+        UserError: If they contradict each other; both are named.
+    """
+    wanted = normal_spec(asked)
+    if asked and asked.get("class_path") and wanted["class_path"] != stored["class_path"]:
+        raise UserError(
+            f"the flags ask for encoder {wanted['class_path']}, but {origin} holds {stored['class_path']}; "
+            "drop the flag"
+        )
+    for key, value in wanted["init_args"].items():
+        if key not in _FREE and key in stored["init_args"] and stored["init_args"][key] != value:
+            raise UserError(
+                f"the flags ask for encoder {key} {value}, but {origin} has {key} {stored['init_args'][key]}; "
+                "drop the flag or choose another checkpoint"
+            )
+    return {"class_path": stored["class_path"], "init_args": {**stored["init_args"], **wanted["init_args"]}}
+
+
+def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_user: bool) -> tuple[nn.Module, Spec]:
+    """Build an encoder for ``channels``.
+
+    Args:
+        spec: The architecture; ``init_args.channels`` is replaced.
+        channels: The channel names wanted.
+        named_by_user: Whether the class path comes from the user. One that comes from a file is imported only if
+            it is our own: importing runs code.
+
+    Returns:
+        The encoder and its complete spec in plain types.
+
+    Raises:
+        UserError: If the class cannot be used or an argument does not fit.
+    """
+    spec = normal_spec(spec)
+    arguments = {**spec["init_args"], "channels": list(channels)}
+    cls = _encoder_class(spec["class_path"], named_by_user)
+    known = inspect.signature(cls).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for key in arguments:
+        if key not in known and not takes_any:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; the nearest is {near[0]}" if near else f"; it takes {', '.join(known)}"
+            raise UserError(f"encoder {spec['class_path']} has no argument '{key}'{hint}")
+    try:
+        encoder = cls(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:  # torch says RuntimeError of a negative size
+        raise UserError(f"encoder {spec['class_path']} cannot be built from {arguments}: {error}") from error
+    lacking = [part for part in _PARTS if not hasattr(encoder, part)]
+    if lacking:
+        raise UserError(f"{spec['class_path']} cannot serve as encoder: it has no attribute {', '.join(lacking)}")
+    if isinstance(encoder, PatchTransformer):
+        arguments = init_args_of(encoder)
+    return encoder, {"class_path": spec["class_path"], "init_args": arguments}
+
+
+def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> None:
+    """Refuse a foreign encoder class that only a file names: importing it runs code.
+
+    Args:
+        stored: The checkpoint's spec.
+        asked: The user's spec.
+
+    Raises:
+        UserError: If the class is not ours and the user has not named it too.
+    """
+    path = normal_spec(stored)["class_path"]
+    if path != PATCH_TRANSFORMER and path != (asked or {}).get("class_path"):
+        raise UserError(
+            f"the checkpoint names the encoder class {path}, which is not ours: importing it could run a stranger's "
+            f"code; if you trust it, name it yourself (--model.encoder.class_path {path})"
+        )
+
+
+def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:
+    """Read the architecture of a :class:`PatchTransformer` off its weights.
+
+    Args:
+        state: Encoder weights with any prefix.
+        asked: The user's spec; the number of heads, which leaves no trace in the shapes, is taken from it.
+
+    Returns:
+        The spec, with one head per 64 of width unless the user says otherwise, or None if these are other weights.
+    """
+    for key, filters in state.items():
+        if not key.endswith("embedding.weight") or filters.ndim != 3:
+            continue
+        prefix = key.removesuffix("embedding.weight")
+        numbers = [re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.fc1\.weight$", name) for name in state]
+        depths = [int(match.group(1)) for match in numbers if match]
+        if not depths:
+            continue
+        width, _, patch_size = filters.shape
+        heads = normal_spec(asked)["init_args"].get("heads", max(1, width // 64))
+        hidden = state[f"{prefix}blocks.0.fc1.weight"].shape[0]
+        arguments = {"patch_size": patch_size, "width": width, "depth": max(depths) + 1, "heads": heads}
+        return {"class_path": PATCH_TRANSFORMER, "init_args": {**arguments, "mlp_ratio": hidden / width}}
+    return None
+
+
+def _encoder_class(path: str, named_by_user: bool) -> type[nn.Module]:
+    if path == PATCH_TRANSFORMER:
+        return PatchTransformer
+    if not named_by_user:
+        refuse_unnamed({"class_path": path}, None)
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"encoder class {path} cannot be imported: {error}") from error

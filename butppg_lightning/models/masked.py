@@ -1,0 +1,215 @@
+"""Masked autoencoder for multichannel signals: hide patches, encode the rest, predict what was hidden.
+
+After He et al., Masked Autoencoders Are Scalable Vision Learners, CVPR 2022. A token is one patch of all channels
+(0.2 s at the default patch size), so a hidden patch is hidden in every channel: the model cannot copy the ECG's beat
+into the PPG, it has to know how the signals go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.decoder import MaskedDecoder
+
+if TYPE_CHECKING:
+    from butppg_lightning.models.augment import Augment
+    from butppg_lightning.models.encoder import Encoder
+    from butppg_lightning.models.preprocess import Preprocess
+
+Masking = Literal["random", "block"]
+
+_ALL = [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
+# the CPU's fused attention has a backward pass several times slower than plain products on so few tokens
+_ATTENTION = {True: [SDPBackend.MATH], False: _ALL}
+_FLAT = 0.02  # standard deviation of a preprocessed channel, in its scale: below lies rounding noise, not a signal
+_SCALE_FLOOR = 0.1  # least divisor of a target: a nearly flat channel's noise is not blown up to full size
+
+
+@dataclass
+class Reconstruction:
+    """What the autoencoder made of a batch.
+
+    Attributes:
+        prediction: ``[B, C, T]`` float32, in the unit of ``target``; meaningful in hidden patches only.
+        target: ``[B, C, T]`` float32, unit variance per window and channel.
+        masked: ``[B, P]`` bool, True where a patch was hidden.
+        counted: ``[B, C]`` bool, True where a channel was recorded and is not flat.
+    """
+
+    prediction: Tensor
+    target: Tensor
+    masked: Tensor
+    counted: Tensor
+
+    def squared_error(self) -> tuple[Tensor, Tensor]:
+        """Sum the squared error of hidden patches per channel.
+
+        Returns:
+            The sums over windows, patches and samples, ``[C]``, and how many samples they run over, ``[C]``.
+        """
+        patch = self.target.shape[-1] // self.masked.shape[-1]
+        squares = (self.prediction - self.target).square()
+        errors = squares.view(*squares.shape[:2], -1, patch).sum(-1)
+        weights = self.counted.unsqueeze(-1) & self.masked.unsqueeze(1)
+        return (errors * weights).sum((0, 2)), weights.sum((0, 2)) * patch
+
+    def masked_mse(self) -> Tensor:
+        """Return the mean squared error over hidden patches; 1 is what predicting the mean scores."""
+        errors, counts = self.squared_error()
+        return errors.sum() / counts.sum().clamp(min=1)
+
+    def completed(self) -> Tensor:
+        """Return the visible signal with its hidden patches filled in by the prediction, ``[B, C, T]``."""
+        patch = self.target.shape[-1] // self.masked.shape[-1]
+        hidden = self.masked.repeat_interleave(patch, dim=1).unsqueeze(1)
+        return torch.where(hidden, self.prediction, self.target)
+
+
+class MaskedAutoencoder(nn.Module):
+    """Preprocessing, encoder and decoder of masked pretraining.
+
+    Args:
+        preprocess: Filters and scales raw windows.
+        encoder: Encodes tokens (see :class:`butppg_lightning.models.encoder.Encoder`).
+        decoder_width: Token width of the decoder.
+        decoder_depth: Transformer blocks of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        mask_ratio: Share of the patches hidden; exactly ``round(mask_ratio · P)`` of them, at least 1 and at most
+            P - 1.
+        masking: ``random`` patches, or ``block``: runs of ``block_patches`` neighbours.
+        block_patches: Patches per run; the default is one second, about a heart beat.
+
+    Raises:
+        UserError: If an option is impossible.
+    """
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        encoder: nn.Module,
+        *,
+        decoder_width: int,
+        decoder_depth: int,
+        decoder_heads: int,
+        mask_ratio: float = 0.4,
+        masking: Masking = "random",
+        block_patches: int = 5,
+    ) -> None:
+        super().__init__()
+        if not 0 < mask_ratio < 1:
+            raise UserError(f"mask_ratio is {mask_ratio}; expected a share between 0 and 1")
+        if masking not in ("random", "block"):
+            raise UserError(f"masking is '{masking}'; choose random or block")
+        if block_patches < 1:
+            raise UserError(f"block_patches is {block_patches}; expected at least 1")
+        self.preprocess = preprocess
+        self.encoder = encoder
+        self.mask_ratio = mask_ratio
+        self.run = block_patches if masking == "block" else 1
+        filters = cast("Encoder", encoder).embedding.weight
+        width, channels, patch_size = cast("Tensor", filters).shape
+        self.decoder = MaskedDecoder(
+            width, channels, patch_size, width=decoder_width, depth=decoder_depth, heads=decoder_heads
+        )
+
+    def forward(
+        self,
+        signals: Tensor,
+        present: Tensor | None = None,
+        *,
+        augment: Augment | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """Hide patches of raw windows and predict them.
+
+        Args:
+            signals: ``[B, C, 1250]``, unfiltered and unscaled.
+            present: ``[B, C]`` bool, or None when every channel is there.
+            augment: Varies the preprocessed windows.
+            generator: Source of masks and augmentation; None for torch's global one.
+
+        Returns:
+            Prediction and target.
+        """
+        if present is None:
+            present = torch.ones(signals.shape[:2], dtype=torch.bool, device=signals.device)
+        scaled = self.preprocess(signals, present)
+        seen = present
+        if augment is not None:
+            scaled, seen = augment(scaled, present, generator)
+        target, counted = standardise(scaled, present)
+        with sdpa_kernel(_ATTENTION[signals.device.type == "cpu"]):
+            latent, visible, masked = self.encode_visible(scaled * seen.unsqueeze(-1), seen, generator)
+            prediction = self.decoder(latent, visible, masked.shape[1])
+        return Reconstruction(prediction, target, masked, counted)
+
+    def encode_visible(
+        self, scaled: Tensor, seen: Tensor, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Hide patches and encode the rest.
+
+        Args:
+            scaled: Preprocessed windows ``[B, C, T]``.
+            seen: ``[B, C]`` bool, the channels the encoder is shown.
+            generator: Source of the mask.
+
+        Returns:
+            The encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and the mask ``[B, P]`` (True: hidden).
+        """
+        encoder = cast("Encoder", self.encoder)
+        tokens = encoder.embed(scaled, seen)
+        batch, patches, width = tokens.shape
+        hidden = min(max(round(self.mask_ratio * patches), 1), patches - 1)
+        order = mask_order(batch, patches, self.run, generator, tokens.device)
+        masked = torch.zeros(batch, patches, dtype=torch.bool, device=tokens.device)
+        masked.scatter_(1, order[:, :hidden], True)
+        visible = order[:, hidden:]
+        tokens = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, width))
+        # in half precision the sum over twelve blocks would lose what each of them adds
+        return encoder(tokens.float(), start=0), visible, masked
+
+
+def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Draw, per window, the order in which patches are hidden.
+
+    Args:
+        batch: Number of windows B.
+        patches: Number of patches P.
+        run: Neighbouring patches that follow each other in the order; 1 for none. Where the runs begin is random.
+        generator: Source of randomness; None for torch's global one.
+        device: Where the result is wanted.
+
+    Returns:
+        A permutation of 0..P-1 per window, ``[B, P]`` int64. Hiding its first K hides exactly K patches: whole runs,
+        and the beginning of one more (runs at the window's edges are cut by the edge).
+    """
+    # drawn where the generator lives, so that a seed means the same masks on every device
+    source = device if generator is None else generator.device
+    runs = (patches + run - 1) // run + (run > 1)
+    score = torch.rand(batch, runs, generator=generator, device=source)
+    if run > 1:
+        offset = torch.randint(run, (batch, 1), generator=generator, device=source)
+        score = score.gather(1, (torch.arange(patches, device=source) + offset) // run)
+    return score.argsort(dim=1, stable=True).to(device)
+
+
+def standardise(scaled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring each channel of each window to mean 0 and variance 1, so that all weigh the same in the loss.
+
+    Args:
+        scaled: Preprocessed windows ``[B, C, T]``.
+        present: ``[B, C]`` bool.
+
+    Returns:
+        The standardised windows, and ``[B, C]`` bool: present and not flat.
+    """
+    scaled = scaled.float()
+    centred = scaled - scaled.mean(-1, keepdim=True)
+    spread = centred.square().mean(-1, keepdim=True).sqrt()
+    return centred / spread.clamp(min=_SCALE_FLOOR), present & (spread.squeeze(-1) > _FLAT)
