@@ -1,0 +1,1 @@
+"""Plain functions: the stage plan, learning-rate schedules, parameter groups."""

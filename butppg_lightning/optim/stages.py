@@ -1,0 +1,192 @@
+"""The stage plan: which part trains in which epoch, and at which share of the learning rate. Plain functions."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Trainable = Literal["head", "all"] | int
+GUIDE_NAMES = ("stage1_head_only", "stage2_partial", "stage3_full")
+
+
+@dataclass
+class Stage:
+    """One stage of a plan.
+
+    Args:
+        trainable: ``head``; a number N for the last N blocks, the final norm and the head; or ``all``.
+        epochs: How long it lasts; None, in the last stage or in one alone, for whatever the run leaves.
+        lr_divisor: The learning rate is divided by this.
+        patience: The stage ends early after this many epochs without a better validation figure; None for never.
+        name: As it appears in the history; None for ``stage<k>_<trainable>``.
+    """
+
+    trainable: Trainable
+    epochs: int | None = None
+    lr_divisor: float = 1.0
+    patience: int | None = None
+    name: str | None = None
+
+
+def guide_plan(
+    max_epochs: int,
+    head_only_epochs: int = 5,
+    unfreeze_last_n: int = 2,
+    full_finetune_epochs: int = 0,
+    lr_divisor: float = 10.0,
+    patience: int | None = None,
+) -> list[Stage]:
+    """Return the guide's plan: head only; last N blocks; everything at lr / 10.
+
+    Args:
+        max_epochs: All epochs of the run. The last ``full_finetune_epochs`` of them are stage 3.
+        head_only_epochs: Length of stage 1; without a stage 3 a shorter run simply ends inside it.
+        unfreeze_last_n: Blocks trained in stage 2.
+        full_finetune_epochs: Length of stage 3; 0 for none.
+        lr_divisor: What stage 3 divides the learning rate by.
+        patience: Epochs without improvement after which a stage ends early; None for never.
+
+    Returns:
+        Stages whose epochs sum to ``max_epochs``; empty ones are left out.
+
+    Raises:
+        UserError: If a number is negative, or stages 1 and 3 together are longer than the run.
+
+    Examples:
+        >>> [(stage.name, stage.epochs) for stage in guide_plan(30)]
+        [('stage1_head_only', 5), ('stage2_partial', 25)]
+        >>> [(stage.name, stage.epochs) for stage in guide_plan(1)]
+        [('stage1_head_only', 1)]
+    """
+    if max_epochs < 1:
+        raise UserError(f"trainer.max_epochs is {max_epochs}; a staged run needs a number of epochs of at least 1")
+    for key, value in (("head_only_epochs", head_only_epochs), ("full_finetune_epochs", full_finetune_epochs)):
+        if value < 0:
+            raise UserError(f"stages.{key} is {value}; expected at least 0")
+    if full_finetune_epochs and head_only_epochs + full_finetune_epochs > max_epochs:
+        raise UserError(
+            f"stages.head_only_epochs {head_only_epochs} and stages.full_finetune_epochs {full_finetune_epochs} "
+            f"together exceed trainer.max_epochs {max_epochs}; raise it or shorten them"
+        )
+    first = min(head_only_epochs, max_epochs)
+    middle = max_epochs - first - full_finetune_epochs
+    stages = [
+        Stage("head", first, patience=patience, name=GUIDE_NAMES[0]),
+        Stage(unfreeze_last_n, middle, patience=patience, name=GUIDE_NAMES[1]),
+        Stage("all", full_finetune_epochs, lr_divisor, patience, GUIDE_NAMES[2]),
+    ]
+    return [stage for stage in stages if stage.epochs]
+
+
+def complete_plan(stages: Sequence[Stage], max_epochs: int) -> list[Stage]:
+    """Return a user's plan with every length and name filled in.
+
+    Args:
+        stages: The plan; at most one stage may leave its epochs open.
+        max_epochs: All epochs of the run; a longer plan is cut there.
+
+    Returns:
+        Stages whose epochs sum to ``max_epochs``.
+
+    Raises:
+        UserError: If the plan is empty, shorter than the run, or leaves more than one length open.
+    """
+    if not stages:
+        raise UserError("stages.plan is empty; give at least one stage, for example [{trainable: all}]")
+    open_ended = [index for index, stage in enumerate(stages) if stage.epochs is None]
+    if len(open_ended) > 1:
+        raise UserError(f"stages.plan leaves the epochs of {len(open_ended)} stages open; at most one may be")
+    fixed = sum(stage.epochs or 0 for stage in stages)
+    if not open_ended and fixed < max_epochs:
+        raise UserError(
+            f"stages.plan covers {fixed} epochs, but trainer.max_epochs is {max_epochs}; "
+            "leave the last stage's epochs out"
+        )
+    plan, left = [], max_epochs
+    rest = max(0, max_epochs - fixed)
+    for index, stage in enumerate(stages):
+        asked = rest if stage.epochs is None else stage.epochs
+        epochs = min(asked, left)
+        left -= epochs
+        if epochs:
+            name = stage.name or f"stage{index + 1}_{_word(stage.trainable)}"
+            plan.append(Stage(stage.trainable, epochs, stage.lr_divisor, stage.patience, name))
+    return plan
+
+
+def check_plan(plan: Sequence[Stage], depth: int) -> None:
+    """Refuse a plan that this encoder cannot follow.
+
+    Args:
+        plan: The plan.
+        depth: The encoder's number of blocks.
+
+    Raises:
+        UserError: On an impossible part, length or divisor.
+    """
+    for number, stage in enumerate(plan):
+        part, name = stage.trainable, stage.name or f"{number + 1} of stages.plan"
+        if isinstance(part, bool) or not (isinstance(part, int) or part in ("head", "all")):
+            raise UserError(f"stage {name}: trainable is {part!r}; choose head, all or a number of blocks")
+        if isinstance(part, int) and not 1 <= part <= depth:
+            key = "stages.unfreeze_last_n" if stage.name == GUIDE_NAMES[1] else "its trainable"
+            raise UserError(
+                f"stage {name} unfreezes the last {part} blocks, but the encoder has {depth}; set {key} to 1 to {depth}"
+            )
+        if stage.epochs is not None and stage.epochs < 0:
+            raise UserError(f"stage {name}: epochs is {stage.epochs}; expected at least 0")
+        if stage.patience is not None and stage.patience < 1:
+            raise UserError(f"stage {stage.name}: patience is {stage.patience}; expected at least 1, or null for never")
+        if stage.lr_divisor <= 0:
+            raise UserError(f"stage {name}: lr_divisor is {stage.lr_divisor}; expected above 0")
+
+
+def stage_ends(plan: Sequence[Stage], boundaries: Sequence[int] = ()) -> list[int]:
+    """Return the epoch at which each stage ends (the first one not in it).
+
+    Args:
+        plan: The plan.
+        boundaries: Ends of the first stages that handed over early, as recorded so far. Later stages keep their
+            length, so that they begin and end earlier.
+
+    Examples:
+        >>> stage_ends(guide_plan(30))
+        [5, 30]
+        >>> stage_ends(guide_plan(30), [3])
+        [3, 28]
+    """
+    ends: list[int] = []
+    for index, stage in enumerate(plan):
+        begin = ends[-1] if ends else 0
+        ends.append(boundaries[index] if index < len(boundaries) else begin + (stage.epochs or 0))
+    return ends
+
+
+def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = ()) -> int:
+    """Return which stage an epoch (from 0) belongs to; epochs beyond the plan belong to the last one.
+
+    Args:
+        plan: The plan.
+        epoch: The epoch.
+        boundaries: As in :func:`stage_ends`.
+
+    Examples:
+        >>> [stage_index(guide_plan(7, head_only_epochs=5), epoch) for epoch in (0, 4, 5, 6, 99)]
+        [0, 0, 1, 1, 1]
+    """
+    ends = stage_ends(plan, boundaries)
+    return next((index for index, end in enumerate(ends) if epoch < end), len(plan) - 1)
+
+
+def plan_as_dicts(plan: Sequence[Stage]) -> list[dict[str, Any]]:
+    """Return the plan in plain types, for checkpoints and JSON."""
+    return [asdict(stage) for stage in plan]
+
+
+def _word(trainable: Trainable) -> str:
+    return {"head": "head_only", "all": "full"}.get(str(trainable), f"last_{trainable}")
