@@ -1,0 +1,1 @@
+"""LightningDataModules and samplers over the npz splits."""

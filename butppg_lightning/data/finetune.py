@@ -1,0 +1,143 @@
+"""The labelled splits of BUT PPG (or of anything in the same form)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from butppg_lightning.data.module import WindowDataModule
+from butppg_lightning.errors import UserError
+from butppg_lightning.window import WindowSet, read_windows
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
+
+Split = Literal["train", "val", "test"]
+
+
+class BUTPPGDataModule(WindowDataModule):
+    """Serves ``train.npz``, ``val.npz`` (optional) and ``test.npz`` (optional) of a folder.
+
+    Without ``val.npz`` the model is selected on ``test.npz``, as the guide does: with a warning, and
+    ``selected_on_test`` is True.
+
+    Args:
+        root: Folder with the npz files (keys signals [N, C, 1250] and labels [N] in {0 poor, 1 good}).
+        batch_size: Windows per batch and process.
+        num_workers: Loader processes; 0 is fastest for data in memory.
+        predict_split: The split that `predict` scores.
+        allow_overlap: Accept the same subject in two splits, which makes every figure look better than it is.
+        seed: Seed of the shuffle; None for the one of seed_everything.
+
+    Raises:
+        UserError: If a number is impossible; in ``setup`` if a file is missing or breaks the window contract.
+    """
+
+    def __init__(
+        self,
+        root: str = "data/but_ppg",
+        batch_size: int = 32,
+        num_workers: int = 0,
+        predict_split: Split = "test",
+        allow_overlap: bool = False,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(root, batch_size, num_workers, seed)
+        self.predict_split = predict_split
+        self.allow_overlap = allow_overlap
+        self.selected_on_test = False
+
+    def has(self, split: Split) -> bool:
+        """Tell whether the folder holds a split."""
+        return (self.root / f"{split}.npz").is_file()
+
+    def setup(self, stage: str) -> None:
+        """Read and check the splits that ``stage`` needs.
+
+        Args:
+            stage: fit, validate, test or predict.
+
+        Raises:
+            UserError: If one is missing or malformed, train has one class only, or subjects overlap.
+        """
+        self.require_root(self._mock())
+        if stage == "fit":
+            train = self._read("train")
+            self._check_classes(train)
+            val = self._read(self._validation_split())
+            self._check_subjects({"train": train, self._validation_split(): val})
+            self.splits["train"] = self.serve(train)
+            self.splits["val"] = self.serve(val)
+        elif stage == "validate":
+            self.splits["val"] = self.serve(self._read(self._validation_split()))
+        elif stage == "test":
+            self.splits["test"] = self.serve(self._read("test"))
+        else:
+            self.splits["predict"] = self.serve(self._read(self.predict_split))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return shuffled batches of the training split."""
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return batches of the validation split, in order."""
+        return self.loader("val", shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return batches of the test split, in order."""
+        return self.loader("test", shuffle=False)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return batches of ``predict_split``, in order."""
+        return self.loader("predict", shuffle=False)
+
+    def _mock(self) -> str:
+        return f"butppg mock --output {self.root} --samples 1000"
+
+    def _read(self, split: str) -> WindowSet:
+        path = self.root / f"{split}.npz"
+        if not path.is_file():
+            found = ", ".join(sorted(item.name for item in self.root.glob("*.npz"))) or "no npz file"
+            raise UserError(f"{path} not found (the folder holds {found}); make synthetic data with: {self._mock()}")
+        return read_windows(path, labelled=True)
+
+    def _validation_split(self) -> str:
+        if self.has("val"):
+            return "val"
+        if not self.has("test"):
+            raise UserError(
+                f"{self.root} has neither val.npz nor test.npz, so no best model can be chosen; "
+                "split by subject with: butppg prepare splits --source W.npz --output DIR"
+            )
+        if not self.selected_on_test:
+            rank_zero_warn(
+                f"{self.root} has no val.npz: the best model is selected on test.npz, so the test figures will flatter"
+            )
+        self.selected_on_test = True
+        return "test"
+
+    def _check_classes(self, train: WindowSet) -> None:
+        classes = np.unique(train.labels)  # type: ignore[arg-type]
+        if classes.size < 2:
+            raise UserError(
+                f"{self.root / 'train.npz'} holds only class {classes[0]} in {len(train)} windows; "
+                "a classifier needs both 0 (poor) and 1 (good)"
+            )
+
+    def _check_subjects(self, splits: dict[str, WindowSet]) -> None:
+        if self.has("test") and "test" not in splits:
+            splits["test"] = self._read("test")
+        names = list(splits)
+        for row, first in enumerate(names):
+            for second in names[row + 1 :]:
+                one, other = splits[first].subjects, splits[second].subjects
+                if one is None or other is None:
+                    continue
+                both = np.intersect1d(one, other)
+                if both.size and not self.allow_overlap:
+                    raise UserError(
+                        f"{self.root}: subjects in both {first}.npz and {second}.npz: {both.size}, first {both[0]}; "
+                        "split by subject (butppg prepare splits), or insist with --data.allow_overlap true"
+                    )

@@ -1,0 +1,82 @@
+"""Windows as a torch dataset that is indexed by whole batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from butppg_lightning.window import WindowSet
+
+Batch = dict[str, "Tensor"]
+
+
+class WindowDataset(Dataset[Batch]):
+    """Serves batches of windows with the channels that a model wants, in its order.
+
+    A channel that the file does not have is absent: zeros, with ``present`` False.
+
+    Args:
+        windows: The windows.
+        channels: The channel names wanted.
+    """
+
+    def __init__(self, windows: WindowSet, channels: Sequence[str]) -> None:
+        self.windows = windows
+        self.channels = tuple(channels)
+        self._columns = [windows.channels.index(name) if name in windows.channels else -1 for name in self.channels]
+        self._as_stored = self._columns == list(range(len(windows.channels)))
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, rows: Tensor | Sequence[int] | int) -> Batch:
+        """Fetch a batch.
+
+        Args:
+            rows: Row numbers ``[B]``.
+
+        Returns:
+            ``signals [B, C, 1250]`` raw, ``present [B, C]`` bool, ``index [B]``, and where the file has them
+            ``labels [B]`` int64, ``soft_labels [B]``, ``weights [B]``.
+        """
+        index = np.atleast_1d(np.asarray(rows))
+        signals, present = self._signals(index)
+        batch = {
+            "signals": torch.from_numpy(signals),
+            "present": torch.from_numpy(present),
+            "index": torch.from_numpy(index.astype(np.int64)),
+        }
+        for key in ("labels", "soft_labels", "weights"):
+            values = getattr(self.windows, key)
+            if values is not None:
+                batch[key] = torch.from_numpy(values[index])
+        return batch
+
+    def sample(self, most: int) -> Batch:
+        """Fetch at most ``most`` windows spread evenly over the set, to fit a scale on."""
+        count = len(self)
+        return self[np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)).tolist()]
+
+    def _signals(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        stored = self.windows.signals[index]
+        # torch knows no unsigned 16 and 32 bit arithmetic, and a foreign byte order not at all
+        if stored.dtype.kind in "iu" or not stored.dtype.isnative or stored.dtype == np.longdouble:
+            stored = stored.astype(np.float32)
+        there = np.ones(stored.shape[:2], dtype=bool) if self.windows.present is None else self.windows.present[index]
+        if self._as_stored:
+            return np.ascontiguousarray(stored), there
+        signals = np.zeros((len(index), len(self.channels), stored.shape[2]), dtype=stored.dtype)
+        present = np.zeros(signals.shape[:2], dtype=bool)
+        for row, column in enumerate(self._columns):
+            if column >= 0:
+                signals[:, row] = stored[:, column]
+                present[:, row] = there[:, column]
+        return signals, present

@@ -1,0 +1,142 @@
+"""What spoils a PPG: motion of the tissue under the sensor, and faults that need no motion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.signal import lfilter
+
+from butppg_lightning.sources.synthetic.motion import cadence_apart
+from butppg_lightning.sources.synthetic.noise import TIME, band_noise, bursts, unit_rms, wandering_tone
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
+
+if TYPE_CHECKING:
+    from butppg_lightning.npz import Array
+    from butppg_lightning.sources.synthetic.motion import Motion
+    from butppg_lightning.sources.synthetic.rhythm import Beats
+
+FAULTS = ("none", "contact_loss", "flicker", "low_perfusion", "pressure", "saturation")
+"""What can be wrong with a PPG without any motion."""
+
+_BADLY_SEATED = {"at_rest": 0.55, "moving": 0.62, "vitaldb": 0.12}
+"""Share of windows in which the sensor sits badly."""
+_FAULT_SHARES = {
+    "at_rest": (0.34, 0.14, 0.17, 0.13, 0.13, 0.09),
+    "moving": (0.76, 0.05, 0.05, 0.05, 0.05, 0.04),
+    "vitaldb": (0.72, 0.07, 0.02, 0.07, 0.08, 0.04),
+}
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What is done to one pulse train, in units of the height of a pulse.
+
+    Attributes:
+        fault: One of :data:`FAULTS`.
+        gain: ``[1250]`` factor of the pulse: 0 where contact is lost, below 1 where motion presses blood away.
+        added: ``[1250]`` what is added to the pulse.
+        railed_share: Share of the samples that a saturated converter clips.
+    """
+
+    fault: str
+    gain: Array
+    added: Array
+    railed_share: float
+
+
+def draw_corruption(
+    rng: np.random.Generator, beats: Beats, motion: Motion, pulse: Array, *, monitored: bool = False
+) -> Corruption:
+    """Draw everything that stands between a pulse and its recording.
+
+    Severities are drawn in dB of the artefact over the pulse, from two broad normal distributions: a sensor that
+    sits well passes little of a motion on (so there are good windows with motion), one that sits badly turns it
+    into more than the pulse. How strongly a motion shows in the PPG depends only weakly on its acceleration.
+
+    Args:
+        rng: Source of randomness.
+        beats: Give the breathing, and the heart rate that periodic artefacts keep away from.
+        motion: What the subject does.
+        pulse: ``[1250]`` the clean pulse train.
+        monitored: Whether staff keep the sensor in place, as in an operating room.
+
+    Returns:
+        The corruption.
+    """
+    situation = "vitaldb" if monitored else "at_rest" if motion.kind == "rest" else "moving"
+    fault = str(rng.choice(FAULTS, p=_FAULT_SHARES[situation]))
+    height = float(np.std(pulse))
+    wander = _wander(rng, beats) * (0.5 if monitored else 1.0)  # a monitor removes part of it
+    gain = 1 - rng.uniform(0, 0.4) * motion.envelope * (motion.kind != "rest")
+    added = height * (10 ** (rng.normal(-24, 4) / 20) * band_noise(rng, 0.3, 12, 1) + wander)
+    if motion.movement.any():
+        strength = 20 * np.log10(np.sqrt(np.mean(motion.movement**2)) / 0.05)
+        level = _severity(rng, _BADLY_SEATED[situation]) + 0.35 * strength
+        added += height * 10 ** (level / 20) * _motion_artefact(rng, motion)
+    severity = _severity(rng, _BADLY_SEATED[situation])
+    lost, artefact, railed_share = _draw_fault(rng, fault, severity, beats)
+    return Corruption(fault, gain * (1 - lost), added + height * artefact, railed_share)
+
+
+def _severity(rng: np.random.Generator, badly_seated: float) -> float:
+    """Artefact over pulse (dB): a sensor that sits badly, or one that sits well."""
+    return float(rng.normal(12, 4) if rng.random() < badly_seated else rng.normal(-15, 4))
+
+
+def _wander(rng: np.random.Generator, beats: Beats) -> Array:
+    """Baseline wander below the pulse band: breathing and vasomotion, in pulse units."""
+    breathing = rng.uniform(0.1, 0.8) * beats.breathing(TIME)
+    return breathing + rng.lognormal(-0.3, 0.7) * band_noise(rng, 0.05, 0.35, 2)
+
+
+def _motion_artefact(rng: np.random.Generator, motion: Motion) -> Array:
+    """Artefact of root mean square 1 that follows the motion.
+
+    One direction of the movement displaces tissue and blood, which follow with a time constant of some 100 ms;
+    part of the response is rectified, as pressing and releasing differ. A turn of the sensor shifts the baseline.
+    """
+    direction = rng.standard_normal(3)
+    drive = direction @ motion.movement
+    drive = drive + rng.uniform(0, 0.8) * np.abs(drive)
+    if motion.kind == "tremor":  # the skin slips and sticks: what reaches the PPG is slower than the tremor
+        drive = 0.4 * unit_rms(drive) + motion.envelope * band_noise(rng, 0.7, 4, 0.5)
+    keep = np.exp(-1 / (rng.uniform(0.04, 0.15) * SAMPLING_RATE))
+    response, _ = lfilter([1 - keep], [1, -keep], drive, zi=[keep * drive[0]])
+    response = response - response.mean()
+    if motion.kind == "posture":
+        shift = np.cumsum(motion.envelope) / motion.envelope.sum()
+        response = unit_rms(response) + rng.normal(0, 1.5) * (shift - shift.mean())
+    return unit_rms(np.asarray(response))
+
+
+def _draw_fault(rng: np.random.Generator, fault: str, severity: float, beats: Beats) -> tuple[Array, Array, float]:
+    """Draw a fault: share of the pulse that is lost ``[1250]``, what is added ``[1250]``, share of clipped samples."""
+    lost, artefact, railed_share = np.zeros(WINDOW_SAMPLES), np.zeros(WINDOW_SAMPLES), 0.0
+    level = 10 ** (severity / 20)
+    if fault == "contact_loss":
+        lost, artefact = _contact_loss(rng, severity)
+    elif fault == "flicker":  # light modulated by mains or a screen, aliased into the pulse band
+        frequency = cadence_apart(rng, beats.mean_rate, 45, 200)
+        artefact = level * wandering_tone(rng, frequency, 0.01, (1, rng.uniform(0, 0.4), rng.uniform(0, 0.2)))
+    elif fault == "low_perfusion":  # cold or squeezed: sensor noise comes up to the pulse
+        artefact = level * band_noise(rng, 0.4, 10, rng.uniform(0.3, 1.2))
+    elif fault == "pressure":  # an unsteady finger: slow changes of pressure, partly in the pulse band
+        artefact = level * band_noise(rng, 0.6, 3.5, rng.uniform(0.5, 1.3)) * (0.4 + bursts(rng, 3, 1, 5))
+    elif fault == "saturation":  # too much light: large excursions hit the rail and the pulse vanishes
+        artefact = rng.uniform(1.5, 5) * band_noise(rng, 0.05, 0.4, 1)
+        railed_share = float(np.clip(0.45 + 0.03 * severity + rng.normal(0, 0.05), 0.02, 0.95))
+    return lost, artefact, railed_share
+
+
+def _contact_loss(rng: np.random.Generator, severity: float) -> tuple[Array, Array]:
+    """The sensor lifts off: the pulse vanishes, ambient light comes in, and touching down leaves a transient."""
+    longest = float(np.clip(2.5 + 0.3 * severity, 0.3, 8))
+    lifted = bursts(rng, int(rng.integers(1, 4)), longest / 2, longest)
+    edges = np.diff(lifted, prepend=lifted[0])
+    keep = np.exp(-1 / (rng.uniform(0.1, 0.4) * SAMPLING_RATE))
+    transients = np.asarray(lfilter([1.0], [1, -keep], edges)) * rng.choice((-1, 1))
+    ambient = lifted * band_noise(rng, 0.2, 5, 1.2)
+    artefact = unit_rms(0.6 * unit_rms(transients) + unit_rms(ambient))
+    return lifted, 10 ** (severity / 20) * artefact

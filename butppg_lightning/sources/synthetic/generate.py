@@ -1,0 +1,214 @@
+"""Synthetic windows whose labels follow BUT PPG's rule.
+
+Who is recorded and when the heart beats are drawn first, then which label the window shall have, then recording
+conditions (motion, corruption) again and again until the readers' verdict is that label. So the share of good
+windows is met by choosing conditions, never by changing a label; and heart rate, rhythm, subject and device are
+independent of the label within a subject.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.sources.synthetic.cardiac import draw_ecg, draw_pulse
+from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
+from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
+from butppg_lightning.sources.synthetic.readers import READER_ERRORS, judge, read_rates, signal_to_noise
+from butppg_lightning.sources.synthetic.recording import record_ecg, record_ppg
+from butppg_lightning.sources.synthetic.rhythm import Beats, draw_beats
+from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, Subject, draw_subject
+from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from butppg_lightning.npz import Array
+
+SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
+"""Range of the share of good windows that can be asked for."""
+
+_CHUNK = 128  # windows read together: large enough to vectorise, small enough to stay in the cache
+_REDRAW_HEART = 12  # conditions tried before the heart is drawn anew, should its rhythm defeat every reader
+_PPG = -2  # PPG and ECG are the last two channels of both layouts
+_SUBJECT, _HEART, _CONDITIONS, _QUOTA = range(4)  # streams of random numbers under one seed
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One drawn window with everything the generator knows about it."""
+
+    subject: Subject
+    beats: Beats
+    motion: Motion
+    corruption: Corruption
+    pulse: Array
+    signals: Array
+    reader_errors: Array
+
+
+def synthesize(
+    samples: int,
+    *,
+    seed: int,
+    layout: Layout = "but_ppg",
+    good_share: float = 0.21,
+    subjects: int | None = None,
+    progress: bool = False,
+) -> WindowSet:
+    """Generate raw windows: unfiltered, unscaled, 125 Hz, in each device's own unit.
+
+    Args:
+        samples: Number of windows.
+        seed: Seed of at least 0; the same arguments give the same windows, bit for bit.
+        layout: ``but_ppg``: five channels with motion and labels. ``vitaldb``: PPG and ECG of patients lying
+            still, mostly clean, without labels.
+        good_share: Share of good windows (but_ppg only), 0.05 to 0.95.
+        subjects: Number of subjects; one for about twenty windows when None. Where numbers permit, every subject
+            has windows of both labels.
+        progress: Whether to show a progress bar on stderr (only if that is a terminal).
+
+    Returns:
+        ``[samples, 5 or 2, 1250]`` float32 with ``subjects``, ``hr_ref`` (bpm) and, for but_ppg, ``labels``. Extras:
+        ``device``, ``rhythm``, ``motion``, ``fault`` and ``generator_snr_db``, the scale-invariant ratio of pulse to
+        corruption between 0.5 and 8 Hz (dB).
+
+    Raises:
+        UserError: If ``samples``, ``seed``, ``good_share`` or ``subjects`` is out of range.
+    """
+    check_request(samples, seed, good_share, subjects)
+    labelled = layout == "but_ppg"
+    good = round(samples * good_share) if labelled else 0
+    count = subjects or _subject_count(samples, good if labelled else None)
+    cast = [draw_subject(_stream(seed, _SUBJECT, index), f"S{index:04d}", layout) for index in range(count)]
+    owner = np.sort(np.arange(samples) % count)
+    wanted = _allot_labels(_stream(seed, _QUOTA), owner, good) if labelled else None
+    chunks = []
+    for start in _tracked(range(0, samples, _CHUNK), shown=progress):
+        windows = range(start, min(start + _CHUNK, samples))
+        chunks.append(_collect(_draw_chunk(seed, windows, [cast[owner[index]] for index in windows], wanted)))
+    columns = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+    return WindowSet(
+        signals=columns.pop("signals"),
+        channels=CHANNELS if labelled else PRETRAIN_CHANNELS,
+        labels=wanted,
+        subjects=columns.pop("subjects"),
+        hr_ref=columns.pop("hr_ref"),
+        extras=columns,
+    )
+
+
+def check_request(samples: int, seed: int, good_share: float, subjects: int | None = None) -> None:
+    """Refuse what :func:`synthesize` cannot do, before anything is drawn or written.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
+    if samples < 1:
+        raise UserError(f"{samples} samples were asked for; at least 1 is needed")
+    if seed < 0:
+        raise UserError(f"the seed is {seed}; it must be 0 or more")
+    if not SMALLEST_SHARE <= good_share <= LARGEST_SHARE:
+        raise UserError(f"good_share is {good_share:g}; choose {SMALLEST_SHARE:g} to {LARGEST_SHARE:g}")
+    if subjects is not None and not 1 <= subjects <= samples:
+        raise UserError(f"{subjects} subjects for {samples} samples; choose 1 to {samples}")
+
+
+def _subject_count(samples: int, good: int | None) -> int:
+    """One subject for about twenty windows, at least six, but no more than can have windows of both labels."""
+    rarer = samples if good is None else min(good, samples - good)
+    return max(1, min(max(6, round(samples / 20)), rarer))
+
+
+def _stream(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for every subject, window and attempt: no window depends on another."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+def _allot_labels(rng: np.random.Generator, owner: Array, good: int) -> Array:
+    """Choose which windows shall be good, unevenly over subjects as in BUT PPG.
+
+    Args:
+        rng: Source of randomness.
+        owner: ``[N]`` subject of each window.
+        good: Number of good windows.
+
+    Returns:
+        ``[N]`` int64 in {0, 1}; every subject has both where numbers permit.
+    """
+    share = rng.beta(1.2, 1.2, owner.max() + 1)[owner]
+    priority = np.log(share / (1 - share)) + rng.logistic(size=owner.size)
+    order = rng.permutation(owner.size)
+    for certain in (np.inf, -np.inf):  # one window of every subject is good, another poor
+        _, first = np.unique(owner[order], return_index=True)
+        priority[order[first]] = certain
+        order = np.delete(order, first)
+    labels = np.zeros(owner.size, dtype=np.int64)
+    labels[np.argsort(-priority, kind="stable")[:good]] = 1
+    return labels
+
+
+def _draw_chunk(seed: int, windows: range, subjects: list[Subject], wanted: Array | None) -> list[Recording]:
+    """Draw the windows of one chunk, repeating conditions until the readers' verdict is the wanted label."""
+    drawn: dict[int, Recording] = {}
+    pending = list(windows)
+    attempt = 0
+    while pending:
+        candidates = [_draw(seed, index, attempt, subjects[index - windows.start]) for index in pending]
+        accepted = np.ones(len(pending), dtype=bool)
+        if wanted is not None:
+            accepted = verdicts(candidates) == wanted[pending]
+        drawn.update((index, item) for index, item, keep in zip(pending, candidates, accepted, strict=True) if keep)
+        pending = [index for index, keep in zip(pending, accepted, strict=True) if not keep]
+        attempt += 1
+    return [drawn[index] for index in windows]
+
+
+def verdicts(recordings: list[Recording]) -> Array:
+    """The readers' labels ``[N]`` of recordings, from the PPG alone."""
+    rates = read_rates(np.stack([item.signals[_PPG] for item in recordings]))
+    errors = np.stack([item.reader_errors for item in recordings])
+    return judge(rates, errors, np.array([item.beats.mean_rate for item in recordings]))
+
+
+def _draw(seed: int, index: int, attempt: int, subject: Subject) -> Recording:
+    monitored = subject.device is BEDSIDE_MONITOR
+    beats = draw_beats(_stream(seed, _HEART, index, attempt // _REDRAW_HEART), subject, calm=monitored)
+    rng = _stream(seed, _CONDITIONS, index, attempt)
+    motion = draw_motion(rng, subject, beats, calm=monitored)
+    pulse = draw_pulse(rng, subject, beats)
+    corruption = draw_corruption(rng, beats, motion, pulse, monitored=monitored)
+    ppg = record_ppg(rng, subject, pulse, corruption)
+    ecg = record_ecg(rng, draw_ecg(subject, beats), motion)
+    signals = np.stack([ppg, ecg]) if monitored else np.stack([*motion.acceleration, ppg, ecg])
+    errors = rng.normal(0, READER_ERRORS)
+    return Recording(subject, beats, motion, corruption, pulse, signals.astype(np.float32), errors)
+
+
+def _collect(recordings: list[Recording]) -> dict[str, Array]:
+    """The columns of a file, so that the parts a window was made of need not be kept."""
+    signals = np.stack([item.signals for item in recordings])
+    snr = signal_to_noise(np.stack([item.pulse for item in recordings]), signals[:, _PPG].astype(float))
+    return {
+        "signals": signals,
+        "subjects": np.array([item.subject.name for item in recordings]),
+        "hr_ref": np.array([item.beats.mean_rate for item in recordings], dtype=np.float32),
+        "device": np.array([item.subject.device.name for item in recordings]),
+        "rhythm": np.array([item.beats.rhythm for item in recordings]),
+        "motion": np.array([item.motion.kind for item in recordings]),
+        "fault": np.array([item.corruption.fault for item in recordings]),
+        "generator_snr_db": snr.astype(np.float32),
+    }
+
+
+def _tracked(steps: Iterable[int], *, shown: bool) -> Iterable[Any]:
+    if not (shown and sys.stderr.isatty()):
+        return steps
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(list(steps), description="synthesizing", console=Console(stderr=True), transient=True)

@@ -1,0 +1,130 @@
+"""Who is recorded and with what: traits that all windows of one subject share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Layout = Literal["but_ppg", "vitaldb"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """A PPG sensor.
+
+    Attributes:
+        name: What the file calls it.
+        native_rate: Its sampling rate (Hz).
+        lag: Range of the delay from the R peak to the steepest upstroke (s): pulse transit plus the device's own.
+        level: Range of the steady part of a reading, in the device's unit.
+        pulsatile_share: Range of the pulse's height as a share of the steady part.
+        step: Quantisation step, in the device's unit.
+        full_scale: Largest reading; higher ones are clipped.
+    """
+
+    name: str
+    native_rate: int
+    lag: tuple[float, float]
+    level: tuple[float, float]
+    pulsatile_share: tuple[float, float]
+    step: float
+    full_scale: float
+
+
+PHONE_CAMERA = Device("phone_camera", 30, (0.40, 0.60), (130.0, 225.0), (0.012, 0.05), 1.0, 255.0)
+"""Finger on a lens: mean intensity of a frame in 8 bits, so that a pulse is only a few steps high."""
+WRIST_BAND = Device("wrist_band", 125, (0.20, 0.45), (4e4, 1.6e5), (0.002, 0.02), 1.0, 2.0**18)
+"""Reflective sensor at the wrist: counts of an 18-bit converter."""
+FINGER_CLIP = Device("finger_clip", 125, (0.15, 0.35), (1.0, 2.5), (0.05, 0.5), 1 / 1024, 5.0)
+"""Transmissive sensor at the finger: volts of a 12-bit converter."""
+BEDSIDE_MONITOR = Device("bedside_monitor", 100, (0.35, 0.60), (30.0, 45.0), (0.4, 1.4), 0.2, 100.0)
+"""Operating-room monitor: a plethysmogram already scaled to 0..100, as VitalDB's SNUADC/PLETH."""
+
+_DEVICES: dict[Layout, tuple[tuple[Device, ...], tuple[float, ...]]] = {
+    "but_ppg": ((PHONE_CAMERA, WRIST_BAND, FINGER_CLIP), (0.5, 0.3, 0.2)),
+    "vitaldb": ((BEDSIDE_MONITOR,), (1.0,)),
+}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One person with one device.
+
+    Attributes:
+        name: Subject identifier, as saved in the files.
+        device: The PPG sensor.
+        resting_rate: Heart rate at rest (bpm).
+        respiration_rate: Breathing rate (Hz).
+        variability: Scale of the heart rate variability (1: typical).
+        fibrillation_share: Share of windows in atrial fibrillation.
+        ectopy_share: Share of windows with ectopic beats.
+        lag: R peak to steepest PPG upstroke (s).
+        upstroke: Width of the systolic upstroke at 75 bpm (s, standard deviation of a Gaussian).
+        decay: Width of the systolic decay at 75 bpm (s).
+        dicrotic: Height of the dicrotic wave relative to the systolic one; near 0 in stiff arteries.
+        dicrotic_delay: Delay of the dicrotic wave behind the systolic peak at 75 bpm (s).
+        level: Steady part of the PPG, in the device's unit.
+        pulsatile_share: Height of a pulse as a share of the steady part.
+        ecg_heights: Heights of the P, Q, R, S and T waves (mV).
+        gravity: Unit vector of gravity in the accelerometer's axes.
+    """
+
+    name: str
+    device: Device
+    resting_rate: float
+    respiration_rate: float
+    variability: float
+    fibrillation_share: float
+    ectopy_share: float
+    lag: float
+    upstroke: float
+    decay: float
+    dicrotic: float
+    dicrotic_delay: float
+    level: float
+    pulsatile_share: float
+    ecg_heights: tuple[float, float, float, float, float]
+    gravity: tuple[float, float, float]
+
+
+def draw_subject(rng: np.random.Generator, name: str, layout: Layout) -> Subject:
+    """Draw a subject and their device.
+
+    Args:
+        rng: Source of randomness of this subject alone.
+        name: Subject identifier.
+        layout: ``but_ppg`` (phone cameras, wrist bands, finger clips) or ``vitaldb`` (bedside monitors).
+
+    Returns:
+        The subject.
+    """
+    devices, weights = _DEVICES[layout]
+    device = devices[rng.choice(len(devices), p=weights)]
+    direction = rng.standard_normal(3)
+    x, y, z = direction / np.linalg.norm(direction)
+    return Subject(
+        name=name,
+        device=device,
+        resting_rate=float(np.clip(rng.normal(72, 13), 48, 110)),
+        respiration_rate=rng.uniform(0.15, 0.4),
+        variability=rng.lognormal(0, 0.4),
+        fibrillation_share=0.9 if rng.random() < 0.1 else 0.04,
+        ectopy_share=rng.beta(1, 6),
+        lag=rng.uniform(*device.lag),
+        upstroke=rng.uniform(0.055, 0.09),
+        decay=rng.uniform(0.11, 0.17),
+        dicrotic=rng.uniform(0.02, 0.45),
+        dicrotic_delay=rng.uniform(0.26, 0.36),
+        level=rng.uniform(*device.level),
+        pulsatile_share=float(np.exp(rng.uniform(*np.log(device.pulsatile_share)))),
+        ecg_heights=(
+            rng.uniform(0.06, 0.2),
+            rng.uniform(-0.2, -0.02),
+            rng.uniform(0.6, 1.8),
+            rng.uniform(-0.5, -0.05),
+            rng.uniform(0.12, 0.45),
+        ),
+        gravity=(float(x), float(y), float(z)),
+    )
