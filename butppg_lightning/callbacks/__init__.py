@@ -1,0 +1,1 @@
+"""Lightning callbacks: staged unfreezing and what a run leaves in its folder."""

@@ -1,0 +1,1 @@
+"""LightningModules: the quality classifier and the masked pretrainer."""

@@ -1,0 +1,230 @@
+"""The PPG quality classifier as a LightningModule."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
+from butppg_lightning.models.architecture import build_encoder, resolve_spec
+from butppg_lightning.models.checkpoint import (
+    LoadReport,
+    PretrainedEncoder,
+    load_encoder,
+    read_encoder,
+)
+from butppg_lightning.models.heads import HEADS, HeadName
+from butppg_lightning.models.inflation import Inflation
+from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.optim.groups import parameter_groups
+from butppg_lightning.optim.schedules import ScheduleName, StagedLR
+from butppg_lightning.tasks.predictions import PredictionStore
+from butppg_lightning.tasks.totals import EpochTotals
+from butppg_lightning.tasks.window_module import WindowModule
+from butppg_lightning.window import channel_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from butppg_lightning.models.encoder import Encoder
+
+
+class PPGQualityClassifier(WindowModule):
+    """Tells usable from unusable PPG windows: preprocessing, (inflated) encoder and head.
+
+    Args:
+        encoder: Architecture as {class_path, init_args}; null for the checkpoint's, or the default one
+            (init_args: patch_size 25, width 192, depth 12, heads 3, mlp_ratio 4.0, dropout 0.0).
+        head: linear, mlp (one hidden layer) or attention (weighted mean of the tokens).
+        head_dropout: Dropout share before each linear layer of the head.
+        pretrained: Checkpoint of a pretrained encoder; read by a fresh fit only.
+        pretrain_channels: Channels of the pretrained encoder, names or 2; null for what the checkpoint says.
+        finetune_channels: Channels of the classifier, names or 5.
+        inflation: How channels that the pretrained encoder does not know start.
+        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip); null for the
+            checkpoint's, or the defaults.
+        lr: Learning rate of stages whose divisor is 1.
+        weight_decay: Weight decay of AdamW, on matrices.
+        lr_schedule: constant, linear, cosine or one_cycle, per optimizer step.
+        warmup: Linear warm-up as a share of the run (below 1) or in steps.
+        head_lr_multiplier: The head's learning rate as a multiple of lr.
+        layer_decay: Each block's learning rate as a multiple of the next one's.
+        channel_dropout: Probability, per channel or group (PPG, ECG, ACC), that a training window lacks it.
+
+    Raises:
+        UserError: If the checkpoint cannot be read, matches nothing, or contradicts an argument.
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        head: HeadName = "linear",
+        head_dropout: float = 0.0,
+        pretrained: str | None = None,
+        pretrain_channels: int | list[str] | None = None,
+        finetune_channels: int | list[str] = 5,
+        inflation: Inflation | None = None,
+        preprocess: dict[str, Any] | None = None,
+        lr: float = 2e-5,
+        weight_decay: float = 0.01,
+        lr_schedule: ScheduleName = "constant",
+        warmup: float = 0.0,
+        head_lr_multiplier: float = 1.0,
+        layer_decay: float = 1.0,
+        channel_dropout: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.channels = channel_names(finetune_channels)
+        self.load_report: LoadReport | None = None
+        source = read_encoder(Path(pretrained), encoder) if pretrained else None
+        spec = encoder
+        if source is not None and source.spec is not None:
+            spec = resolve_spec(encoder, source.spec, source.path)
+        by_user = source is None or bool((encoder or {}).get("class_path"))
+        built, spec = build_encoder(spec or {}, self.channels, named_by_user=by_user)
+        scaling = Preprocess.from_options(self.channels, _preprocess_options(preprocess, source))
+        if head not in HEADS:
+            raise UserError(f"model.head is '{head}'; choose {', '.join(HEADS)}")
+        self.network = QualityNetwork(scaling, built, HEADS[head](cast("Encoder", built).width, head_dropout))
+        if source is not None:
+            self._load(source, pretrain_channels, inflation or Inflation())
+        self.channel_dropout = _dropout_per_channel(channel_dropout, self.channels)
+        # only plain types, and the resolved architecture: a checkpoint loads where `pretrained` is not
+        self.save_hyperparameters(
+            {
+                "encoder": spec,
+                "head": head,
+                "head_dropout": head_dropout,
+                "finetune_channels": list(self.channels),
+                "preprocess": scaling.options,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "lr_schedule": lr_schedule,
+                "warmup": warmup,
+                "head_lr_multiplier": head_lr_multiplier,
+                "layer_decay": layer_decay,
+                "channel_dropout": channel_dropout,
+            }
+        )
+        self.predictions = PredictionStore()
+        self.totals = EpochTotals("loss", "acc")
+
+    def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
+        """Classify raw windows ``[B, C, 1250]`` (``present [B, C]`` bool); return logits ``[B]``."""
+        logits: Tensor = self.network(signals, present)
+        return logits
+
+    def predict_probabilities(self, signals: Any, present: Any = None, batch_size: int = 256) -> Tensor:
+        """Return the probability of good quality of raw windows; see :meth:`QualityNetwork.score`."""
+        return self.network.score(signals, present, batch_size)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the mean binary cross-entropy of a batch."""
+        signals, present = batch["signals"], batch["present"]
+        if self.channel_dropout is not None:
+            keep = torch.rand(present.shape, device=present.device) >= self.channel_dropout.to(present.device)
+            present = present & keep
+            signals = signals * present.unsqueeze(-1)
+        logits = self(signals, present).float()
+        target = batch.get("soft_labels", batch["labels"]).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target, weight=batch.get("weights"))
+        right = (logits.detach() >= 0) == (batch["labels"] == 1)
+        self.totals.add(len(logits), loss=loss, acc=100 * right.double().mean())
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's totals."""
+        self.totals.clear()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's training loss and accuracy over all ranks."""
+        for name, value in self.totals.means(self.trainer).items():
+            self.log(f"train_{name}", value)
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep a batch's probabilities."""
+        self._keep(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier probabilities."""
+        self.predictions.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation figures over all ranks."""
+        labels, probabilities, _ = self.predictions.gather()
+        for key, value in classification_metrics(labels, probabilities).items():
+            name = {"accuracy": "acc"}.get(key, key)
+            # an undefined figure (AUROC of a single class) is NaN here, and null in every file
+            self.log(f"val_{name}", float("nan") if value is None else value, prog_bar=name in ("acc", "auroc"))
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep a batch's probabilities."""
+        self._keep(batch)
+
+    def on_test_epoch_start(self) -> None:
+        """Forget earlier probabilities."""
+        self.predictions.clear()
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the test figures with intervals; :attr:`test_metrics` keeps them."""
+        labels, probabilities, rows = self.predictions.gather()
+        dataset = getattr(self.trainer.datamodule, "splits", {}).get("test")  # type: ignore[attr-defined]
+        subjects = dataset.windows.subjects if dataset is not None else None
+        self.test_metrics: dict[str, Any] = {
+            **classification_metrics(labels, probabilities),
+            **bootstrap_intervals(labels, probabilities, None if subjects is None else subjects[rows]),
+        }
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return a batch's row numbers and probabilities."""
+        probabilities = self.network.probabilities(batch["signals"], batch["present"])
+        return {"index": batch["index"], "probability": probabilities}
+
+    def configure_optimizers(self) -> Any:
+        """One AdamW over all parameters from the start; frozen ones have no gradient and stay put."""
+        options = self.hparams
+        groups = parameter_groups(
+            self.network.named_parameters(),
+            lr=options["lr"],
+            weight_decay=options["weight_decay"],
+            depth=len(self.network.encoder.blocks),  # type: ignore[arg-type]
+            head_lr_multiplier=options["head_lr_multiplier"],
+            layer_decay=options["layer_decay"],
+        )
+        optimizer = torch.optim.AdamW(groups)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _keep(self, batch: dict[str, Tensor]) -> None:
+        probabilities = self.network.probabilities(batch["signals"], batch["present"])
+        self.predictions.add(batch["index"], batch["labels"], probabilities)
+
+    def _load(self, source: PretrainedEncoder, asked: int | list[str] | None, inflation: Inflation) -> None:
+        names = None if asked is None else channel_names(asked)
+        self.load_report = load_encoder(self.network.encoder, source, names, inflation)
+
+
+def _preprocess_options(asked: dict[str, Any] | None, source: PretrainedEncoder | None) -> dict[str, Any]:
+    stored = source.preprocess if source is not None else None
+    for key, value in (asked or {}).items():
+        if stored is not None and key in stored and stored[key] != value:
+            raise UserError(
+                f"the flags ask for preprocess {key} {value}, but {source.path} was trained with {stored[key]}; "  # type: ignore[union-attr]
+                "drop the flag: the encoder only knows signals filtered its way"
+            )
+    return {**(stored or {}), **(asked or {})}
+
+
+def _dropout_per_channel(asked: dict[str, float] | None, channels: tuple[str, ...]) -> Tensor | None:
+    if not asked:
+        return None
+    for name, share in asked.items():
+        if name not in (*channels, "ACC") or not 0 <= share <= 1:
+            raise UserError(f"model.channel_dropout {name}: {share}; expected PPG, ECG, ACC or a channel, and 0 to 1")
+    return torch.tensor([asked.get(name, asked.get(name[:3], 0.0)) for name in channels])

@@ -1,0 +1,193 @@
+"""Masked pretraining of an encoder as a LightningModule."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.architecture import build_encoder
+from butppg_lightning.models.augment import Augment
+from butppg_lightning.models.masked import MaskedAutoencoder, Masking
+from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.models.spectral_loss import SpectralLoss
+from butppg_lightning.optim.groups import parameter_groups
+from butppg_lightning.optim.schedules import SCHEDULES, ScheduleName, StagedLR
+from butppg_lightning.tasks.totals import EpochTotals
+from butppg_lightning.tasks.window_module import WindowModule
+from butppg_lightning.window import channel_names
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from butppg_lightning.models.masked import Reconstruction
+
+_BETAS = (0.9, 0.95)  # of AdamW, as in He et al. 2022, table 8
+_STANDSTILL = 0.95  # share of the mean predictor's error above which a run has not begun to learn
+_VALIDATION_SEED = 2022  # of the masks of validation batch 0; the same in every run, so that runs compare
+
+
+class MaskedPretrainer(WindowModule):
+    """Pretrains an encoder: hides patches of unlabelled windows and learns to predict them.
+
+    The loss is the mean squared error of hidden patches (signals of unit variance, so that 1 is what predicting the
+    mean scores) plus ``stft_weight`` times the spectral loss of the completed signal.
+
+    Args:
+        encoder: Architecture as {class_path, init_args}; null for the default one (init_args: patch_size 25,
+            width 192, depth 12, heads 3, mlp_ratio 4.0, dropout 0.0).
+        channels: Channels of the encoder, names or 2 (PPG and ECG).
+        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip).
+        decoder_width: Token width of the decoder, which is thrown away afterwards.
+        decoder_depth: Transformer blocks of the decoder.
+        decoder_heads: Attention heads of the decoder.
+        mask_ratio: Share of the patches hidden from the encoder.
+        masking: random patches, or block for runs of neighbours.
+        block_patches: Patches per run of block masking (5 are one second, about a heart beat).
+        stft_weight: Weight of the spectral loss; 0 leaves it out.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of AdamW, on matrices.
+        warmup: Linear warm-up as a share of the run (below 1) or in steps.
+        lr_schedule: constant, linear, cosine or one_cycle, per optimizer step.
+        modality_dropout: Probability that one whole channel of a training window is withheld (the guide: 0.25).
+        amplitude: Channels are scaled by a random factor within 1 plus and minus this (the guide: 0.2).
+        time_shift: Windows are shifted by at most this share of their length, by cropping (the guide: 0.1).
+
+    Raises:
+        UserError: If an argument is impossible.
+    """
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        channels: int | list[str] = 2,
+        preprocess: dict[str, Any] | None = None,
+        decoder_width: int = 128,
+        decoder_depth: int = 2,
+        decoder_heads: int = 4,
+        mask_ratio: float = 0.4,
+        masking: Masking = "random",
+        block_patches: int = 5,
+        stft_weight: float = 0.3,
+        lr: float = 5e-4,
+        weight_decay: float = 0.01,
+        warmup: float = 0.05,
+        lr_schedule: ScheduleName = "cosine",
+        modality_dropout: float = 0.0,
+        amplitude: float = 0.0,
+        time_shift: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if lr_schedule not in SCHEDULES:
+            raise UserError(f"model.lr_schedule is '{lr_schedule}'; choose {', '.join(SCHEDULES)}")
+        if stft_weight < 0:
+            raise UserError(f"model.stft_weight is {stft_weight}; expected at least 0")
+        self.channels = channel_names(channels)
+        built, spec = build_encoder(encoder or {}, self.channels, named_by_user=True)
+        scaling = Preprocess(self.channels, **(preprocess or {}))
+        decoder: dict[str, Any] = {
+            "decoder_width": decoder_width,
+            "decoder_depth": decoder_depth,
+            "decoder_heads": decoder_heads,
+        }
+        masks: dict[str, Any] = {"mask_ratio": mask_ratio, "masking": masking, "block_patches": block_patches}
+        variations = {"modality_dropout": modality_dropout, "amplitude": amplitude, "time_shift": time_shift}
+        self.network = MaskedAutoencoder(scaling, built, **decoder, **masks)
+        patch_size = self.network.decoder.patch_size
+        self.augment = Augment(**variations, patch_size=patch_size) if any(variations.values()) else None
+        self.spectral_loss = SpectralLoss() if stft_weight else None
+        # only plain types, and the resolved architecture: the checkpoint says how to build what it holds
+        self.save_hyperparameters(
+            {
+                "encoder": spec,
+                "channels": list(self.channels),
+                "preprocess": scaling.options,
+                **decoder,
+                **masks,
+                "stft_weight": stft_weight,
+                "lr": lr,
+                "weight_decay": weight_decay,
+                "warmup": warmup,
+                "lr_schedule": lr_schedule,
+                **variations,
+            }
+        )
+        self.totals = EpochTotals(*(("loss", "msm", "stft") if stft_weight else ("loss", "msm")))
+        self.best_msm = math.inf
+
+    def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
+        """Encode raw windows ``[B, C, 1250]`` (``present [B, C]`` bool) with nothing hidden.
+
+        Returns:
+            Tokens ``[B, P, width]``.
+        """
+        tokens: Tensor = self.network.encoder(self.network.preprocess(signals, present), present)
+        return tokens
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's totals."""
+        self.totals.clear()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        figures = self._figures(self.network(batch["signals"], batch["present"], augment=self.augment))
+        self.totals.add(len(batch["signals"]), **figures)
+        return figures["loss"]
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the loss of a batch and each channel's error, with masks that depend on the batch's number only."""
+        generator = torch.Generator().manual_seed(_VALIDATION_SEED + batch_idx)
+        found = self.network(batch["signals"], batch["present"], generator=generator)
+        figures = {f"val_{name}": value for name, value in self._figures(found).items()}
+        self.log_dict(figures, on_epoch=True, sync_dist=True, batch_size=len(found.target))
+        errors, counts = (sums.tolist() for sums in found.squared_error())
+        for name, error, count in zip(self.channels, errors, counts, strict=True):
+            mean = error / max(count, 1)
+            self.log(f"val_msm_{name.lower()}", mean, on_epoch=True, sync_dist=True, batch_size=count)
+
+    def on_train_epoch_end(self) -> None:
+        """Say so if a quarter of the run has passed and nothing has been learned."""
+        means = self.totals.means(self.trainer)
+        for name, value in means.items():
+            self.log(f"train_{name}", value)
+        error = self.trainer.callback_metrics.get("val_msm", means["msm"])
+        self.best_msm = min(self.best_msm, float(error))
+        epochs = self.trainer.max_epochs or 0
+        quarter = math.ceil(epochs / 4)
+        # the first epoch of any run stands still: the rate is still warming up
+        if quarter > 1 and self.current_epoch + 1 == quarter and self.best_msm > _STANDSTILL:
+            rank_zero_warn(
+                f"after {self.current_epoch + 1} of {epochs} epochs the masked error is {self.best_msm:.3f} of the "
+                "mean predictor's: nothing learned yet; give more epochs, or another lr, warmup or batch size"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over encoder and decoder; the schedule moves with every optimizer step."""
+        options = self.hparams
+        groups = parameter_groups(
+            self.network.named_parameters(), lr=options["lr"], weight_decay=options["weight_decay"]
+        )
+        optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add encoder and decoder under names of their own; tensors are shared with Lightning's entry."""
+        for part in ("encoder", "decoder"):
+            prefix = f"network.{part}."
+            checkpoint[f"{part}_state_dict"] = {
+                key.removeprefix(prefix): value
+                for key, value in checkpoint["state_dict"].items()
+                if key.startswith(prefix)
+            }
+
+    def _figures(self, found: Reconstruction) -> dict[str, Tensor]:
+        msm = found.masked_mse()
+        if self.spectral_loss is None:
+            return {"loss": msm, "msm": msm}
+        stft = self.spectral_loss(found.completed(), found.target, found.counted)
+        return {"loss": msm + self.hparams["stft_weight"] * stft, "msm": msm, "stft": stft}
