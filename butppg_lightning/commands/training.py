@@ -1,0 +1,273 @@
+"""`butppg fit`, `validate`, `test`, `predict` and `pretrain`: LightningCLI with one folder for everything of a run."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from butppg_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
+from butppg_lightning.callbacks.exact_resume import ExactResume
+from butppg_lightning.callbacks.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
+from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.commands.configs import expand_config_paths, merge_encoder
+from butppg_lightning.commands.parser import OneLineErrors, one_line
+from butppg_lightning.commands.precision import automatic_precision
+from butppg_lightning.commands.stored_model import take_model, tell_differences
+from butppg_lightning.console import say
+from butppg_lightning.errors import StoppedError, UserError
+
+_NOISE = (
+    # the figures logged are already over all processes
+    ".*when logging on epoch level in distributed setting.*",
+    ".*module.s. in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*GPU available but not used.*",
+    ".*is smaller than the logging interval.*",
+    ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
+    ".*no `val_dataloader` with your current.*",
+    ".*Total length of .* across ranks is zero.*",
+)
+
+
+class TrainingParser(OneLineErrors, LightningArgumentParser):
+    """LightningCLI's parser with errors of one line."""
+
+
+class TrainingCLI(LightningCLI):
+    """Parses one training command and builds module, data and trainer; :meth:`run` then does the work.
+
+    Args:
+        command: fit, validate, test, predict or pretrain.
+        model_class: The LightningModule.
+        datamodule_class: The LightningDataModule.
+        arguments: The words after the command.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        model_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule],
+        arguments: list[str],
+    ) -> None:
+        self.command = command
+        self.trains = command in ("fit", "pretrain")
+        self.arguments = expand_config_paths(arguments)
+        self.stored_shapes: dict[str, tuple[int, ...]] | None = None
+        _quieten()
+        super().__init__(
+            model_class,
+            datamodule_class,
+            save_config_callback=None,
+            trainer_defaults={"use_distributed_sampler": False, "max_epochs": 30, "enable_model_summary": False},
+            seed_everything_default=0,
+            parser_class=TrainingParser,
+            parser_kwargs={
+                "prog": f"butppg {command}",
+                "usage": f"butppg {command} [--config CONFIG ...] [OPTIONS]",
+                "description": _first_line(model_class),
+                "allow_abbrev": False,  # an abbreviated flag would slip past the comparison with the checkpoint
+            },
+            args=self.arguments,
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what a run needs beside module, data and trainer."""
+        folder = "artifacts/foundation_model" if self.command == "pretrain" else "artifacts/but_ppg_finetuned"
+        parser.add_argument("--output_dir", type=str, default=folder, help="Folder for everything of the run.")
+        if self.command != "pretrain":
+            parser.add_lightning_class_args(StagedUnfreezing, "stages")
+        if self.trains:
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="Continue a run: 'auto' for last.ckpt of output_dir if it is there, or the path of a checkpoint.",
+            )
+            parser.add_argument(
+                "--save_every_n_steps",
+                type=int | None,
+                default=None,
+                help="Also write last.ckpt every so many optimizer steps; null for at every epoch's end only.",
+            )
+            parser.add_argument("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to use.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, then let the checkpoint decide what the model is."""
+        self.config = parser.parse_args(merge_encoder(self.arguments))
+        self._check_values()
+        self.output_dir = Path(self.config.output_dir)
+        self.checkpoint = self._checkpoint_path()
+        if self.checkpoint is not None:
+            found = take_model(self.checkpoint, self.config.model, self.arguments, self.command)
+            self.stored_shapes, self.stored_config = found
+        elif self.command == "fit" and self.config.model.get("pretrained") is None:
+            say("no --model.pretrained: the encoder starts from random weights")
+
+    def before_instantiate_classes(self) -> None:
+        """Settle what is left open: precision, progress bar, logger, and where things go."""
+        trainer = self.config.trainer
+        if trainer.precision is None:
+            trainer.precision = automatic_precision(str(trainer.accelerator))
+            say(f"precision: {trainer.precision} (automatic)")
+        elif str(trainer.precision).startswith("16") and not torch.cuda.is_available():
+            say(f"precision: {trainer.precision} means bf16 where there is no CUDA device")
+        trainer.default_root_dir = str(self.output_dir)
+        if trainer.logger is None:
+            trainer.logger = False
+        if trainer.enable_progress_bar is None:
+            trainer.enable_progress_bar = sys.stderr.isatty()
+        if self.trains and holds_run(self.output_dir):
+            self._check_earlier_run()
+        if self.trains and self.checkpoint is not None:
+            tell_differences(self.checkpoint, self.stored_config, self.config)
+
+    def instantiate_classes(self) -> None:
+        """Build data, model and trainer."""
+        try:
+            self.config_init = self.parser.instantiate(self.config)
+            self.datamodule = self.config_init["data"]
+            self.model = self.config_init["model"]
+            self.trainer = self.instantiate_trainer()
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise UserError(one_line(str(error), [])) from error
+        if self.stored_shapes is not None:
+            wanted = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
+            if differing := sorted(key for key, _ in wanted.items() ^ self.stored_shapes.items()):
+                raise UserError(
+                    f"{self.checkpoint} does not fit the model it describes ({differing[0]}): it is damaged"
+                )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer with the run folder (when training) and atomic checkpoints."""
+        given = self.config_init.trainer.get("plugins")
+        plugins = [*(given if isinstance(given, list) else [given] if given else []), AtomicCheckpointIO()]
+        callbacks = self.config_init.trainer.get("callbacks") or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        if self.trains and not self.config.trainer.fast_dev_run:
+            self.run_folder = self._run_folder()
+            callbacks += [ExactResume(), self.run_folder]
+        else:
+            kwargs["enable_checkpointing"] = False
+        return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+
+    def train(self) -> None:
+        """Fit, from the checkpoint if there is one.
+
+        Raises:
+            StoppedError: If a signal ended it.
+        """
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        go_on = "continue with the same command and --resume auto"
+        try:
+            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+        except SIGTERMException:
+            raise StoppedError(f"stopped by SIGTERM; {go_on}", 128 + signal.SIGTERM) from None
+        except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
+            raise StoppedError(f"interrupted; {go_on}", 128 + signal.SIGINT) from None
+
+    def plain_config(self) -> dict[str, Any]:
+        """Return the resolved configuration in plain types, as it can be given to --config again."""
+        text = self.parser.dump(self.config, skip_unset=False, skip_link_targets=False, format="yaml")
+        config: dict[str, Any] = yaml.safe_load(text)
+        for key in ("config", "resume", "overwrite", "ckpt_path"):
+            config.pop(key, None)
+        # they follow from the folder and the terminal of the run at hand
+        for key in ("default_root_dir", "enable_progress_bar"):
+            config["trainer"].pop(key, None)
+        return config
+
+    def _checkpoint_path(self) -> Path | None:
+        resume = self.config.get("resume")
+        if resume and self.config.ckpt_path:
+            raise UserError(f"--resume {resume} and --ckpt_path {self.config.ckpt_path} both name a start; give one")
+        if resume == "auto":
+            last = self.output_dir / LAST
+            return last if last.is_file() else None
+        if not resume and not self.config.ckpt_path:
+            return None
+        path = Path(resume or self.config.ckpt_path)
+        if not path.is_file():
+            hint = "--resume auto takes the run's last.ckpt" if resume else "`butppg fit` leaves best_model.pt in a run"
+            raise UserError(f"checkpoint {path} not found; {hint}")
+        return path
+
+    def _check_values(self) -> None:
+        for key in ("output_dir", "resume", "ckpt_path", "data.root", "model.pretrained"):
+            if self.config.get(key) == "":
+                raise UserError(f"--{key} is empty; give a path or leave it out")
+        if not 0 <= self.config.seed_everything < 2**32:
+            raise UserError(f"--seed_everything is {self.config.seed_everything}; expected 0 to {2**32 - 1}")
+        epochs = self.config.trainer.max_epochs
+        if self.trains and (epochs is None or epochs < 1):
+            raise UserError(f"--trainer.max_epochs is {epochs}; expected a number of epochs of at least 1")
+        if self.config.get("save_every_n_steps") and self.config.trainer.val_check_interval not in (None, 1.0):
+            raise UserError(
+                "--save_every_n_steps with --trainer.val_check_interval could not be resumed exactly: the figures of a "
+                "validation inside an epoch are not in the checkpoint; drop one of the two"
+            )
+        if self.config.trainer.accumulate_grad_batches < 1:
+            raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")
+
+    def _check_earlier_run(self) -> None:
+        continued = self.checkpoint is not None and self.checkpoint.resolve().parent == self.output_dir.resolve()
+        if continued and self.config.overwrite:
+            raise UserError(f"--overwrite would remove {self.checkpoint}, from which the run continues; drop one")
+        if not continued and not self.config.overwrite:
+            last = self.output_dir / LAST
+            way = "continue it with --resume auto, " if last.is_file() else ""
+            raise UserError(
+                f"{self.output_dir} already holds a run; {way}replace it with --overwrite, "
+                "or choose another --output_dir"
+            )
+
+    def _run_folder(self) -> RunFolder:
+        config = {**self.plain_config(), "versions": _versions()}
+        record = PRETRAINING if self.command == "pretrain" else FINETUNING
+        overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
+        return RunFolder(self.output_dir, config, record, overwrite, every)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    packages = ("torch", "lightning", "numpy")
+    return {
+        "butppg_lightning": version("butppg_lightning"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+def _first_line(component: type) -> str:
+    return (component.__doc__ or "").strip().partition("\n")[0]
+
+
+def _one_line_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"
+
+
+def _quieten() -> None:
+    # where a warning was raised helps a developer; the user needs what it says
+    warnings.formatwarning = _one_line_warning
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
