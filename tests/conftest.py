@@ -1,0 +1,58 @@
+"""Small recordings and encoders that every test can afford."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from butppg_lightning.models.encoder import PatchTransformer, init_args_of
+from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, WindowSet
+
+# two threads waiting for each other cost more than they bring on encoders this small
+torch.set_num_threads(1)
+
+TINY = {"patch_size": 50, "width": 32, "depth": 2, "heads": 2}
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def make_windows(count: int, seed: int = 0, subjects: str = "s") -> WindowSet:
+    """Make labelled five-channel windows: a pulse when good, drowned by motion when poor."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE
+    labels = (np.arange(count) % 3 == 0).astype(np.int64)
+    rate = generator.uniform(0.9, 2.0, (count, 1))
+    pulse = np.sin(2 * np.pi * rate * time + generator.uniform(0, 6, (count, 1)))
+    motion = generator.normal(size=(count, WINDOW_SAMPLES)).cumsum(axis=1) / 10
+    ppg = 100 + pulse + (labels == 0)[:, None] * motion
+    acc = generator.normal(0, 0.02, (count, 3, WINDOW_SAMPLES)) + np.array([0.0, 0.0, 1.0])[:, None]
+    signals = np.concatenate([acc, ppg[:, None], np.cos(2 * np.pi * rate * time)[:, None]], axis=1)
+    names = np.array([f"{subjects}{index % 4}" for index in range(count)])
+    return WindowSet(signals.astype(np.float32), CHANNELS, labels=labels, subjects=names)
+
+
+@pytest.fixture
+def windows() -> WindowSet:
+    return make_windows(24)
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, val and test splits of different subjects."""
+    folder = tmp_path_factory.mktemp("but_ppg")
+    for seed, (split, count) in enumerate({"train": 36, "val": 15, "test": 18}.items()):
+        make_windows(count, seed, subjects=split).save(folder / f"{split}.npz")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny two-channel encoder as `butppg pretrain` would leave it."""
+    torch.manual_seed(1)
+    encoder = PatchTransformer(PRETRAIN_CHANNELS, **TINY)
+    path = tmp_path_factory.mktemp("foundation") / "best_model.pt"
+    spec = {"class_path": "butppg_lightning.PatchTransformer", "init_args": init_args_of(encoder)}
+    torch.save({"encoder_state_dict": encoder.state_dict(), "hyper_parameters": {"encoder": spec}}, path)
+    return path

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional import classification
+
+from butppg_lightning.evaluation.metrics import auprc, auroc, bootstrap_intervals, classification_metrics
+
+
+@settings(deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 1), min_size=4, max_size=60).filter(lambda rows: 0 < sum(rows) < len(rows)),
+    seed=st.integers(0, 999),
+    coarse=st.booleans(),
+)
+def test_figures_agree_with_torchmetrics(labels: list[int], seed: int, coarse: bool) -> None:
+    truth = np.array(labels)
+    scores = np.random.default_rng(seed).random(len(labels))
+    scores = np.round(scores, 1) if coarse else scores
+    found = classification_metrics(truth, scores)
+    guess, target = torch.tensor(scores), torch.tensor(truth)
+    assert found["auroc"] == pytest.approx(float(classification.binary_auroc(guess, target)), abs=1e-5)
+    assert found["auprc"] == pytest.approx(float(classification.binary_average_precision(guess, target)), abs=1e-5)
+    called = (guess >= 0.5).long()
+    assert found["f1"] == pytest.approx(float(classification.binary_f1_score(called, target)), abs=1e-5)
+    assert found["accuracy"] == pytest.approx(100 * float(classification.binary_accuracy(called, target)), abs=1e-3)
+    expected = float(classification.binary_matthews_corrcoef(called, target))
+    if called.unique().numel() == 2:
+        assert found["mcc"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_single_class_leaves_ranking_undefined() -> None:
+    assert auroc(np.ones(4, int), np.arange(4.0)) is None
+    assert auprc(np.zeros(4, int), np.arange(4.0)) is None
+    found = classification_metrics(np.ones(4, int), np.full(4, 0.9))
+    assert found["class_0_acc"] is None
+    assert found["class_1_acc"] == 100
+
+
+def test_collapse_to_the_majority_is_visible() -> None:
+    labels = np.array([0] * 79 + [1] * 21)
+    found = classification_metrics(labels, np.full(100, 0.2))
+    assert found["accuracy"] == found["majority_accuracy"] == 79
+    assert found["auroc"] == 0.5
+    assert found["mcc"] == 0
+
+
+def test_intervals_hold_the_figure_and_widen_with_few_subjects() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 300)
+    subjects = np.repeat(["a", "b", "c", "d", "e", "f"], 50)
+    offset = np.repeat(generator.normal(0, 1, 6), 50)
+    scores = 1 / (1 + np.exp(-(labels + offset + generator.normal(0, 1, 300))))
+    by_window = bootstrap_intervals(labels, scores, resamples=300)["auroc_ci95"]
+    by_subject = bootstrap_intervals(labels, scores, subjects, resamples=300)["auroc_ci95"]
+    assert by_window[0] < auroc(labels, scores) < by_window[1]
+    assert by_subject[1] - by_subject[0] > by_window[1] - by_window[0]
+    assert bootstrap_intervals(labels, scores, resamples=50) == bootstrap_intervals(labels, scores, resamples=50)
