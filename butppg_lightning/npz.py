@@ -56,7 +56,16 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise UserError(
             f"{path} is not a complete npz (zip) file: it is truncated or of another kind; write it again"
         ) from None
-    except (ValueError, EOFError, OSError, struct.error, zlib.error, LZMAError, NotImplementedError, RuntimeError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        struct.error,
+        zlib.error,
+        LZMAError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise UserError(f"{path} is damaged ({_first_line(error)}); write it again") from None
 
 

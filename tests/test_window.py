@@ -63,7 +63,7 @@ def test_any_array_reads_as_numpy_reads_it(tmp_path_factory, values: np.ndarray,
     [
         b"{'descr': '<f4', 'fortran_order'[ False, 'shape': (2, 5, 1250), }",  # an unclosed bracket
         b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 5, 1250",
-        b"{'descr': \'\'\', 'fortran_order': False, 'shape': (2,), }",
+        b"{'descr': ''', 'fortran_order': False, 'shape': (2,), }",
         b"  {'descr': '<f4'",
         b"{'descr': [('a', 3)], 'fortran_order': False, 'shape': (2,), }",
         b"{'descr': '<f4', 'fortran_order': False, 'shape': (-2,), }",

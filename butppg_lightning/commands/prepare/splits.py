@@ -1,9 +1,8 @@
-"""`butppg prepare ...`: splits from recordings."""
+"""`butppg prepare splits`: one labelled file → subject-wise splits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,21 +13,8 @@ from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import folds_by_subject, split_by_subject, subjects_named
 from butppg_lightning.window import WindowSet, read_windows
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 def run(arguments: list[str]) -> None:
-    """Dispatch to what is to be prepared."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: butppg prepare WHAT [OPTIONS]\n\n  splits  one labelled npz with subjects -> train, val and test")
-        return
-    if arguments[0] not in _WHAT:
-        raise UserError(f"cannot prepare '{arguments[0]}'; choose {', '.join(_WHAT)}")
-    _WHAT[arguments[0]](arguments[1:])
-
-
-def splits(arguments: list[str]) -> None:
     """Split one labelled file by subject."""
     parser = command_parser(
         "prepare splits",
@@ -58,9 +44,6 @@ def splits(arguments: list[str]) -> None:
         shares = {"val": options.val_share, "test": 0.0}
         assigned = _assign(windows, {"val": [], "test": test}, shares, options.seed)
         _write(windows, assigned, options.output / f"fold_{fold}", options.overwrite)
-
-
-_WHAT: dict[str, Callable[[list[str]], None]] = {"splits": splits}
 
 
 def _assign(
