@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # PKWARE APPNOTE 4.3.7
+_DAMAGE = (ValueError, EOFError, OSError, struct.error, zlib.error, LZMAError, NotImplementedError, RuntimeError)
 _LARGEST_COMPRESSED = 8 * 2**30  # a compressed member has to fit into memory; a mapped one does not
 
 
