@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.decoder import MaskedDecoder
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
 
 Masking = Literal["random", "block"]
 
-_ALL = [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION]
-# the CPU's fused attention has a backward pass several times slower than plain products on so few tokens
-_ATTENTION = {True: [SDPBackend.MATH], False: _ALL}
 _FLAT = 0.02  # standard deviation of a preprocessed channel, in its scale: below lies rounding noise, not a signal
 _SCALE_FLOOR = 0.1  # least divisor of a target: a nearly flat channel's noise is not blown up to full size
 
@@ -144,9 +140,8 @@ class MaskedAutoencoder(nn.Module):
         if augment is not None:
             scaled, seen = augment(scaled, present, generator)
         target, counted = standardise(scaled, present)
-        with sdpa_kernel(_ATTENTION[signals.device.type == "cpu"]):
-            latent, visible, masked = self.encode_visible(scaled * seen.unsqueeze(-1), seen, generator)
-            prediction = self.decoder(latent, visible, masked.shape[1])
+        latent, visible, masked = self.encode_visible(scaled * seen.unsqueeze(-1), seen, generator)
+        prediction = self.decoder(latent, visible, masked.shape[1])
         return Reconstruction(prediction, target, masked, counted)
 
     def encode_visible(
