@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.data.feature_files import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 BEST, FINAL, LAST = "best_model.pt", "final_model.pt", "last.ckpt"
 CONFIG, HISTORY, TEST_METRICS = "training_config.json", "training_history.json", "test_metrics.json"
 SETTINGS = "config.yaml"
+CACHE = "cache"
+"""Name of the folder in a run's folder that holds stored features while it goes on."""
 RUN_FILES = (BEST, FINAL, LAST, CONFIG, HISTORY, TEST_METRICS, SETTINGS)
 
 _SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_msm")
@@ -262,6 +265,7 @@ def remove_run(folder: Path) -> None:
     """Remove the files of a run from ``folder``, and nothing else."""
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
+    remove_features(folder / CACHE)
 
 
 def _remove_halves(folder: Path) -> None:

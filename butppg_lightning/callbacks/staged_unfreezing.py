@@ -88,6 +88,11 @@ class StagedUnfreezing(Callback):
         """The stage in force."""
         return self.stages[self._current]
 
+    @property
+    def later_stages(self) -> list[Stage]:
+        """The stages after the one in force."""
+        return self.stages[self._current + 1 :]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Resolve the plan and apply its first stage, before any strategy wraps the module."""
         if stage != "fit":

@@ -39,7 +39,10 @@ class WindowLoader(DataLoader[Batch]):
         batches = cast("EpochBatches", self.sampler)
         batches.start = self._consumed = self._start
         self._start = 0
-        for batch in super().__iter__():
+        dataset = cast("WindowDataset", self.dataset)
+        # stored features lie in memory already: worker processes would only copy them
+        stored = (dataset[rows] for rows in batches) if dataset.features is not None else None
+        for batch in stored or super().__iter__():
             self._consumed += 1
             yield batch
 

@@ -46,12 +46,17 @@ class EpochBatches(DistributedSampler[Any]):
         """Return the number of batches of this rank."""
         return -(-self.count // (self.batch_size * self.num_replicas))
 
+    def order(self, epoch: int) -> Tensor:
+        """Return the rows of all ranks in the order of an epoch."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.count, generator=generator)
+
     def __iter__(self) -> Iterator[Tensor]:
         """Yield row numbers, one tensor a batch."""
-        order = torch.arange(self.count)
+        order = self.order(self.epoch)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.count, generator=generator)
             missing = -self.count % self.num_replicas
             order = torch.cat([order, order[:missing]]) if missing <= self.count else order
         size = self.batch_size * self.num_replicas

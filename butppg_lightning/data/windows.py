@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from butppg_lightning.data.features import Features
     from butppg_lightning.window import WindowSet
 
-Batch = dict[str, "Tensor"]
+Batch = dict[str, Any]
+
+_HASHED = 4096  # windows looked at together for the fingerprint; bounds its memory
 
 
 class WindowDataset(Dataset[Batch]):
@@ -26,12 +30,17 @@ class WindowDataset(Dataset[Batch]):
     Args:
         windows: The windows.
         channels: The channel names wanted.
+
+    Attributes:
+        features: Served in place of the signals; None for the signals.
     """
 
     def __init__(self, windows: WindowSet, channels: Sequence[str]) -> None:
         self.windows = windows
         self.channels = tuple(channels)
         self._columns = [windows.channels.index(name) if name in windows.channels else -1 for name in self.channels]
+        self.features: Features | None = None
+        self._fingerprint: str | None = None
         self._as_stored = self._columns == list(range(len(windows.channels)))
 
     def __len__(self) -> int:
@@ -44,26 +53,42 @@ class WindowDataset(Dataset[Batch]):
             rows: Row numbers ``[B]``.
 
         Returns:
-            ``signals [B, C, 1250]`` raw, ``present [B, C]`` bool, ``index [B]``, and where the file has them
-            ``labels [B]`` int64, ``soft_labels [B]``, ``weights [B]``.
+            ``signals [B, C, 1250]`` raw and ``present [B, C]`` bool (or, where features are stored, ``features`` and
+            their ``depth``), ``index [B]``, and where the file has them ``labels [B]`` int64, ``soft_labels [B]``,
+            ``weights [B]``.
         """
-        index = np.atleast_1d(np.asarray(rows))
-        signals, present = self._signals(index)
-        batch = {
-            "signals": torch.from_numpy(signals),
-            "present": torch.from_numpy(present),
-            "index": torch.from_numpy(index.astype(np.int64)),
-        }
+        index = np.atleast_1d(np.asarray(rows)).astype(np.int64, copy=False)
+        batch = self.fetch(index) if self.features is None else self.features.batch(index)
+        batch["index"] = torch.from_numpy(index)
         for key in ("labels", "soft_labels", "weights"):
             values = getattr(self.windows, key)
             if values is not None:
                 batch[key] = torch.from_numpy(values[index])
         return batch
 
+    def fetch(self, index: np.ndarray) -> Batch:
+        """Return ``signals [B, C, 1250]`` and ``present [B, C]`` of the rows ``index [B]``, whatever else is stored."""
+        signals, present = self._signals(index)
+        return {"signals": torch.from_numpy(signals), "present": torch.from_numpy(present)}
+
+    def fingerprint(self) -> str:
+        """Return a digest of the signals, their channels and which are present."""
+        if self._fingerprint is None:
+            windows, digest = self.windows, hashlib.blake2b(digest_size=16)
+            digest.update(
+                f"{windows.channels} {self.channels} {windows.signals.dtype} {windows.signals.shape}".encode()
+            )
+            for start in range(0, len(self), _HASHED):
+                digest.update(np.ascontiguousarray(windows.signals[start : start + _HASHED]).data)
+            if windows.present is not None:
+                digest.update(np.packbits(windows.present).data)
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
     def sample(self, most: int) -> Batch:
         """Fetch at most ``most`` windows spread evenly over the set, to fit a scale on."""
         count = len(self)
-        return self[np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)).tolist()]
+        return self.fetch(np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)))
 
     def _signals(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         stored = self.windows.signals[index]

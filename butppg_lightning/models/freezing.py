@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, cast
 
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from butppg_lightning.models.encoder import Encoder
@@ -57,3 +60,15 @@ def set_trainable(network: nn.Module, trainable: Literal["head", "all"] | int) -
     for part in parts:
         part.train()
     return changed
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode; afterwards each of its modules has the mode it had."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

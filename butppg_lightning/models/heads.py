@@ -18,6 +18,9 @@ class LinearHead(nn.Module):
         dropout: Dropout share before the linear layer.
     """
 
+    pools_without_parameters = True
+    """Whether :meth:`pool` is fixed, so that its result can stand for the tokens while only the head trains."""
+
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
@@ -25,7 +28,7 @@ class LinearHead(nn.Module):
         _start_undecided(self.score)
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Reduce tokens ``[B, P, W]`` to ``[B, W]``, without any parameter."""
+        """Reduce tokens ``[B, P, W]`` to ``[B, W]``."""
         return tokens.mean(dim=1)
 
     def classify(self, pooled: Tensor) -> Tensor:
@@ -65,6 +68,8 @@ class AttentionHead(LinearHead):
         dropout: Dropout share before the linear layer.
     """
 
+    pools_without_parameters = False
+
     def __init__(self, width: int, dropout: float = 0.0) -> None:
         super().__init__(width, dropout)
         self.hidden = nn.Linear(width, width // 2)
@@ -77,10 +82,10 @@ class AttentionHead(LinearHead):
         score = cast("Tensor", self.attend(torch.tanh(self.hidden(tokens)))).squeeze(-1)
         return score.float().softmax(dim=1)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``[B, P, W]`` to logits ``[B]``."""
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Reduce tokens ``[B, P, W]`` to their weighted mean ``[B, W]``."""
         shares = self.weights(tokens).to(tokens.dtype)
-        return self.classify((shares.unsqueeze(-1) * tokens).sum(dim=1))
+        return (shares.unsqueeze(-1) * tokens).sum(dim=1)
 
 
 HEADS: dict[HeadName, type[LinearHead]] = {"linear": LinearHead, "mlp": MLPHead, "attention": AttentionHead}

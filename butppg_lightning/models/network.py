@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.freezing import evaluating
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ class QualityNetwork(nn.Module):
         Returns:
             Logits ``[B]``; above 0 means good is likelier than poor.
         """
-        encoder = cast("Encoder", self.encoder)
-        return cast("Tensor", self.head(encoder(self.preprocess(signals, present), present)))
+        return self.classify(self.preprocess(signals, present), present)
+
+    def classify(self, scaled: Tensor, present: Tensor | None = None) -> Tensor:
+        """Classify preprocessed windows ``[B, C, T]``; return logits ``[B]``."""
+        return cast("Tensor", self.head(cast("Encoder", self.encoder)(scaled, present)))
 
     @torch.no_grad()
     def probabilities(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
@@ -74,15 +78,12 @@ class QualityNetwork(nn.Module):
                 f"with channels {', '.join(channels)}"
             )
         device = self.preprocess.acc_scale.device
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
         found = []
-        for start in range(0, len(signals), batch_size):
-            rows = slice(start, start + batch_size)
-            there = None if present is None else _tensor(present[rows]).to(device)
-            found.append(self.probabilities(_tensor(signals[rows]).to(device), there).cpu())
-        for module, mode in modes.items():
-            module.training = mode
+        with evaluating(self):
+            for start in range(0, len(signals), batch_size):
+                rows = slice(start, start + batch_size)
+                there = None if present is None else _tensor(present[rows]).to(device)
+                found.append(self.probabilities(_tensor(signals[rows]).to(device), there).cpu())
         return torch.cat(found) if found else torch.empty(0)
 
 

@@ -20,7 +20,9 @@ from butppg_lightning.models.checkpoint import (
 from butppg_lightning.models.heads import HEADS, HeadName
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.prefix import run_prefix, run_suffix
 from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.models.variation import Variation
 from butppg_lightning.optim.groups import parameter_groups
 from butppg_lightning.optim.schedules import ScheduleName, StagedLR
 from butppg_lightning.tasks.predictions import PredictionStore
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from butppg_lightning.models.encoder import Encoder
+    from butppg_lightning.models.prefix import Depth
 
 
 class PPGQualityClassifier(WindowModule):
@@ -54,7 +57,8 @@ class PPGQualityClassifier(WindowModule):
         warmup: Linear warm-up as a share of the run (below 1) or in steps.
         head_lr_multiplier: The head's learning rate as a multiple of lr.
         layer_decay: Each block's learning rate as a multiple of the next one's.
-        channel_dropout: Probability, per channel or group (PPG, ECG, ACC), that a training window lacks it.
+        channel_dropout: Probability, per channel or sensor (PPG, ECG, ACC), that a training window lacks it.
+        augment: Random variation of training windows: {amplitude, noise, invert_ppg}; see Variation.
 
     Raises:
         UserError: If the checkpoint cannot be read, matches nothing, or contradicts an argument.
@@ -77,6 +81,7 @@ class PPGQualityClassifier(WindowModule):
         head_lr_multiplier: float = 1.0,
         layer_decay: float = 1.0,
         channel_dropout: dict[str, float] | None = None,
+        augment: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.channels = channel_names(finetune_channels)
@@ -93,7 +98,7 @@ class PPGQualityClassifier(WindowModule):
         self.network = QualityNetwork(scaling, built, HEADS[head](cast("Encoder", built).width, head_dropout))
         if source is not None:
             self._load(source, pretrain_channels, inflation or Inflation())
-        self.channel_dropout = _dropout_per_channel(channel_dropout, self.channels)
+        self.variation = Variation.from_options(self.channels, channel_dropout, augment)
         # only plain types, and the resolved architecture: a checkpoint loads where `pretrained` is not
         self.save_hyperparameters(
             {
@@ -109,6 +114,7 @@ class PPGQualityClassifier(WindowModule):
                 "head_lr_multiplier": head_lr_multiplier,
                 "layer_decay": layer_decay,
                 "channel_dropout": channel_dropout,
+                "augment": augment,
             }
         )
         self.predictions = PredictionStore()
@@ -123,14 +129,27 @@ class PPGQualityClassifier(WindowModule):
         """Return the probability of good quality of raw windows; see :meth:`QualityNetwork.score`."""
         return self.network.score(signals, present, batch_size)
 
+    def logits(self, batch: dict[str, Any], *, vary: bool = False) -> Tensor:
+        """Return the logits ``[B]`` of a batch of windows, or of what the frozen prefix made of them.
+
+        Args:
+            batch: ``signals`` and ``present``, or ``features`` and their ``depth``.
+            vary: Whether to vary the windows at random; stored features are varied already.
+        """
+        if "features" in batch:
+            return run_suffix(self.network, batch["features"], batch["depth"])
+        if not vary:
+            return self(batch["signals"], batch["present"])  # type: ignore[no-any-return]
+        return self.network.classify(*self._scaled(batch, vary=True))
+
+    @torch.no_grad()
+    def prefix(self, batch: dict[str, Any], depth: Depth, *, vary: bool = False) -> Tensor:
+        """Return what the frozen prefix makes of a batch of windows; see :func:`run_prefix`."""
+        return run_prefix(self.network, *self._scaled(batch, vary=vary), depth)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean binary cross-entropy of a batch."""
-        signals, present = batch["signals"], batch["present"]
-        if self.channel_dropout is not None:
-            keep = torch.rand(present.shape, device=present.device) >= self.channel_dropout.to(present.device)
-            present = present & keep
-            signals = signals * present.unsqueeze(-1)
-        logits = self(signals, present).float()
+        logits = self.logits(batch, vary=bool(self.variation)).float()
         target = batch.get("soft_labels", batch["labels"]).to(logits.dtype)
         loss = F.binary_cross_entropy_with_logits(logits, target, weight=batch.get("weights"))
         right = (logits.detach() >= 0) == (batch["labels"] == 1)
@@ -202,8 +221,12 @@ class PPGQualityClassifier(WindowModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _keep(self, batch: dict[str, Tensor]) -> None:
-        probabilities = self.network.probabilities(batch["signals"], batch["present"])
+        probabilities = self.logits(batch).float().sigmoid()
         self.predictions.add(batch["index"], batch["labels"], probabilities)
+
+    def _scaled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor]:
+        scaled = self.network.preprocess(batch["signals"], batch["present"])
+        return self.variation(scaled, batch["present"]) if vary else (scaled, batch["present"])
 
     def _load(self, source: PretrainedEncoder, asked: int | list[str] | None, inflation: Inflation) -> None:
         names = None if asked is None else channel_names(asked)
@@ -219,12 +242,3 @@ def _preprocess_options(asked: dict[str, Any] | None, source: PretrainedEncoder 
                 "drop the flag: the encoder only knows signals filtered its way"
             )
     return {**(stored or {}), **(asked or {})}
-
-
-def _dropout_per_channel(asked: dict[str, float] | None, channels: tuple[str, ...]) -> Tensor | None:
-    if not asked:
-        return None
-    for name, share in asked.items():
-        if name not in (*channels, "ACC") or not 0 <= share <= 1:
-            raise UserError(f"model.channel_dropout {name}: {share}; expected PPG, ECG, ACC or a channel, and 0 to 1")
-    return torch.tensor([asked.get(name, asked.get(name[:3], 0.0)) for name in channels])

@@ -1,0 +1,166 @@
+"""Stored features: content-addressed files of one tensor each, written in pieces and mapped into memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import make_folder, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+_PIECE = 2**24  # bytes read at a time while a checksum is computed
+_RESERVE = 2**28  # bytes of disk left free for checkpoints
+DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and type of a tensor of features.
+
+    Attributes:
+        shape: ``[rows, ...]``.
+        dtype: Its type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.shape[0] * self.row_bytes
+
+
+class FeatureFile:
+    """One tensor under the name of what it was made from; valid once its description stands beside it.
+
+    Args:
+        folder: Where it lies.
+        key: Digest of everything the features depend on.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.data = folder / f"{key}.features"
+        self.description = folder / f"{key}.json"
+        self._part = folder / f"{key}.part"
+
+    def exists(self) -> bool:
+        """Tell whether something is stored under the key, sound or not."""
+        return self.description.is_file()
+
+    def layout(self) -> Layout:
+        """Return what the description says.
+
+        Raises:
+            ValueError: If it is missing, malformed or does not fit the file beside it.
+        """
+        try:
+            stored = json.loads(self.description.read_bytes())
+            layout = Layout(tuple(int(extent) for extent in stored["shape"]), DTYPES[stored["dtype"]])
+            checksum = int(stored["crc32"])
+            size = self.data.stat().st_size
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"its description cannot be read ({type(error).__name__})") from error
+        if min(layout.shape, default=0) < 1 or size != layout.bytes:
+            raise ValueError(f"{size} bytes are there, {layout.bytes} expected")
+        if self._checksum(layout.bytes) != checksum:
+            raise ValueError("its checksum differs")
+        return layout
+
+    def load(self, layout: Layout, *, mapped: bool) -> Tensor:
+        """Return the tensor, mapped or read into memory."""
+        found = torch.from_file(str(self.data), size=math.prod(layout.shape), dtype=layout.dtype).view(layout.shape)
+        return found if mapped else found.clone()
+
+    def begin(self) -> None:
+        """Start writing: an empty file under a temporary name.
+
+        Raises:
+            OSError: If that is impossible.
+        """
+        self._part.write_bytes(b"")
+
+    def write(self, piece: Tensor, row: int, layout: Layout) -> None:
+        """Write rows from ``row`` on; several processes may write different rows.
+
+        Raises:
+            OSError: If the disk is full or fails.
+        """
+        content = piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        offset = row * layout.row_bytes
+        # not through a mapping: on a full disk that is a signal that ends the process
+        with self._part.open("r+b") as file:
+            while content:
+                written = os.pwrite(file.fileno(), content, offset)
+                content, offset = content[written:], offset + written
+
+    def finish(self, layout: Layout, facts: dict[str, Any]) -> None:
+        """Make what was written valid.
+
+        Args:
+            layout: Its layout.
+            facts: Further entries of the description, for whoever looks into the folder.
+
+        Raises:
+            OSError: If the disk is full or fails.
+        """
+        self._part.replace(self.data)
+        description = {
+            "shape": list(layout.shape),
+            "dtype": str(layout.dtype),
+            "crc32": self._checksum(layout.bytes),
+            **facts,
+        }
+        try:
+            write_json(self.description, description)
+        except UserError as error:
+            raise OSError(str(error)) from error
+
+    def discard(self) -> None:
+        """Remove whatever is stored, whole or in part."""
+        for path in (self.description, self.data, self._part):
+            path.unlink(missing_ok=True)
+
+    def _checksum(self, size: int) -> int:
+        checksum, left = 0, size
+        with self.data.open("rb") as file:
+            while left and (piece := file.read(min(left, _PIECE))):
+                checksum, left = zlib.crc32(piece, checksum), left - len(piece)
+        return checksum
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return how much the features in a folder take."""
+    return sum(path.stat().st_size for path in folder.glob("*.features"))
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how much may still be written; a reserve is left for what the run itself stores."""
+    return max(0, shutil.disk_usage(make_folder(folder)).free - _RESERVE)
+
+
+def remove_features(folder: Path) -> None:
+    """Remove every feature file from a folder, and the folder if that leaves it empty."""
+    for pattern in ("*.features", "*.part"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
