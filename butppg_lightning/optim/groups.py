@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch.optim import AdamW
+
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import torch
     from torch import nn
 
 
@@ -57,6 +60,23 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def adamw(groups: list[dict[str, Any]], device: torch.device, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019), on a CPU in the fused form: one pass instead of a dozen.
+
+    Args:
+        groups: From :func:`parameter_groups`.
+        device: Where the parameters are.
+        betas: Decay of the two moments.
+    """
+    if device.type != "cpu":
+        return AdamW(groups, betas=betas)
+    optimizer = AdamW(groups, betas=betas, fused=True)
+    # Lightning takes a fused optimizer for one that unscales gradients itself, and refuses to clip them; on a CPU
+    # nothing is scaled
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
 def _multiplier(name: str, depth: int, head_lr_multiplier: float, layer_decay: float) -> float:

@@ -23,7 +23,7 @@ from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.models.prefix import run_prefix, run_suffix
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.variation import Variation
-from butppg_lightning.optim.groups import parameter_groups
+from butppg_lightning.optim.groups import adamw, parameter_groups
 from butppg_lightning.optim.schedules import ScheduleName, StagedLR
 from butppg_lightning.tasks.predictions import PredictionStore
 from butppg_lightning.tasks.totals import EpochTotals
@@ -215,7 +215,7 @@ class PPGQualityClassifier(WindowModule):
             head_lr_multiplier=options["head_lr_multiplier"],
             layer_decay=options["layer_decay"],
         )
-        optimizer = torch.optim.AdamW(groups)
+        optimizer = adamw(groups, self.device)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -14,7 +14,7 @@ from butppg_lightning.models.augment import Augment
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.spectral_loss import SpectralLoss
-from butppg_lightning.optim.groups import parameter_groups
+from butppg_lightning.optim.groups import adamw, parameter_groups
 from butppg_lightning.optim.schedules import SCHEDULES, ScheduleName, StagedLR
 from butppg_lightning.tasks.totals import EpochTotals
 from butppg_lightning.tasks.window_module import WindowModule
@@ -170,7 +170,7 @@ class MaskedPretrainer(WindowModule):
         groups = parameter_groups(
             self.network.named_parameters(), lr=options["lr"], weight_decay=options["weight_decay"]
         )
-        optimizer = torch.optim.AdamW(groups, betas=_BETAS)
+        optimizer = adamw(groups, self.device, _BETAS)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
