@@ -8,6 +8,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.data.module import WindowDataModule
+from butppg_lightning.data.overlap import refuse_overlap
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import WindowSet, read_windows
 
@@ -28,7 +29,7 @@ class BUTPPGDataModule(WindowDataModule):
         batch_size: Windows per batch and process.
         num_workers: Loader processes; 0 is fastest for data in memory.
         predict_split: The split that `predict` scores.
-        allow_overlap: Accept the same subject in two splits, which makes every figure look better than it is.
+        allow_overlap: Accept the same subject or window in two splits, which makes every figure look better than it is.
         seed: Seed of the shuffle; None for the one of seed_everything.
 
     Raises:
@@ -60,14 +61,14 @@ class BUTPPGDataModule(WindowDataModule):
             stage: fit, validate, test or predict.
 
         Raises:
-            UserError: If one is missing or malformed, train has one class only, or subjects overlap.
+            UserError: If one is missing or malformed, train has one class only, or splits share subjects or windows.
         """
         self.require_root(self._mock())
         if stage == "fit":
             train = self._read("train")
             self._check_classes(train)
             val = self._read(self._validation_split())
-            self._check_subjects({"train": train, self._validation_split(): val})
+            self._check_overlap({"train": train, self._validation_split(): val})
             self.splits["train"] = self.serve(train)
             self.splits["val"] = self.serve(val)
         elif stage == "validate":
@@ -126,18 +127,10 @@ class BUTPPGDataModule(WindowDataModule):
                 "a classifier needs both 0 (poor) and 1 (good)"
             )
 
-    def _check_subjects(self, splits: dict[str, WindowSet]) -> None:
+    def _check_overlap(self, splits: dict[str, WindowSet]) -> None:
+        if self.allow_overlap:
+            return
         if self.has("test") and "test" not in splits:
             splits["test"] = self._read("test")
-        names = list(splits)
-        for row, first in enumerate(names):
-            for second in names[row + 1 :]:
-                one, other = splits[first].subjects, splits[second].subjects
-                if one is None or other is None:
-                    continue
-                both = np.intersect1d(one, other)
-                if both.size and not self.allow_overlap:
-                    raise UserError(
-                        f"{self.root}: subjects in both {first}.npz and {second}.npz: {both.size}, first {both[0]}; "
-                        "split by subject (butppg prepare splits), or insist with --data.allow_overlap true"
-                    )
+        named = {f"{split}.npz": windows for split, windows in splits.items()}
+        refuse_overlap(named, str(self.root), "--data.allow_overlap true")

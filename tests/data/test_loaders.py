@@ -114,6 +114,21 @@ def test_the_same_subject_in_two_splits_is_an_error(data_folder: Path, tmp_path:
     assert loaded(tmp_path, allow_overlap=True).train is not None
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_window_in_two_splits_is_refused(tmp_path: Path, dtype: type) -> None:
+    train, val = make_windows(12, 0, subjects="a"), make_windows(8, 1, subjects="b")
+    train.signals[2] = val.signals[2] = 0.5  # a dead sensor: alike, and no copy
+    train.save(tmp_path / "train.npz")
+    val.save(tmp_path / "val.npz")
+    assert loaded(tmp_path).train is not None
+    val.signals[5] = train.signals[7]
+    val.signals = val.signals.astype(dtype)
+    val.save(tmp_path / "val.npz")
+    with pytest.raises(UserError, match=r"1 windows of train.npz are in val.npz too, first number 7 there and 5 here"):
+        loaded(tmp_path)
+    assert loaded(tmp_path, allow_overlap=True).train is not None
+
+
 def test_pretraining_needs_no_validation(tmp_path: Path) -> None:
     windows = make_windows(10)
     windows.labels = None

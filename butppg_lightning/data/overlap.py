@@ -1,0 +1,62 @@
+"""What two splits may not share: subjects, or windows."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from butppg_lightning.window import WindowSet
+
+Array = np.ndarray[Any, np.dtype[Any]]
+_READ = 4096  # windows read together; bounds the memory
+
+
+def refuse_overlap(splits: Mapping[str, WindowSet], place: str, insist: str) -> None:
+    """Refuse splits that share a person or a recorded window: every figure would look better than it is.
+
+    Args:
+        splits: Name to windows.
+        place: Where they are, for the message.
+        insist: The option that accepts it, for the message.
+
+    Raises:
+        UserError: If two of them share subjects or windows.
+    """
+    names = list(splits)
+    digests = {name: window_digests(splits[name]) for name in names}
+    for row, first in enumerate(names):
+        for second in names[row + 1 :]:
+            one, other = splits[first].subjects, splits[second].subjects
+            if one is not None and other is not None and (both := np.intersect1d(one, other)).size:
+                raise UserError(
+                    f"{place}: subjects in both {first} and {second}: {both.size}, first {both[0]}; "
+                    f"split by subject (butppg prepare splits), or insist with {insist}"
+                )
+            if (same := np.flatnonzero(np.isin(digests[first], digests[second]) & (digests[first] != 0))).size:
+                twin = int(np.flatnonzero(digests[second] == digests[first][same[0]])[0])
+                raise UserError(
+                    f"{place}: {same.size} windows of {first} are in {second} too, first number {same[0]} there and "
+                    f"{twin} here; remove the copies, or insist with {insist}"
+                )
+
+
+def window_digests(windows: WindowSet) -> Array:
+    """Return a number for each window ``[N]`` uint64, equal for equal samples; 0 for windows without any variation.
+
+    A dead sensor's windows are all alike without being copies of each other.
+    """
+    found = np.zeros(len(windows), dtype=np.uint64)
+    for start in range(0, len(windows), _READ):
+        chunk = np.ascontiguousarray(windows.signals[start : start + _READ], dtype=np.float32)
+        alive = (chunk != chunk[..., :1]).any(axis=(1, 2))
+        for row in np.flatnonzero(alive):
+            digest = hashlib.blake2b(chunk[row].data, digest_size=8).digest()
+            found[start + row] = int.from_bytes(digest, "little") or 1
+    return found
