@@ -133,8 +133,7 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             Prediction and target.
         """
-        if present is None:
-            present = torch.ones(signals.shape[:2], dtype=torch.bool, device=signals.device)
+        present = self.preprocess.usable(signals, present)
         scaled = self.preprocess(signals, present)
         seen = present
         if augment is not None:

@@ -43,7 +43,20 @@ class QualityNetwork(nn.Module):
         Returns:
             Logits ``[B]``; above 0 means good is likelier than poor.
         """
-        return self.classify(self.preprocess(signals, present), present)
+        return self.classify(*self.scaled(signals, present))
+
+    def scaled(self, signals: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Preprocess raw windows; channels that are flat or railed count as absent from here on.
+
+        Args:
+            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
+            present: ``[B, C]`` bool, or None when every channel is there.
+
+        Returns:
+            Preprocessed windows ``[B, C, 1250]`` and ``[B, C]`` bool.
+        """
+        usable = self.preprocess.usable(signals, present)
+        return self.preprocess(signals, usable), usable
 
     def classify(self, scaled: Tensor, present: Tensor | None = None) -> Tensor:
         """Classify preprocessed windows ``[B, C, T]``; return logits ``[B]``."""

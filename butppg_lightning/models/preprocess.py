@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.usability import channel_faults
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
@@ -126,6 +127,16 @@ class Preprocess(nn.Module):
             # a recording at perfect rest must not blow its rounding noise up to full scale
             self.acc_scale.fill_(max(float((power / count).sqrt()), 1e-3))
             self.acc_fitted.fill_(True)
+
+    def usable(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
+        """Return ``[B, C]`` bool: which channels are there and neither flat nor railed.
+
+        Args:
+            signals: Raw windows ``[B, C, 1250]``.
+            present: ``[B, C]`` bool, or None when every channel is there.
+        """
+        sound = channel_faults(signals, self.channels) == 0
+        return sound if present is None else sound & present
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Filter and scale.

@@ -225,8 +225,8 @@ class PPGQualityClassifier(WindowModule):
         self.predictions.add(batch["index"], batch["labels"], probabilities)
 
     def _scaled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor]:
-        scaled = self.network.preprocess(batch["signals"], batch["present"])
-        return self.variation(scaled, batch["present"]) if vary else (scaled, batch["present"])
+        scaled, usable = self.network.scaled(batch["signals"], batch["present"])
+        return self.variation(scaled, usable) if vary else (scaled, usable)
 
     def _load(self, source: PretrainedEncoder, asked: int | list[str] | None, inflation: Inflation) -> None:
         names = None if asked is None else channel_names(asked)

@@ -124,7 +124,8 @@ class MaskedPretrainer(WindowModule):
         Returns:
             Tokens ``[B, P, width]``.
         """
-        tokens: Tensor = self.network.encoder(self.network.preprocess(signals, present), present)
+        usable = self.network.preprocess.usable(signals, present)
+        tokens: Tensor = self.network.encoder(self.network.preprocess(signals, usable), usable)
         return tokens
 
     def on_train_epoch_start(self) -> None:

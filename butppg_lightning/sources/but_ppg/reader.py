@@ -1,0 +1,211 @@
+"""One record of the release → named channels at 125 Hz."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE, file_checksum
+from butppg_lightning.sources.but_ppg.resampling import UnusableError, to_window
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from butppg_lightning.npz import Array
+
+COLOURS = ("red", "green", "blue")
+"""The camera's channels. The first release has one, which is red."""
+ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")
+"""What is read of a record, in this order."""
+
+_PPG = ROWS[:3]
+_ACC = ROWS[3:6]
+_MOST_VALUES = 10**7  # a header may not ask for more than this; ten seconds of ECG are 10,000
+_BYTES = 2  # of a sample in format 16, the only one the release uses
+_INVALID = -(2**15)  # format 16's mark for a sample that is not there (WFDB signal(5))
+_UNITS = {"ECG": {"uv": 1e-3, "mv": 1.0, "v": 1e3}, "ACC": {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}}
+
+
+class DamagedError(Exception):
+    """A file is not what the recorder wrote: it has to be downloaded again."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a WFDB record holds.
+
+    Attributes:
+        values: ``[signals, samples]`` float64 in the header's physical units, NaN where invalid.
+        rate: Sampling rate in Hz.
+        names: Description of each signal.
+        unit: Unit of the first signal.
+    """
+
+    values: Array
+    rate: float
+    names: list[str]
+    unit: str
+
+
+@dataclass
+class Record:
+    """A record at 125 Hz.
+
+    Attributes:
+        channels: ``[1250]`` float64 by name in :data:`ROWS`; ECG in mV, acceleration in g, PPG in the camera's unit.
+        colours: Number of colours the camera gave, usable or not.
+        notes: What was bridged, and why a channel is not there.
+    """
+
+    channels: dict[str, Array] = field(default_factory=dict)
+    colours: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
+    """Read one record: PPG, and ECG and acceleration where they are there and usable.
+
+    Args:
+        record: Six digits.
+        folder: Where its files are.
+        checksums: SHA-256 sums of those of its files that the release lists; all are checked.
+
+    Returns:
+        The channels. A channel that cannot be used is left out of them, with a note why.
+
+    Raises:
+        UnusableError: If there is no usable PPG.
+        DamagedError: If a file differs from its checksum, is truncated, or is no WFDB record.
+    """
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{name} is missing, though {CHECKSUM_FILE} lists it")
+        if file_checksum(path) != expected:
+            raise DamagedError(f"{name} does not match {CHECKSUM_FILE}")
+    read = Record()
+    for kind in ("PPG", "ECG", "ACC"):
+        path = folder / f"{record}_{kind}"
+        try:
+            if not path.with_suffix(".hea").is_file():
+                raise UnusableError("has no file")
+            _add(read, kind, read_signals(path))
+        except UnusableError as error:
+            if kind == "PPG":
+                raise UnusableError(f"PPG {error}") from None
+            read.notes.append(f"{kind} absent: {error}")
+    return read
+
+
+def read_signals(path: Path) -> Signals:
+    """Read the signals of a WFDB record.
+
+    The records of the first release (100001 to 111004) declare as many signals as there are samples, one sample
+    each, with the value in each signal's baseline: they are one signal.
+
+    Args:
+        path: The record's files without their suffix.
+
+    Returns:
+        The signals in physical units.
+
+    Raises:
+        DamagedError: If a file is missing, truncated or no WFDB record.
+    """
+    import wfdb
+
+    try:
+        header = wfdb.rdheader(str(path))
+        _check(path, header)
+        if header.sig_len == 1 and header.n_sig > len(ROWS):
+            return _one_sample_each(path, header)
+        values = wfdb.rdrecord(str(path)).p_signal.T
+    except DamagedError:
+        raise
+    except Exception as error:
+        # wfdb parses by regular expressions and lists: damage surfaces as whatever these raise
+        raise DamagedError(f"{path.name} is no complete WFDB record ({_first_line(error)})") from error
+    return Signals(values, float(header.fs), [str(name) for name in header.sig_name], str(header.units[0]))
+
+
+def _check(path: Path, header: Any) -> None:
+    """Believe a header only as far as its data file goes, before anything is allocated."""
+    if not hasattr(header, "file_name") or not header.n_sig or not header.sig_len:
+        raise DamagedError(f"{path.name}.hea declares no signals of a known length")
+    if not 1 <= header.fs <= 1e5:
+        raise DamagedError(f"{path.name}.hea declares {header.fs} Hz")
+    if header.n_sig * header.sig_len > _MOST_VALUES:
+        raise DamagedError(f"{path.name}.hea declares {header.n_sig} signals of {header.sig_len} samples")
+    if set(header.file_name) != {f"{path.name}.dat"} or set(header.fmt) != {"16"}:
+        raise DamagedError(f"{path.name}.hea does not describe {path.name}.dat in format 16")
+    data = path.with_suffix(".dat")
+    expected = _BYTES * header.n_sig * header.sig_len
+    found = data.stat().st_size if data.is_file() else 0
+    if found != expected:
+        raise DamagedError(f"{data.name} has {found} of {expected} bytes")
+
+
+def _one_sample_each(path: Path, header: Any) -> Signals:
+    # what wfdb.rdrecord would return as one row, in a third of the time: it searches a list for each of 10,000 signals
+    digital = np.fromfile(path.with_suffix(".dat"), dtype="<i2").astype(np.float64)
+    digital[digital == _INVALID] = np.nan
+    values = (digital - np.array(header.baseline, float)) / np.array(header.adc_gain, float)
+    return Signals(values[None], float(header.fs), [path.name], str(header.units[0]))
+
+
+def _add(read: Record, kind: str, signals: Signals) -> None:
+    scale, note = _scale(kind, signals.unit)
+    if kind == "PPG":
+        read.colours = len(signals.values)
+    found: dict[str, Array] = {}
+    for name, row in _rows(kind, signals).items():
+        try:
+            window, bridged = to_window(signals.values[row] * scale, signals.rate)
+        except UnusableError as error:
+            if kind == "PPG" and len(signals.values) > 1:
+                read.notes.append(f"{name} PPG absent: {error}")
+                continue
+            raise UnusableError(str(error)) from None
+        found[name] = window
+        if bridged:
+            read.notes.append(f"{name}: {bridged} invalid samples bridged")
+    if not found:
+        raise UnusableError("has no usable colour")
+    read.channels |= found
+    if note:
+        read.notes.append(note)
+
+
+def _rows(kind: str, signals: Signals) -> dict[str, int]:
+    """Find the rows of :data:`ROWS` among a record's signals: by name, or in order where names say nothing."""
+    count = len(signals.values)
+    if kind == "ECG":
+        return {"ECG": 0}
+    if kind == "PPG" and count == 1:
+        return {"red": 0}
+    wanted, letters = (_PPG, "rgb") if kind == "PPG" else (_ACC, "xyz")
+    if count != len(wanted):
+        raise UnusableError(f"has {count} signals; expected {len(wanted)}")
+    # wfdb takes the dot in the unit "a.u." for its end and leaves the rest of the line before the name
+    last = [re.split(r"[\s_]", name.lower())[-1][-1:] for name in signals.names]
+    order = [last.index(letter) for letter in letters] if sorted(last) == sorted(letters) else range(count)
+    return dict(zip(wanted, order, strict=True))
+
+
+def _scale(kind: str, unit: str) -> tuple[float, str]:
+    if kind == "PPG":
+        return 1.0, ""
+    plain = unit.lower().replace("µ", "u").replace("^", "").replace("²", "2")
+    known = _UNITS[kind]
+    return known.get(plain, 1.0), "" if plain in known else f"{kind}: unit {unit!r} unknown, taken as {_default(kind)}"
+
+
+def _default(kind: str) -> str:
+    return next(unit for unit, scale in _UNITS[kind].items() if scale == 1.0)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
