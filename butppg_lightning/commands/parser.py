@@ -10,7 +10,7 @@ import jsonargparse
 
 from butppg_lightning.errors import UserError
 
-_SWITCHES = ("--overwrite", "--data.allow_overlap", "--stages.restore_best")
+_SWITCHES = ("--overwrite", "--allow_overlap", "--data.allow_overlap", "--stages.restore_best")
 
 
 class OneLineErrors(jsonargparse.ArgumentParser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,22 +30,36 @@ def refuse_overlap(splits: Mapping[str, WindowSet], place: str, insist: str) -> 
     Raises:
         UserError: If two of them share subjects or windows.
     """
-    names = list(splits)
-    digests = {name: window_digests(splits[name]) for name in names}
-    for row, first in enumerate(names):
-        for second in names[row + 1 :]:
-            one, other = splits[first].subjects, splits[second].subjects
-            if one is not None and other is not None and (both := np.intersect1d(one, other)).size:
-                raise UserError(
-                    f"{place}: subjects in both {first} and {second}: {both.size}, first {both[0]}; "
-                    f"split by subject (butppg prepare splits), or insist with {insist}"
-                )
-            if (same := np.flatnonzero(np.isin(digests[first], digests[second]) & (digests[first] != 0))).size:
-                twin = int(np.flatnonzero(digests[second] == digests[first][same[0]])[0])
-                raise UserError(
-                    f"{place}: {same.size} windows of {first} are in {second} too, first number {same[0]} there and "
-                    f"{twin} here; remove the copies, or insist with {insist}"
-                )
+    for first, second in combinations(splits, 2):
+        one, other = splits[first].subjects, splits[second].subjects
+        if one is not None and other is not None and (both := np.intersect1d(one, other)).size:
+            raise UserError(
+                f"{place}: subjects in both {first} and {second}: {both.size}, first {both[0]}; "
+                f"split by subject (butppg prepare splits), or insist with {insist}"
+            )
+    refuse_shared_windows({name: window_digests(windows) for name, windows in splits.items()}, place, insist)
+
+
+def refuse_shared_windows(digests: Mapping[str, Array], place: str, insist: str) -> None:
+    """Refuse splits of which two hold the same window.
+
+    Args:
+        digests: Name to what :func:`window_digests` found.
+        place: Where they are, for the message.
+        insist: The option that accepts it, for the message.
+
+    Raises:
+        UserError: If two of them share windows.
+    """
+    for first, second in combinations(digests, 2):
+        one, other = digests[first], digests[second]
+        same = np.flatnonzero(np.isin(one, other) & (one != 0))
+        if same.size:
+            twin = int(np.flatnonzero(other == one[same[0]])[0])
+            raise UserError(
+                f"{place}: {same.size} windows of {first} are in {second} too, first number {same[0]} there and "
+                f"{twin} here; remove the copies, or insist with {insist}"
+            )
 
 
 def window_digests(windows: WindowSet) -> Array:

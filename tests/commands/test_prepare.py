@@ -76,3 +76,15 @@ def test_existing_splits_are_kept(source: Path, tmp_path: Path, capsys) -> None:
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "train.npz").read_bytes() == before
     assert main([*command, "--seed", "1", "--overwrite"]) == 0
+
+
+def test_copies_of_a_window_under_two_names_are_refused(tmp_path: Path, capsys) -> None:
+    windows = make_windows(40)
+    windows.signals[1::4] = windows.signals[0::4]  # subject s1 is s0 under another name
+    windows.save(tmp_path / "w.npz")
+    words = ["prepare", "splits", "--source", str(tmp_path / "w.npz"), "--output", str(tmp_path / "splits")]
+    words += ["--val_subjects", "s0", "--test_subjects", "s1"]
+    assert main(words) == 2
+    assert "10 windows of val are in test too" in capsys.readouterr().err
+    assert not (tmp_path / "splits").exists()
+    assert main([*words, "--allow-overlap"]) == 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.console import print_table
+from butppg_lightning.data.overlap import refuse_shared_windows, window_digests
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import folds_by_subject, split_by_subject, subjects_named
@@ -51,6 +52,7 @@ def add_split_options(parser: OneLineErrors) -> None:
     parser.add_argument("--test_subjects", type=str, default="", help="test on just these: names, comma-separated")
     parser.add_argument("--folds", type=int, default=0, help="write fold_0, fold_1, ... instead, each with all splits")
     parser.add_argument("--seed", type=int, default=0, help="seed of the assignment")
+    parser.add_argument("--allow_overlap", type=bool, default=False, help="accept the same window in two splits")
     parser.add_argument("--overwrite", type=bool, default=False, help="replace splits that are there")
 
 
@@ -92,7 +94,8 @@ def assign_subjects(windows: WindowSet, options: Any) -> dict[Path, Assignment]:
         For each folder to write, who is in which split.
 
     Raises:
-        UserError: If there are too few subjects or a named one is not there.
+        UserError: If there are too few subjects, a named one is not there, or copies of one window would come into
+            different splits.
     """
     if options.folds:
         shares = {"val": options.val_share, "test": 0.0}
@@ -102,6 +105,11 @@ def assign_subjects(windows: WindowSet, options: Any) -> dict[Path, Assignment]:
         shares = {"val": options.val_share, "test": options.test_share}
         named = [{"val": _names(options.val_subjects), "test": _names(options.test_subjects)}]
     assigned = [_assign(windows, fixed, shares, options.seed) for fixed in named]
+    if not options.allow_overlap:
+        digests = window_digests(windows)
+        for splits in assigned:
+            parts = {split: digests[subjects_named(windows, names)] for split, names in splits.items()}
+            refuse_shared_windows(parts, "these splits", "--allow_overlap")
     return dict(zip(split_folders(options), assigned, strict=True))
 
 
