@@ -14,6 +14,7 @@ from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
+from butppg_lightning.window import CHANNELS, channel_names
 
 
 def fit(arguments: list[str]) -> None:
@@ -63,6 +64,9 @@ def test(arguments: list[str]) -> None:
     """Print the test figures of a checkpoint; the run's own files stay as they are."""
     cli = _build("test", arguments)
     _need_checkpoint(cli)
+    if cli.config.subsets:
+        _test_subsets(cli, [_subset(words) for words in cli.config.subsets])
+        return
     metrics = _test(cli, cli.checkpoint)
     if cli.trainer.is_global_zero:
         _show(metrics, f"Test figures of {cli.checkpoint}")
@@ -108,6 +112,28 @@ def _test(cli: Any, checkpoint: Path) -> dict[str, Any]:
     if metrics is None:
         raise UserError("nothing was tested; see trainer.limit_test_batches")
     return metrics
+
+
+def _subset(words: str) -> tuple[str, ...]:
+    names: list[str] = []
+    for word in words.upper().split("+"):
+        names += {"ALL": CHANNELS, "ACC": CHANNELS[:3]}.get(word, (word,))
+    return channel_names(names)
+
+
+def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
+    rows = []
+    for names in subsets:
+        cli.datamodule.use_channels = names
+        metrics = _test(cli, cli.checkpoint)
+        shown = [("undefined" if metrics[key] is None else f"{metrics[key]:.4f}") for key in ("auroc", "auprc", "mcc")]
+        interval = metrics["auroc_ci95"]
+        shown[0] += f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
+        rows.append((" ".join(names), *shown, f"{metrics['accuracy']:.2f} %"))
+    if cli.trainer.is_global_zero:
+        majority = f"{metrics['majority_accuracy']:.2f} %"
+        title = f"Test figures of {cli.checkpoint} by channels (a constant answer scores {majority} accuracy)"
+        print_table(title, ("channels used", "auroc", "auprc", "mcc", "accuracy"), rows)
 
 
 def _show(metrics: dict[str, Any], title: str) -> None:

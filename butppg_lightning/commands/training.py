@@ -110,6 +110,13 @@ class TrainingCLI(LightningCLI):
                 help="Also write last.ckpt every so many optimizer steps; null for at every epoch's end only.",
             )
             parser.add_argument("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
+        if self.command == "test":
+            parser.add_argument(
+                "--subsets",
+                type=list[str] | None,
+                default=None,
+                help="Test once for each of these sets of channels, for example [all, PPG, PPG+ACC, PPG+ECG].",
+            )
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to use.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

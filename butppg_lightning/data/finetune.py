@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.data.overlap import refuse_overlap
 from butppg_lightning.errors import UserError
-from butppg_lightning.window import WindowSet, read_windows
+from butppg_lightning.window import WindowSet, channel_names, read_windows
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -31,6 +31,7 @@ class BUTPPGDataModule(WindowDataModule):
         predict_split: The split that `predict` scores.
         allow_overlap: Accept the same subject or window in two splits, which makes every figure look better than it is.
         seed: Seed of the shuffle; None for the one of seed_everything.
+        use_channels: Use these channels only, as if the others had not been recorded; null for all.
 
     Raises:
         UserError: If a number is impossible; in ``setup`` if a file is missing or breaks the window contract.
@@ -44,8 +45,10 @@ class BUTPPGDataModule(WindowDataModule):
         predict_split: Split = "test",
         allow_overlap: bool = False,
         seed: int | None = None,
+        use_channels: list[str] | None = None,
     ) -> None:
         super().__init__(root, batch_size, num_workers, seed)
+        self.use_channels = None if use_channels is None else channel_names(use_channels)
         self.predict_split = predict_split
         self.allow_overlap = allow_overlap
         self.selected_on_test = False

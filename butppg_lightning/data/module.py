@@ -68,6 +68,8 @@ class WindowDataModule(LightningDataModule):
         UserError: If a number is impossible.
     """
 
+    use_channels: tuple[str, ...] | None = None
+
     def __init__(self, root: str, batch_size: int, num_workers: int, seed: int | None) -> None:
         super().__init__()
         if batch_size < 1:
@@ -93,14 +95,16 @@ class WindowDataModule(LightningDataModule):
     def serve(self, windows: WindowSet) -> WindowDataset:
         """Wrap windows for the trainer's model: its channels, in its order."""
         if self.trainer is None or not hasattr(self.trainer.lightning_module, "channels"):
-            return WindowDataset(windows, windows.channels)
+            return WindowDataset(windows, windows.channels, self.use_channels)
         wanted = cast("tuple[str, ...]", self.trainer.lightning_module.channels)
-        if not set(wanted) & set(windows.channels):
+        used = windows.channels if self.use_channels is None else self.use_channels
+        if not set(wanted) & set(windows.channels) & set(used):
+            only = "" if self.use_channels is None else f", of which {', '.join(used)} may be used"
             raise UserError(
-                f"{self.root} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(wanted)}; "
-                "none is in common"
+                f"{self.root} has the channels {', '.join(windows.channels)}{only}, but the model wants "
+                f"{', '.join(wanted)}; none is in common"
             )
-        return WindowDataset(windows, wanted)
+        return WindowDataset(windows, wanted, self.use_channels)
 
     def loader(self, split: str, *, shuffle: bool) -> DataLoader[Batch]:
         """Return the loader of a split: whole batches per fetch, no collation."""

@@ -30,15 +30,17 @@ class WindowDataset(Dataset[Batch]):
     Args:
         windows: The windows.
         channels: The channel names wanted.
+        used: Those to use; the others count as not recorded. None for all.
 
     Attributes:
         features: Served in place of the signals; None for the signals.
     """
 
-    def __init__(self, windows: WindowSet, channels: Sequence[str]) -> None:
+    def __init__(self, windows: WindowSet, channels: Sequence[str], used: Sequence[str] | None = None) -> None:
         self.windows = windows
         self.channels = tuple(channels)
-        self._columns = [windows.channels.index(name) if name in windows.channels else -1 for name in self.channels]
+        there = [name for name in windows.channels if used is None or name in used]
+        self._columns = [windows.channels.index(name) if name in there else -1 for name in self.channels]
         self.features: Features | None = None
         self._fingerprint: str | None = None
         self._as_stored = self._columns == list(range(len(windows.channels)))
@@ -76,7 +78,7 @@ class WindowDataset(Dataset[Batch]):
         if self._fingerprint is None:
             windows, digest = self.windows, hashlib.blake2b(digest_size=16)
             digest.update(
-                f"{windows.channels} {self.channels} {windows.signals.dtype} {windows.signals.shape}".encode()
+                f"{windows.channels} {self._columns} {windows.signals.dtype} {windows.signals.shape}".encode()
             )
             for start in range(0, len(self), _HASHED):
                 digest.update(np.ascontiguousarray(windows.signals[start : start + _HASHED]).data)
