@@ -38,7 +38,10 @@ test: setup ## Run the fast tests (under 8 minutes on 2 cores)
 test-all: setup ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest --timeout=1800
 
-bench: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
+bench: setup ## Measure what training and scoring cost, as one table (about 25 minutes on 2 idle cores)
+	$(BIN)/python tests/benchmarks/costs.py --output artifacts/bench
+
+compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
 	$(BIN)/python tests/benchmarks/compare_staging.py
 
 results: setup ## The real run: pretrain on DATA/bidmc, fine-tune on DATA/spc2015_dev (DATA=../shared/data), in about ten minutes
@@ -60,4 +63,4 @@ clean: ## Remove caches, builds and the demo's results (not .venv, not your data
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(DEMO)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-all bench results lint clean
+.PHONY: help setup demo test test-all bench compare results lint clean

@@ -1,0 +1,215 @@
+"""Single steps timed in a process of their own; each prints its figures as JSON.
+
+``python kernels.py forward|products|pretraining|scoring --windows train.npz [--count N] [--rounds N]``.
+The two sides of a comparison take turns, so that whatever else the machine does hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rivals import AllPatches, template_match
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from butppg_lightning.commands.allocator import keep_freed_memory
+from butppg_lightning.commands.precision import automatic_precision
+from butppg_lightning.models.encoder import PatchTransformer
+from butppg_lightning.models.freezing import set_trainable
+from butppg_lightning.models.heads import LinearHead
+from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.prefix import run_prefix, run_suffix
+from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.optim.groups import parameter_groups
+from butppg_lightning.tasks.pretrainer import MaskedPretrainer
+from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
+
+TRAIN_BATCH, FORWARD_BATCH, SCORE_BATCH = 32, 128, 256
+BLOCKS = 2  # that train in stage 2, beside the final norm and the head
+CLIP = 1.0
+_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+
+
+def half(enabled: bool = True) -> torch.autocast:
+    """Return the autocast that `butppg` chooses on this machine, or none."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=enabled and automatic_precision("cpu") == "bf16-mixed")
+
+
+def take_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Return the median seconds of each, done in turn after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds + 1):
+        for name, work in works.items():
+            begin = time.perf_counter()
+            work()
+            if number:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def quality_network() -> QualityNetwork:
+    encoder = PatchTransformer(CHANNELS)
+    return QualityNetwork(Preprocess(CHANNELS), encoder, LinearHead(encoder.width)).eval()
+
+
+def forward(signals: np.ndarray, rounds: int) -> dict[str, float]:
+    """Plain forward pass of the encoder in eval mode, seconds per window in fp32 and in half precision."""
+    network = quality_network()
+    with torch.no_grad():
+        scaled = network.preprocess(torch.from_numpy(signals[:FORWARD_BATCH]))
+
+        def encode(enabled: bool) -> None:
+            with torch.no_grad(), half(enabled):
+                network.encoder(scaled)
+
+        found = take_turns({"fp32": lambda: encode(False), "bf16": lambda: encode(True)}, rounds)
+    return {name: seconds / len(scaled) for name, seconds in found.items()}
+
+
+class Suffix:
+    """A training step of stage 2 from stored features, as the cache serves them."""
+
+    def __init__(self, signals: np.ndarray) -> None:
+        self.network = quality_network()
+        self.depth = len(self.network.encoder.blocks) - BLOCKS  # type: ignore[arg-type]
+        windows = torch.from_numpy(signals[:TRAIN_BATCH])
+        with torch.no_grad(), half():
+            present = torch.ones(windows.shape[:2], dtype=torch.bool)
+            scaled = self.network.preprocess(windows, present)
+            self.features = run_prefix(self.network, scaled, present, self.depth)
+        self.target = torch.arange(len(windows)).remainder(2).float()
+        set_trainable(self.network, BLOCKS)
+        groups = parameter_groups(self.network.named_parameters(), lr=2e-5, weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(groups)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        with half():
+            logits = run_suffix(self.network, self.features, self.depth)
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.target)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        self.optimizer.step()
+
+
+class RecordProducts(TorchDispatchMode):
+    """Counts the matrix products that run: name, and shape, strides and type of each operand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[tuple] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in _PRODUCTS:
+            self.found[(name, *((tuple(x.shape), x.stride(), x.dtype) for x in args if isinstance(x, Tensor)))] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def products(signals: np.ndarray, rounds: int) -> dict[str, float]:
+    """Arithmetic of a stage-2 step, and how fast its matrix products run when nothing else does.
+
+    Each product of a real step (forward and backward: all that autograd needs, and no more) is repeated alone, with
+    operands of the same shape, strides and type.
+    """
+    suffix = Suffix(signals)
+    suffix.step()
+    with RecordProducts() as record:
+        suffix.step()
+    work = seconds = 0.0
+    for (name, *operands), count in record.found.items():
+        tensors = [torch.empty_strided(size, stride, dtype=kind).normal_() for size, stride, kind in operands]
+        first, second = operands[-2][0], operands[-1][0]
+        work += count * 2.0 * np.prod(first) * second[-1]
+        seconds += count * _fastest(getattr(torch, name), tensors, rounds)
+    return {"flops": work, "seconds": seconds, "products": sum(record.found.values())}
+
+
+def _fastest(product: Callable, tensors: list[Tensor], rounds: int, repeats: int = 20) -> float:
+    best = float("inf")
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            product(*tensors)
+        best = min(best, time.perf_counter() - begin)
+    return best / repeats
+
+
+class Pretraining:
+    """Training steps of MaskedPretrainer with its optimizer, on visible patches or on all."""
+
+    def __init__(self, signals: np.ndarray, everything: bool) -> None:
+        torch.manual_seed(0)
+        self.module = MaskedPretrainer()
+        if everything:
+            self.module.network = AllPatches.like(self.module)
+        self.half = not everything
+        self.module.train()
+        names = self.module.network.named_parameters()
+        self.optimizer = torch.optim.AdamW(parameter_groups(names, lr=1e-3, weight_decay=0.01), betas=(0.9, 0.95))
+        present = torch.ones(TRAIN_BATCH, len(PRETRAIN_CHANNELS), dtype=torch.bool)
+        columns = [CHANNELS.index(name) for name in PRETRAIN_CHANNELS]
+        self.batch = {"signals": torch.from_numpy(signals[:TRAIN_BATCH, columns]), "present": present}
+
+    def steps(self, count: int) -> None:
+        for number in range(count):
+            self.optimizer.zero_grad()
+            with half(self.half):
+                loss = self.module.training_step(self.batch, number)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), CLIP)
+            self.optimizer.step()
+
+
+def pretraining(signals: np.ndarray, rounds: int, steps: int = 5) -> dict[str, float]:
+    """Windows per second of pretraining: ours, and all patches in fp32."""
+    sides = {"ours": Pretraining(signals, False), "reference": Pretraining(signals, True)}
+    found = take_turns({name: lambda side=side: side.steps(steps) for name, side in sides.items()}, rounds)
+    return {name: steps * TRAIN_BATCH / seconds for name, seconds in found.items()}
+
+
+def scoring(signals: np.ndarray, rounds: int) -> dict[str, float]:
+    """Windows per second: our scores of raw windows, and neurokit2's template match of their PPG."""
+    network = quality_network()
+    ppg = signals[:, CHANNELS.index("PPG")].astype(np.float64)
+    refused = []
+
+    def score(enabled: bool) -> None:
+        with half(enabled):
+            network.score(signals, batch_size=SCORE_BATCH)
+
+    works = {
+        "bf16": lambda: score(True),
+        "neurokit2": lambda: refused.append(template_match(ppg)),
+        "fp32": lambda: score(False),
+    }
+    found = take_turns(works, rounds)
+    return {name: len(signals) / seconds for name, seconds in found.items()} | {"refused": float(refused[-1])}
+
+
+WORKS = {work.__name__: work for work in (forward, products, pretraining, scoring)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", choices=WORKS)
+    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=FORWARD_BATCH)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    keep_freed_memory()  # as every `butppg` command that trains
+    signals = np.array(read_windows(options.windows, labelled=False).signals[: options.count])
+    print(json.dumps(WORKS[options.work](signals, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()
