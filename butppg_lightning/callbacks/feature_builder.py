@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,6 +24,7 @@ CHUNK = 128
 _SILENT_ROWS = 2000  # fewer are there in a moment, and need no announcement
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative, for another batch shape's rounding
 _TOLERANCE_HALF = 0.05
+_STORED = 1e-4  # the same chunk again: a machine that rounds otherwise computes once more, which costs time only
 
 
 class FeatureBuilder:
@@ -40,6 +42,7 @@ class FeatureBuilder:
         self.folder = folder
         self.budget = budget
         self.memory = memory
+        self._writer: str = trainer.strategy.broadcast(uuid.uuid4().hex)
         self._in_use: dict[str, Tensor] = {}
         self._mapped: set[str] = set()
 
@@ -66,7 +69,7 @@ class FeatureBuilder:
             return self._in_use[key]
         begin = time.monotonic()
         first = produce(0, min(CHUNK, count))
-        file = FeatureFile(self.folder, key) if self.folder is not None else None
+        file = FeatureFile(self.folder, key, self._writer) if self.folder is not None else None
         found = self._load(file, first, count, title) if file is not None else None
         how = "taken from an earlier run"
         if found is None:
@@ -99,7 +102,7 @@ class FeatureBuilder:
             raise ValueError(f"it is {list(layout.shape)} {layout.dtype}")
         found = file.load(layout, mapped=True)
         # the key cannot know of a changed library or encoder source; a chunk computed afresh does
-        if not alike(found[: len(first)], first):
+        if not alike(found[: len(first)], first, _STORED):
             raise ValueError("it is not what this network computes")
         return found
 
@@ -121,9 +124,12 @@ class FeatureBuilder:
         strategy, world, rank = self.trainer.strategy, self.trainer.world_size, self.trainer.global_rank
         fits = world == 1 and layout.bytes <= self._memory_left()
         kept = torch.empty(layout.shape, dtype=layout.dtype) if fits else None
-        stored = self._may_store(file, layout)
-        if not fits and not stored:
+        stored, refused = self._may_store(file, layout)
+        if refused:
+            self._tell_lost(file, title, refused, kept)
+        elif not fits and not stored:
             say(f"frozen-prefix cache off for {title}: {self._no_room(layout)}")
+        if not fits and not stored:
             return None
         problem: OSError | None = None
         for number, row in enumerate(range(0, layout.shape[0], CHUNK)):
@@ -143,20 +149,20 @@ class FeatureBuilder:
             self._tell_lost(file, title, problem, kept)
         return kept
 
-    def _may_store(self, file: FeatureFile | None, layout: Layout) -> bool:
-        if file is None or self.folder is None:
-            return False
-        allowed = False
+    def _may_store(self, file: FeatureFile | None, layout: Layout) -> tuple[bool, OSError | None]:
+        if file is None:
+            return False, None
+        begun, problem = False, None
         if self.trainer.is_global_zero and self._disk_left() >= layout.bytes:
             problem = _attempt(file.begin)
-            allowed = problem is None
-        return bool(self.trainer.strategy.broadcast(allowed))
+            begun = problem is None
+        return self.trainer.strategy.broadcast((begun, problem))
 
-    def _tell_lost(self, file: FeatureFile, title: str, problem: OSError | None, kept: Tensor | None) -> None:
+    def _tell_lost(self, file: FeatureFile | None, title: str, problem: OSError | None, kept: Tensor | None) -> None:
         reason = (problem.strerror or str(problem)) if problem else "another process could not write"
         rest = "kept in memory only" if kept is not None else "off"
         say(f"frozen-prefix cache: {title} cannot be stored in {self.folder} ({reason}); {rest}")
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and file is not None:
             file.discard()
 
     def _memory_left(self) -> float:
@@ -176,10 +182,11 @@ class FeatureBuilder:
         )
 
 
-def alike(one: Tensor, other: Tensor) -> bool:
+def alike(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
     """Tell whether two tensors are the same but for the rounding of another batch shape."""
     difference = (one.double() - other.double()).norm()
-    return bool(difference <= _TOLERANCE.get(other.dtype, _TOLERANCE_HALF) * other.double().norm())
+    tolerance = _TOLERANCE.get(other.dtype, _TOLERANCE_HALF) if tolerance is None else tolerance
+    return bool(difference <= tolerance * other.double().norm())
 
 
 def in_units(size: float) -> str:

@@ -91,11 +91,10 @@ class FeatureOrder:
         """Compute what is not there yet; None if there is no room for it, or no row."""
         if not self.count:
             return None
-        if self.base is not None:
-            base, depth = self.base, self.depth
+        base, depth, tokens = self.base, self.depth, None
+        if base is not None:
             tokens = self._built(builder, base, None, lambda start, stop: self._encoded(start, stop, base, None))
-            if tokens is None:
-                return None
+        if tokens is not None:
             found = [self._built(builder, depth, None, lambda start, stop: self._advanced(tokens[start:stop]))]
         else:
             found = [
@@ -174,7 +173,7 @@ def rows_needed(trainer: Trainer, datamodule: WindowDataModule, split: str) -> n
     count = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
     if count >= len(batches):
         return None
-    epochs = range(trainer.current_epoch, trainer.max_epochs or 0) if split == "train" else range(1)
+    epochs = range(trainer.max_epochs or 0) if split == "train" else range(1)
     asked = [batches.order(epoch)[: count * size] for epoch in epochs]
     return np.unique(torch.cat(asked).numpy()) if asked else np.empty(0, np.int64)
 

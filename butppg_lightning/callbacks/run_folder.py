@@ -142,6 +142,11 @@ class RunFolder(Checkpoint):
         """Note that the validation figures are this epoch's (the check before training does not count)."""
         self._validated = not trainer.sanity_checking
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove an earlier run's features; the check before training stores the first of this one's."""
+        if self.overwrite and trainer.is_global_zero:
+            remove_features(self.folder / CACHE)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace an earlier run only now, when data, model and optimizer have passed their checks."""
         self._step = trainer.global_step
@@ -265,7 +270,6 @@ def remove_run(folder: Path) -> None:
     """Remove the files of a run from ``folder``, and nothing else."""
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
-    remove_features(folder / CACHE)
 
 
 def _remove_halves(folder: Path) -> None:

@@ -28,6 +28,7 @@ _MUST_AGREE = (
     "trainer.gradient_clip_algorithm",
     "trainer.limit_train_batches",
     "trainer.max_epochs",
+    "cache.enabled",
 )
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import uuid
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -54,12 +55,14 @@ class FeatureFile:
     Args:
         folder: Where it lies.
         key: Digest of everything the features depend on.
+        writer: Name of the run that may write it, the same in all its processes; None for one of its own. Runs that
+            share a folder may compute the same features at the same time.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path, key: str, writer: str | None = None) -> None:
         self.data = folder / f"{key}.features"
         self.description = folder / f"{key}.json"
-        self._part = folder / f"{key}.part"
+        self._part = folder / f"{key}.{writer or uuid.uuid4().hex}.part"
 
     def exists(self) -> bool:
         """Tell whether something is stored under the key, sound or not."""
@@ -76,11 +79,13 @@ class FeatureFile:
             layout = Layout(tuple(int(extent) for extent in stored["shape"]), DTYPES[stored["dtype"]])
             checksum = int(stored["crc32"])
             size = self.data.stat().st_size
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"its description cannot be read ({type(error).__name__})") from error
-        if min(layout.shape, default=0) < 1 or size != layout.bytes:
-            raise ValueError(f"{size} bytes are there, {layout.bytes} expected")
-        if self._checksum(layout.bytes) != checksum:
+            sound = min(layout.shape) > 0 and size == layout.bytes
+            same = sound and self._checksum(size) == checksum
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"it cannot be read ({type(error).__name__})") from error
+        if not sound:
+            raise ValueError(f"{size} bytes are not {list(layout.shape)} {layout.dtype}")
+        if not same:
             raise ValueError("its checksum differs")
         return layout
 
