@@ -11,20 +11,25 @@ import numpy as np
 
 from butppg_lightning.commands.parser import command_parser, parse
 from butppg_lightning.console import print_table
+from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import SAMPLING_RATE, read_windows
+
+_DESCRIBED = (".npz", STORE_SUFFIX, ".pt", ".ckpt", ".json", ".yaml")
 
 
 def run(arguments: list[str]) -> None:
     """Describe a file or folder."""
     parser = command_parser(
         "inspect",
-        "Tell what a checkpoint, an npz file of windows, a data folder or a run folder contains.",
+        "Tell what a checkpoint, an npz file or store of windows, a data folder or a run folder contains.",
         "butppg inspect artifacts/but_ppg_finetuned/best_model.pt",
     )
     parser.add_argument("path", type=Path, help="the file or folder")
     path = parse(parser, arguments).path
-    if path.is_dir():
+    if path.suffix == STORE_SUFFIX and path.is_dir():
+        _windows(path)
+    elif path.is_dir():
         _folder(path)
     elif not path.is_file():
         raise UserError(f"{path} does not exist")
@@ -35,10 +40,10 @@ def run(arguments: list[str]) -> None:
 
 
 def _folder(path: Path) -> None:
-    files = sorted(item for item in path.iterdir() if item.suffix in (".npz", ".pt", ".ckpt", ".json", ".yaml"))
+    files = sorted(item for item in path.iterdir() if item.suffix in _DESCRIBED)
     if not files:
         raise UserError(f"{path} holds neither npz files nor a run")
-    print_table(str(path), None, ((item.name, f"{item.stat().st_size / 1e6:,.2f} MB") for item in files))
+    print_table(str(path), None, ((item.name, f"{_bytes(item) / 1e6:,.2f} MB") for item in files))
     metrics = path / "test_metrics.json"
     if metrics.is_file():
         print_table(
@@ -47,28 +52,37 @@ def _folder(path: Path) -> None:
 
 
 def _windows(path: Path) -> None:
-    windows = read_windows(path, labelled=False)
+    windows = read_store(path) if path.is_dir() else read_windows(path, labelled=False)
     signals = windows.signals
+    mapped = path.is_dir() or isinstance(signals, np.memmap)
     rows = [
         ("windows", f"{len(windows):,}"),
         ("shape", f"{list(signals.shape)} {signals.dtype}, {SAMPLING_RATE} Hz"),
-        ("stored", "uncompressed, memory-mapped" if isinstance(signals, np.memmap) else "compressed, read"),
+        ("stored", "uncompressed, memory-mapped" if mapped else "compressed, read"),
     ]
     if windows.labels is not None:
         good = int(windows.labels.sum())
         rows.append(("labels", f"{good:,} good, {len(windows) - good:,} poor ({100 * good / len(windows):.1f} % good)"))
     if windows.subjects is not None:
-        rows.append(("subjects", f"{len(np.unique(windows.subjects))}"))
+        rows.append(("subjects", f"{len(np.unique(np.asarray(windows.subjects)))}"))
+    if windows.hr_ref is not None:
+        known = windows.hr_ref[np.isfinite(windows.hr_ref)]
+        rows.append(("hr_ref", f"{known.min():.0f} to {known.max():.0f} bpm" if known.size else "unknown throughout"))
     rows += [(key, f"{list(value.shape)} {value.dtype}") for key, value in windows.extras.items()]
     print_table(str(path), None, rows)
     channels = []
     picked = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 1000)).astype(int))
+    part = np.asarray(signals[picked], dtype=np.float64)
     for row, name in enumerate(windows.channels):
-        low, middle, high = np.percentile(np.asarray(signals[picked, row], dtype=np.float64), [5, 50, 95])
-        absent = 0 if windows.present is None else int((~windows.present[:, row]).sum())
+        low, middle, high = np.percentile(part[:, row], [5, 50, 95])
+        absent = 0 if windows.present is None else int((~np.asarray(windows.present)[:, row]).sum())
         channels.append((name, f"{middle:.4g}", f"{low:.4g}", f"{high:.4g}", str(absent)))
     columns = ("channel", "median", "5 %", "95 %", "absent")
     print_table(f"Channels (over {len(picked):,} windows)", columns, channels)
+
+
+def _bytes(path: Path) -> int:
+    return sum(item.stat().st_size for item in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def _checkpoint(path: Path) -> None:

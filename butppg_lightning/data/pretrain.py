@@ -5,21 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.data.module import WindowDataModule
+from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import read_windows
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from butppg_lightning.window import WindowSet
+
 
 class PretrainDataModule(WindowDataModule):
-    """Serves ``train_windows.npz`` and, if it is there, ``val_windows.npz`` of a folder.
+    """Serves ``train_windows`` and, if they are there, ``val_windows`` of a folder, each an npz file or a store.
+
+    A store (``train_windows.store/``) may be larger than memory. It is shuffled as a whole each epoch, dealt out to
+    the ranks and resumed by the same sampler as an npz file: the same windows come in the same order.
 
     Args:
-        root: Folder with the npz files (key signals [N, C, 1250]).
+        root: Folder with the npz files (key signals [N, C, 1250]) or stores.
         batch_size: Windows per batch and process.
         num_workers: Loader processes; 0 is fastest for data in memory.
         seed: Seed of the shuffle; None for the one of seed_everything.
+        verify_checksums: Whether stores are checked against their checksums before training, which reads all of
+            them once; sizes and headers always are.
 
     Raises:
         UserError: If a number is impossible; in ``setup`` if a file is missing or breaks the window contract.
@@ -31,8 +39,10 @@ class PretrainDataModule(WindowDataModule):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int | None = None,
+        verify_checksums: bool = True,
     ) -> None:
         super().__init__(root, batch_size, num_workers, seed)
+        self.verify_checksums = verify_checksums
 
     def setup(self, stage: str) -> None:
         """Read and check the files.
@@ -41,16 +51,19 @@ class PretrainDataModule(WindowDataModule):
             stage: fit or validate.
 
         Raises:
-            UserError: If train_windows.npz is missing, or a file is malformed.
+            UserError: If the training windows are missing or there twice, or a file is malformed.
         """
         mock = f"butppg mock --output {self.root} --layout vitaldb --samples 2000"
         self.require_root(mock)
         for split in ("train", "val"):
-            path = self.root / f"{split}_windows.npz"
-            if path.is_file():
-                self.splits[split] = self.serve(read_windows(path, labelled=False))
+            windows = self._read(f"{split}_windows")
+            if windows is not None:
+                self.splits[split] = self.serve(windows)
             elif split == "train":
-                raise UserError(f"{path} not found; make synthetic data with: {mock}")
+                raise UserError(
+                    f"{self.root / 'train_windows.npz'} not found, nor train_windows{STORE_SUFFIX}; "
+                    f"make synthetic data with: {mock}"
+                )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches of the training windows."""
@@ -59,3 +72,11 @@ class PretrainDataModule(WindowDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return batches of the validation windows, in order; none without a validation file."""
         return self.loader("val", shuffle=False) if "val" in self.splits else []
+
+    def _read(self, name: str) -> WindowSet | None:
+        file, store = self.root / f"{name}.npz", self.root / f"{name}{STORE_SUFFIX}"
+        if file.exists() and store.exists():
+            raise UserError(f"{self.root} holds both {file.name} and {store.name}; move one of them away")
+        if store.exists():
+            return read_store(store, verify=self.verify_checksums)
+        return read_windows(file, labelled=False) if file.exists() else None

@@ -18,7 +18,7 @@ COUNT = 12
 
 
 def split_arrays(split: str) -> Arrays:
-    windows = make_windows(COUNT, 3, subjects=split)
+    windows = make_windows(COUNT, {"train": 3, "val": 4, "test": 5}[split], subjects=split)
     return {"signals": windows.signals, "labels": windows.labels, "subjects": windows.subjects}
 
 

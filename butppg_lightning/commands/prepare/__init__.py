@@ -8,7 +8,10 @@ from butppg_lightning.errors import UserError
 
 _HOME = "butppg_lightning.commands.prepare"
 _WHAT = {
+    "but-ppg": (f"{_HOME}.but_ppg", "run", "the BUT PPG release of PhysioNet -> train, val and test"),
     "splits": (f"{_HOME}.splits", "run", "one labelled npz with subjects -> train, val and test"),
+    "vitaldb-splits": (f"{_HOME}.vitaldb", "splits", "cases of VitalDB -> train, val and test, by patient"),
+    "vitaldb-windows": (f"{_HOME}.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining"),
 }
 
 

@@ -6,8 +6,6 @@ import importlib.util
 import os
 import shlex
 import shutil
-import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ from butppg_lightning.commands.prepare.writing import (
     split_folders,
     write_splits,
 )
-from butppg_lightning.console import print_table
+from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.sources.but_ppg.annotations import Annotation, read_annotations
@@ -38,8 +36,6 @@ from butppg_lightning.sources.but_ppg.manifest import (
 from butppg_lightning.sources.but_ppg.release import Release, find_release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from butppg_lightning.window import WindowSet
 
 _PLAUSIBLE_G = (0.5, 2.0)  # of a body that is not falling
@@ -64,7 +60,7 @@ def run(arguments: list[str]) -> None:
     annotations = read_annotations(release.quality_file, release.info_file)
     left_out, readable = _readable(release, annotations)
     require_writable(parts)
-    with _bar(len(readable)) as progress:
+    with progress_bar("reading records", len(readable)) as progress:
         recordings = read_recordings(release, readable, parts, options.workers or _cores(), progress)
     left_out |= _damaged(recordings, options.damaged)
     choices = Choices(options.ppg_channel, options.polarity, options.missing_acc)
@@ -178,19 +174,6 @@ def _damaged(recordings: Recordings, treatment: str) -> dict[str, str]:
             "download them again, or leave them out with --damaged leave_out"
         )
     return {record: f"damaged: {reason}" for record, reason in damaged.items()}
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr, if that is a terminal; yields what is called with the number of records done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading records"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    shown = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _remove_stale(output: Path, written: set[Path]) -> None:

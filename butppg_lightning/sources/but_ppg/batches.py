@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
 import signal
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.errors import StoppedError, UserError
+from butppg_lightning.errors import StoppedError
 from butppg_lightning.npz import read_npz, write_npz
 from butppg_lightning.sources.but_ppg.reader import ROWS, DamagedError, read_record
 from butppg_lightning.sources.but_ppg.resampling import UnusableError
+from butppg_lightning.sources.parallel import in_order
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from butppg_lightning.npz import Array
@@ -98,14 +94,10 @@ def read_recordings(
     todo = [batch for batch in batches if not batch.path.is_file()]
     progress(sum(len(batch.folders) for batch in batches if batch not in todo))
     try:
-        for done in _run(todo, min(workers, len(todo))):
+        for done in in_order(_read_batch, todo, min(workers, len(todo))):
             progress(done)
     except KeyboardInterrupt:
         raise StoppedError("interrupted; the same command goes on where it stopped", 128 + signal.SIGINT) from None
-    except BrokenProcessPool:
-        raise UserError(
-            "a process that read records was killed (out of memory?); the same command goes on, --workers 1 needs less"
-        ) from None
     return _collect([read_npz(batch.path) for batch in batches])
 
 
@@ -120,33 +112,6 @@ def _batch(release: Release, records: list[str], parts: Path) -> Batch:
 def _files(record: str, folder: Path) -> list[tuple[str, int, int]]:
     files = sorted(folder.glob(f"{record}_*"))
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-def _run(batches: list[Batch], workers: int) -> Iterator[int]:
-    if workers <= 1:
-        yield from map(_read_batch, batches)
-        return
-    # spawned rather than forked: a fork would copy the locks of whatever threads the program has
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
-        try:
-            for done in as_completed([pool.submit(_read_batch, batch) for batch in batches]):
-                yield done.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _follow_parent() -> None:
-    """Leave interrupts to the parent, and end when it is gone, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _read_batch(batch: Batch) -> int:

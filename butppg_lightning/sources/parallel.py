@@ -1,0 +1,71 @@
+"""Many recordings at once, results in their order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_AHEAD = 3  # items given to each process before the first result is taken; bounds the memory of waiting results
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Apply a function to items in several processes.
+
+    Args:
+        function: Can be sent to another process.
+        items: What it is applied to.
+        workers: Number of processes; 1 works in this one.
+
+    Yields:
+        The results, in the order of the items.
+
+    Raises:
+        UserError: If a process was killed, or what the function raises.
+    """
+    if workers <= 1:
+        yield from map(function, items)
+        return
+    # spawned rather than forked: a fork would copy the locks of whatever threads the program has
+    context = multiprocessing.get_context("spawn")
+    todo = iter(items)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+        try:
+            running = deque(pool.submit(function, item) for item in islice(todo, _AHEAD * workers))
+            while running:
+                yield running.popleft().result()
+                running.extend(pool.submit(function, item) for item in islice(todo, 1))
+        except BrokenProcessPool:
+            raise UserError(
+                "a process that read recordings was killed (out of memory?); the same command goes on, "
+                "--workers 1 needs less"
+            ) from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave interrupts to the parent, and end when it is gone, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

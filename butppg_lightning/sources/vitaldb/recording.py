@@ -1,0 +1,184 @@
+"""One VitalDB case: its PPG and ECG at the rate they were recorded, from a `.vital` file or the VitalDB server."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import math
+import socket
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.error import HTTPError
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from butppg_lightning.npz import Array
+
+TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}
+"""Track of each channel."""
+NO_NETWORK = (
+    "use local files: --source DIR, a folder of .vital files (and --clinical clinical_data.csv for the patients)"
+)
+"""What to do without a network."""
+
+_LONGEST = 48.0  # hours; a stranger's file may declare any length
+_RATES = (50.0, 2000.0)  # Hz
+_MOST_BYTES = 4 * 2**30  # of an unpacked file; a day of 16-bit waveforms on 16 tracks takes one
+_CHUNK = 2**20
+_PATIENCE = 60.0  # seconds
+
+
+class UnusableError(Exception):
+    """This case gives no windows; the message says why."""
+
+
+class Track(NamedTuple):
+    """One waveform.
+
+    Attributes:
+        samples: ``[T]`` float32 in the unit of the file; NaN where nothing was recorded.
+        rate: Samples per second.
+    """
+
+    samples: Array
+    rate: float
+
+
+def read_case(where: Path | int) -> dict[str, Track]:
+    """Read PPG and ECG of a case.
+
+    Both begin at the same instant and have every sample that was recorded, at 1/rate intervals.
+
+    Args:
+        where: A `.vital` file, or the number of a case on the VitalDB server.
+
+    Returns:
+        Track by channel name.
+
+    Raises:
+        UnusableError: If the file is damaged or a track is missing.
+        UserError: If the vitaldb package is missing or the server cannot be reached.
+    """
+    file = _open_local(where) if isinstance(where, Path) else _open_remote(where)
+    found = {}
+    for channel, name in TRACKS.items():
+        track = file.trks.get(name)
+        if track is None or track.type != 1 or not track.recs:
+            raise UnusableError(f"has no {name}")
+        if not _RATES[0] <= track.srate <= _RATES[1]:
+            raise UnusableError(f"{name} is sampled at {track.srate:g} Hz")
+        found[channel] = track
+    records = [(record["dt"], len(record["val"]) / track.srate) for track in found.values() for record in track.recs]
+    begin = min(start for start, _ in records)
+    seconds = max(start + length for start, length in records) - begin
+    if not (math.isfinite(seconds) and 0 < seconds <= _LONGEST * 3600):
+        raise UnusableError(f"declares a length of {seconds / 3600:g} hours")
+    packed = bool(getattr(file, "packed", False))
+    return {name: Track(_samples(track, begin, seconds, packed), track.srate) for name, track in found.items()}
+
+
+def import_vitaldb() -> Any:
+    """Import the vitaldb package.
+
+    Raises:
+        UserError: If it is not installed.
+    """
+    try:
+        import vitaldb
+    except ImportError:
+        raise UserError("VitalDB needs the vitaldb package: pip install 'butppg-lightning[recordings]'") from None
+    return vitaldb
+
+
+@contextlib.contextmanager
+def patient_sockets() -> Iterator[None]:
+    """Wait a minute for the server's every answer, not forever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_PATIENCE)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _open_local(path: Path) -> Any:
+    vitaldb = import_vitaldb()
+    _check_archive(path)
+    file = vitaldb.VitalFile()
+    file.dtstart = file.dtend = 0
+    said = io.StringIO()
+    try:
+        # the package prints what goes wrong
+        with contextlib.redirect_stdout(said):
+            complete = file.load_vital(str(path.resolve()), list(TRACKS.values()))
+    except Exception as error:  # a stranger's file: whatever its parser stumbles over
+        raise UnusableError(f"is damaged ({_first_line(error)})") from error
+    if not complete:
+        reason = said.getvalue().strip().partition("\n")[0].removeprefix("Error in reading file: ")
+        raise UnusableError(f"is damaged ({reason or 'no .vital file'})")
+    return file
+
+
+def _open_remote(case: int) -> Any:
+    vitaldb = import_vitaldb()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), patient_sockets():
+            return vitaldb.VitalFile(case, list(TRACKS.values()))
+    except HTTPError as error:
+        raise UnusableError(f"is not on the server (HTTP {error.code})") from error
+    except gzip.BadGzipFile as error:
+        raise UnusableError(f"is no .vital file on the server ({_first_line(error)})") from error
+    except OSError as error:
+        reason = _first_line(getattr(error, "reason", error))
+        raise UserError(f"case {case} cannot be loaded from VitalDB ({reason}); {NO_NETWORK}") from error
+    except Exception as error:
+        raise UnusableError(f"is damaged ({_first_line(error)})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Unpack it once to the end: the package takes a truncated file for a shorter recording."""
+    try:
+        with gzip.open(path) as file:
+            size = 0
+            while chunk := file.read(_CHUNK):
+                size += len(chunk)
+                if size > _MOST_BYTES:
+                    raise UnusableError(f"unpacks to more than {_MOST_BYTES / 2**30:.0f} GiB")
+    except EOFError:
+        raise UnusableError("is truncated") from None
+    except (OSError, zlib.error) as error:
+        raise UnusableError(f"is no complete .vital file ({_first_line(error)})") from None
+
+
+def _samples(track: Any, begin: float, seconds: float, packed: bool) -> Array:
+    samples = np.full(math.ceil(seconds * track.srate), np.nan, dtype=np.float32)
+    for record in track.recs:
+        values = np.asarray(record["val"])
+        # rounded, where the package takes the next sample up: a clock's last digit must not open a gap
+        start = round((record["dt"] - begin) * track.srate)
+        values = values[: max(0, samples.size - start)]
+        known = _recorded(values, packed)
+        samples[start : start + values.size] = np.where(known, values, np.nan)
+    if track.fmt > 2:  # integers of a converter
+        samples = samples * np.float32(track.gain) + np.float32(track.offset)
+    samples[~np.isfinite(samples) | (samples > 4e9)] = np.nan  # the package's own limit
+    return samples
+
+
+def _recorded(values: Array, packed: bool) -> Array:
+    if values.dtype.kind == "f" or not packed:
+        return np.isfinite(values)
+    # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
+    limits = np.iinfo(values.dtype)
+    return np.asarray(values != (limits.min if values.dtype.kind == "i" else limits.max))
+
+
+def _first_line(error: object) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
