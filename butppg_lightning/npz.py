@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from lzma import LZMAError
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
@@ -26,6 +26,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # PKWARE APPNOTE 4.3.7
 _DAMAGE = (ValueError, EOFError, OSError, struct.error, zlib.error, LZMAError, NotImplementedError, RuntimeError)
+_PIECE = 2**24  # bytes read at a time while a checksum is computed
 _LARGEST_COMPRESSED = 8 * 2**30  # a compressed member has to fit into memory; a mapped one does not
 
 
@@ -94,8 +95,10 @@ def _read_member(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) ->
     if header_bytes + count * dtype.itemsize != item.file_size:
         raise UserError(f"{path}: '{key}' declares shape {shape}, but the file does not hold that much; write it again")
     if item.compress_type == zipfile.ZIP_STORED and count and dtype.itemsize:
-        offset = _data_offset(path, item) + header_bytes
-        return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+        begin = _data_offset(path, item)
+        _check_sum(path, key, begin, item)
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        return np.memmap(path, dtype=dtype, mode="r", offset=begin + header_bytes, shape=shape, order=order)
     if item.file_size > _LARGEST_COMPRESSED:
         raise UserError(
             f"{path}: '{key}' unpacks to {item.file_size / 2**30:.0f} GiB; save it uncompressed (numpy.savez)"
@@ -122,6 +125,17 @@ def _data_offset(path: Path, item: zipfile.ZipInfo) -> int:
     if header[0] != b"PK\x03\x04" or offset + item.file_size > size:
         raise zipfile.BadZipFile("local header")
     return int(offset)
+
+
+def _check_sum(path: Path, key: str, begin: int, item: zipfile.ZipInfo) -> None:
+    # zipfile checks what it reads; what is mapped it never sees
+    found, left = 0, item.file_size
+    with path.open("rb") as file:
+        file.seek(begin)
+        while left and (piece := file.read(min(left, _PIECE))):
+            found, left = zlib.crc32(piece, found), left - len(piece)
+    if found != item.CRC:
+        raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")
 
 
 def _first_line(error: BaseException) -> str:

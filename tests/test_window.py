@@ -102,6 +102,15 @@ def test_a_damaged_file_is_a_result_or_one_line(tmp_path_factory, write, data) -
     assert isinstance(outcome, WindowSet) or "\n" not in outcome
 
 
+def test_a_flipped_bit_in_a_mapped_array_is_noticed(tmp_path: Path) -> None:
+    make_windows(4).save(tmp_path / "w.npz")
+    content = bytearray((tmp_path / "w.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "w.npz").write_bytes(content)
+    with pytest.raises(UserError, match="'signals' does not match its checksum"):
+        read_windows(tmp_path / "w.npz", labelled=True)
+
+
 def test_absurd_shapes_are_refused_by_their_declared_size(tmp_path: Path) -> None:
     header = b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 5, 1250), }"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:

@@ -25,11 +25,11 @@ class PredictionStore:
 
     def add(self, rows: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         """Keep a batch: ``rows [B]``, ``labels [B]`` and ``probabilities [B]``."""
-        self._parts.append((rows.cpu(), labels.cpu(), probabilities.float().cpu()))
+        self._parts.append((rows, labels, probabilities.float()))
 
     def gather(self) -> tuple[Array, Array, Array]:
         """Return labels, probabilities and row numbers of all processes, each window once, in row order."""
-        columns = [torch.cat(column).numpy() for column in zip(*self._parts, strict=True)] if self._parts else []
+        columns = [torch.cat(column).cpu().numpy() for column in zip(*self._parts, strict=True)] if self._parts else []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             shares: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(shares, columns)

@@ -29,6 +29,8 @@ class EpochTotals:
     def add(self, windows: int, **means: Tensor) -> None:
         """Add a batch of ``windows`` by the means of its figures."""
         figures = torch.stack([means[name].detach().double() for name in self.names])
+        if figures.device.type == "cuda":
+            self.sums = self.sums.to(figures.device)  # no step waits for the device
         self.sums[:-1] += (figures * windows).to(self.sums)
         self.sums[-1] += windows
 
@@ -42,7 +44,7 @@ class EpochTotals:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums so far."""
-        return {"sums": self.sums.clone()}
+        return {"sums": self.sums.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the sums of an interrupted epoch."""
