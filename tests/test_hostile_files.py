@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from butppg_lightning.data.store import StoreWriter, read_store
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoint import read_checkpoint
+from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.sources.recordings import read_recording
 from butppg_lightning.window import CHANNELS, read_windows
 
@@ -31,7 +31,7 @@ def npz(folder: Path) -> list[Path]:
 def store(folder: Path) -> list[Path]:
     windows = make_windows(4)
     with StoreWriter(folder / "w.store", CHANNELS, dtype="float32") as writer:
-        writer.add(windows.signals, windows.subjects)
+        writer.add(windows.signals, subjects=windows.subjects)
     return sorted((folder / "w.store").iterdir())
 
 

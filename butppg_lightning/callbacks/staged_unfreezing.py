@@ -13,8 +13,8 @@ from torch import nn
 
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoint import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
+from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.optim.schedules import StagedLR
 from butppg_lightning.optim.stages import (
     Stage,

@@ -86,7 +86,8 @@ def _bytes(path: Path) -> int:
 
 
 def _checkpoint(path: Path) -> None:
-    from butppg_lightning.models.checkpoint import read_checkpoint, read_encoder
+    from butppg_lightning.models.checkpoint import read_encoder
+    from butppg_lightning.models.torch_file import read_checkpoint
 
     content = read_checkpoint(path)
     source = read_encoder(path)
@@ -115,7 +116,8 @@ def _short(value: Any) -> str:
 
 
 def _is_npz(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(".npy") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return False  # then it is no npz; the reader of checkpoints says what it makes of it

@@ -10,7 +10,7 @@ from butppg_lightning.commands.configs import options_given
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
-from butppg_lightning.models.checkpoint import read_checkpoint
+from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:

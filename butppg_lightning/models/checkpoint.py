@@ -1,23 +1,22 @@
-"""Checkpoints in: read safely, find the encoder inside, load it by name and say what happened to every key."""
+"""Pretrained encoders in: find one in a checkpoint, load it by name and say what happened to every key."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.architecture import Spec, infer_spec, normal_spec, refuse_unnamed
+from butppg_lightning.models.architecture import Spec, infer_spec, normal_spec
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
+from butppg_lightning.models.torch_file import HOW_TO_PRETRAIN, read_checkpoint
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 _CONTAINERS = ("encoder_state_dict", "model_state_dict", "state_dict", "model")
 _FILTERS, _ABSENT = "embedding.weight", "embedding.absent"
-_HOW_TO_PRETRAIN = "pretrain one first: butppg pretrain --config pretrain.yaml --data.root DIR --output_dir DIR"
 
 
 @dataclass
@@ -83,51 +81,6 @@ class PretrainedEncoder:
     channels: tuple[str, ...] | None
     preprocess: dict[str, Any] | None
     declared: bool
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a torch file without running any code from it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content, on the CPU.
-
-    Raises:
-        UserError: If it is missing, damaged, not a checkpoint, or holds anything beyond tensors and plain types.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} not found; {_HOW_TO_PRETRAIN}")
-    _refuse_zip_bomb(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        with path.open("rb") as file:
-            pickled = file.read(1) in (b"\x80", b"P")  # a pickle, or a zip of one; else any text would seem to run code
-        if pickled and ("Unsupported" in str(error) or "GLOBAL" in str(error)):
-            raise UserError(
-                f"{path} holds more than tensors and plain values; loading it could run code, so it is refused"
-            ) from None
-        raise UserError(f"{path} is not a torch checkpoint, or is damaged") from None
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # a stranger's bytes can make the reader fail in any way
-        raise UserError(f"{path} is not a torch checkpoint, or is damaged ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint")
-    return content
-
-
-def refuse_stranger(path: Path, asked: Mapping[str, Any] | None) -> None:
-    """Refuse a checkpoint whose encoder class is neither ours nor named by the caller: importing it runs code.
-
-    Raises:
-        UserError: Then, and as :func:`read_checkpoint`.
-    """
-    hparams = read_checkpoint(path).get("hyper_parameters")
-    refuse_unnamed((hparams if isinstance(hparams, dict) else {}).get("encoder"), asked)
 
 
 def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
@@ -243,7 +196,7 @@ def _best_match(source: PretrainedEncoder, target: Mapping[str, Tensor]) -> tupl
         found = ", ".join(list(source.containers[0])[:4])
         raise UserError(
             f"no key of {source.path} matches the encoder (it has {found} ...); "
-            f"give a checkpoint of this encoder, or {_HOW_TO_PRETRAIN}"
+            f"give a checkpoint of this encoder, or {HOW_TO_PRETRAIN}"
         )
     return best[1], best[2]
 
@@ -288,13 +241,3 @@ def _check_numbers(path: str, key: str, stored: Tensor) -> None:
 
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
-
-
-def _refuse_zip_bomb(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(item.file_size for item in archive.infolist())
-    # torch stores tensors uncompressed; only its small pickle may be packed by other tools
-    if unpacked > 4 * path.stat().st_size + 2**20:
-        raise UserError(f"{path} unpacks to {unpacked / 2**30:.1f} GiB from far less; that is no checkpoint of torch")

@@ -6,9 +6,10 @@ from conftest import TINY
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.checkpoint import load_encoder, read_checkpoint, read_encoder
+from butppg_lightning.models.checkpoint import load_encoder, read_encoder
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of
 from butppg_lightning.models.inflation import Inflation
+from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS
 
 HEADS = {"init_args": {"heads": TINY["heads"]}}
@@ -126,3 +127,12 @@ def test_damaged_files(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pt"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_damaged_zip_directory_is_one_line(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(3)}}, tmp_path / "m.pt")
+    content = bytearray((tmp_path / "m.pt").read_bytes())
+    content[-35] = 1  # "spans several disks"
+    (tmp_path / "m.pt").write_bytes(content)
+    with pytest.raises(UserError, match="not a torch checkpoint, or is damaged"):
+        read_checkpoint(tmp_path / "m.pt")
