@@ -20,12 +20,13 @@ class Command(NamedTuple):
 _HOME = "butppg_lightning.commands"
 COMMANDS = {
     "mock": Command(f"{_HOME}.mock", "run", "write synthetic BUT PPG splits or VitalDB-like windows"),
-    "prepare": Command(f"{_HOME}.prepare", "run", "make splits from recordings (prepare splits)"),
+    "prepare": Command(f"{_HOME}.prepare", "run", "make splits and windows from recordings: BUT PPG, VitalDB, one npz"),
     "pretrain": Command(f"{_HOME}.pretrain", "pretrain", "pretrain an encoder by masked signal modelling"),
     "fit": Command(f"{_HOME}.finetune", "fit", "fine-tune the quality classifier in stages, then test it"),
     "validate": Command(f"{_HOME}.finetune", "validate", "print a checkpoint's figures on val.npz"),
     "test": Command(f"{_HOME}.finetune", "test", "print a checkpoint's figures on test.npz"),
     "predict": Command(f"{_HOME}.finetune", "predict", "write a checkpoint's probabilities for a split"),
+    "score": Command(f"{_HOME}.score", "run", "tell the quality of every window of a long recording"),
     "inspect": Command(f"{_HOME}.inspect", "run", "tell what a checkpoint, an npz file or a run folder contains"),
 }
 

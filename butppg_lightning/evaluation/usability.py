@@ -1,0 +1,166 @@
+"""What the scores of a long recording say: verdicts, usable time, the longest usable stretch; as table and summary."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import atomic_write
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from butppg_lightning.npz import Array
+
+VERDICTS = ("good", "poor", "no_ppg")
+"""What can be said of a window; ``no_ppg``: its PPG is absent, so that there is no quality to speak of."""
+
+
+@dataclass(eq=False)
+class Scores:
+    """The scored windows of a recording.
+
+    Attributes:
+        starts: ``[N]`` seconds from the recording's start, ascending.
+        seconds: Length of a window.
+        probabilities: ``[N]`` probability of good quality in 0..1, NaN where there is no PPG.
+        threshold: From this probability on a window is good.
+        channels: Names of the C channels.
+        states: ``[N, C]`` positions in ``reasons``; 0 where the channel is present.
+        reasons: Why a channel is absent.
+        start_time: When the recording began, or None.
+    """
+
+    starts: Array
+    seconds: float
+    probabilities: Array
+    threshold: float
+    channels: tuple[str, ...]
+    states: Array
+    reasons: tuple[str, ...]
+    start_time: datetime | None = None
+
+    @property
+    def verdicts(self) -> Array:
+        """``[N]`` positions in :data:`VERDICTS`."""
+        poor = np.where(self.probabilities >= self.threshold, 0, 1)
+        return np.where(np.isnan(self.probabilities), 2, poor)
+
+    @property
+    def usable_seconds(self) -> float:
+        """Time that at least one good window covers."""
+        starts = self.starts[self.verdicts == 0]
+        return float(np.minimum(np.diff(starts), self.seconds).sum() + self.seconds) if len(starts) else 0.0
+
+    @property
+    def longest_stretch(self) -> tuple[float, float]:
+        """Start and end (s) of the longest run of good windows that touch or overlap; (0, 0) if none is good."""
+        good = np.flatnonzero(self.verdicts == 0)
+        if not len(good):
+            return 0.0, 0.0
+        apart = (np.diff(good) > 1) | (np.diff(self.starts[good]) > self.seconds + 1e-6)
+        firsts, lasts = good[np.append(True, apart)], good[np.append(apart, True)]
+        longest = np.argmax(self.starts[lasts] - self.starts[firsts])
+        return float(self.starts[firsts[longest]]), float(self.starts[lasts[longest]] + self.seconds)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the recording in plain types; shares are in 0..1."""
+        verdicts = self.verdicts
+        begin, end = self.longest_stretch
+        known = self.probabilities[~np.isnan(self.probabilities)]
+        return {
+            "windows": len(verdicts),
+            **{name: int((verdicts == number).sum()) for number, name in enumerate(VERDICTS)},
+            "share_usable": float((verdicts == 0).mean()),
+            "hours_usable": self.usable_seconds / 3600,
+            "longest_usable_seconds": end - begin,
+            "longest_usable_start": begin if end > begin else None,
+            "median_probability": float(np.median(known)) if len(known) else None,
+            "presence": {
+                name: {
+                    "present": float((self.states[:, column] == 0).mean()),
+                    **{
+                        reason: float((self.states[:, column] == number).mean())
+                        for number, reason in enumerate(self.reasons)
+                        if reason
+                    },
+                }
+                for column, name in enumerate(self.channels)
+            },
+        }
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a table's row for every window; what is not known is None."""
+        for row, (start, verdict) in enumerate(zip(self.starts.tolist(), self.verdicts.tolist(), strict=True)):
+            moments: dict[str, Any] = {}
+            if self.start_time is not None:
+                moments["start_time"] = self.start_time + timedelta(seconds=start)
+                moments["end_time"] = moments["start_time"] + timedelta(seconds=self.seconds)
+            states = list(zip(self.channels, self.states[row].tolist(), strict=True))
+            yield {
+                "start": round(start, 6),
+                "end": round(start + self.seconds, 6),
+                **moments,
+                "probability": None if verdict == 2 else round(float(self.probabilities[row]), 6),
+                "verdict": VERDICTS[verdict],
+                "channels": " ".join(name for name, state in states if not state),
+                "reason": "; ".join(f"{name} {self.reasons[state]}" for name, state in states if state),
+            }
+
+
+def write_csv(scores: Scores, path: Path) -> None:
+    """Write the table as CSV: times in seconds and, where known, as ISO text; nothing where there is no probability.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    text = io.StringIO()
+    writer = None
+    for row in scores.rows():
+        for key in ("start_time", "end_time"):
+            if key in row:
+                row[key] = row[key].isoformat(timespec="milliseconds")
+        if writer is None:
+            writer = csv.DictWriter(text, list(row), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(row)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def write_parquet(scores: Scores, path: Path) -> None:
+    """Write the table as Parquet: float64 seconds, time stamps, float32 probability (null where there is none), text.
+
+    Raises:
+        UserError: If pyarrow is missing or the file cannot be written.
+    """
+    pyarrow, parquet = require_pyarrow()
+    columns: dict[str, list[Any]] = {}
+    for row in scores.rows():
+        for key, value in row.items():
+            columns.setdefault(key, []).append(value)
+    types = {"probability": pyarrow.float32()}
+    arrays = {key: pyarrow.array(values, types.get(key)) for key, values in columns.items()}
+    with atomic_write(path) as file:
+        parquet.write_table(pyarrow.table(arrays), file)
+
+
+def require_pyarrow() -> tuple[Any, Any]:
+    """Return pyarrow and its Parquet module.
+
+    Raises:
+        UserError: If pyarrow is missing.
+    """
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise UserError("--format parquet needs pyarrow; pip install pyarrow, or take --format csv") from None

@@ -1,0 +1,161 @@
+"""A long recording in memory: named channels, each with its own sampling rate, start and gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from butppg_lightning.npz import Array
+
+LOWEST_RATE, HIGHEST_RATE = 5.0, 100_000.0
+"""Sampling rates (Hz) that a signal can have; below it is a trend, and no pulse can be read from it."""
+LONGEST_DAYS = 31
+"""Days that one recording may span, gaps included."""
+_MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 Hz
+_CONVERTED = 2**20  # samples converted together
+
+
+@dataclass(eq=False)
+class Channel:
+    """One signal of a recording, evenly sampled.
+
+    Attributes:
+        name: The channel's name in the window contract (``PPG``, ``ECG``, ``ACC_X`` ...).
+        source: Its name in the file.
+        rate: Samples per second (Hz), above 0.
+        start: Seconds from the recording's start to the first sample, at least 0.
+        samples: ``[T]`` float32 in the unit of the file (acceleration: g), NaN where nothing was recorded.
+    """
+
+    name: str
+    source: str
+    rate: float
+    start: float
+    samples: Array
+
+    @property
+    def end(self) -> float:
+        """Seconds from the recording's start to the end of the last sample."""
+        return self.start + len(self.samples) / self.rate
+
+
+@dataclass(eq=False)
+class Recording:
+    """Channels on a common time axis that begins where the earliest of them begins.
+
+    Attributes:
+        path: The file.
+        channels: Channels by name, in the order of the window contract.
+        start_time: When the recording began, with a time zone if the file states one; None if it does not say.
+        names: All signal names of the file, those without a channel too.
+        notes: Things a reader should know, one line each.
+    """
+
+    path: str
+    channels: dict[str, Channel]
+    start_time: datetime | None
+    names: tuple[str, ...]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first sample of any channel to the end of the last."""
+        return max(channel.end for channel in self.channels.values())
+
+
+def assemble(
+    path: Path, channels: Mapping[str, Channel], start_time: datetime | None, names: tuple[str, ...]
+) -> Recording:
+    """Check channels and put them on a common time axis.
+
+    Args:
+        path: The file.
+        channels: Channels by name; their starts may be relative to anything they share.
+        start_time: The moment that the starts are relative to, or None.
+        names: All signal names of the file.
+
+    Raises:
+        UserError: If a rate is impossible, no channel holds a number, or the recording spans too long a time.
+    """
+    kept: dict[str, Channel] = {}
+    notes = []
+    for name, channel in channels.items():
+        check_rate(path, channel.source, channel.rate)
+        if not np.isfinite(channel.start):
+            raise UserError(f"{path}: '{channel.source}' starts at {channel.start} s; expected a number of seconds")
+        if np.isnan(channel.samples).all():
+            notes.append(f"'{channel.source}' ({name}) holds no numbers, so {name} is absent")
+        else:
+            kept[name] = channel
+    if not kept:
+        told = ", ".join(channel.source for channel in channels.values())
+        raise UserError(f"{path}: {told} hold no numbers at all; give a recording with samples")
+    first = min(channel.start for channel in kept.values())
+    for channel in kept.values():
+        channel.start -= first
+    recording = Recording(str(path), kept, start_time, names, notes)
+    if recording.duration > LONGEST_DAYS * 86_400:
+        raise UserError(
+            f"{path} spans {recording.duration / 86_400:.3g} days; at most {LONGEST_DAYS}: check its times, or split it"
+        )
+    if start_time is not None:
+        try:
+            recording.start_time = start_time + timedelta(seconds=first)
+        except OverflowError:
+            raise UserError(f"{path} starts {first:g} s after {start_time}; check its times") from None
+    return recording
+
+
+def check_rate(path: Path, name: str, rate: float) -> float:
+    """Return ``rate`` if a signal can have it.
+
+    Raises:
+        UserError: If it is not within ``LOWEST_RATE`` and ``HIGHEST_RATE``.
+    """
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:  # NaN fails too
+        raise UserError(
+            f"{path}: '{name}' is sampled at {rate:g} Hz; expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} "
+            "(leave it out with --channels NAME=none, or correct the rate)"
+        )
+    return float(rate)
+
+
+def empty_samples(path: Path, name: str, count: int) -> Array:
+    """Return ``[count]`` float32 of NaN.
+
+    Raises:
+        UserError: If that is more than a recording can have; the size may come from a damaged header.
+    """
+    if count > _MOST_SAMPLES:
+        raise UserError(
+            f"{path}: '{name}' would have {count:,} samples, gaps included; at most {_MOST_SAMPLES:,}: "
+            "split the recording, or check its header and times"
+        )
+    return np.full(count, np.nan, dtype=np.float32)
+
+
+def to_samples(path: Path, name: str, values: Any, factor: float = 1.0) -> Array:
+    """Return real numbers ``[T]`` as float32 times ``factor``, with NaN for what is not finite.
+
+    Raises:
+        UserError: If they are not real numbers in one dimension, or too many.
+    """
+    if values.ndim != 1 or values.dtype.kind not in "fiu":
+        raise UserError(f"{path}: '{name}' is {values.dtype} of shape {list(values.shape)}; expected numbers [samples]")
+    samples = empty_samples(path, name, len(values))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for begin in range(0, len(values), _CONVERTED):
+            part = np.asarray(values[begin : begin + _CONVERTED], dtype=np.float64) * factor
+            samples[begin : begin + _CONVERTED] = np.where(np.isfinite(part), part, np.nan)
+        samples[np.isinf(samples)] = np.nan  # finite in float64, too large for float32
+    return samples
