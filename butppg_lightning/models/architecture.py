@@ -148,7 +148,7 @@ def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> 
         prefix = key.removesuffix("embedding.weight")
         numbers = [re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.fc1\.weight$", name) for name in state]
         depths = [int(match.group(1)) for match in numbers if match]
-        if not depths:
+        if 0 not in depths:
             continue
         width, _, patch_size = filters.shape
         heads = normal_spec(asked)["init_args"].get("heads", max(1, width // 64))

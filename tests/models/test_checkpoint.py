@@ -136,3 +136,9 @@ def test_a_damaged_zip_directory_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.pt").write_bytes(content)
     with pytest.raises(UserError, match="not a torch checkpoint, or is damaged"):
         read_checkpoint(tmp_path / "m.pt")
+
+
+def test_blocks_that_do_not_begin_at_the_first_are_other_weights(tmp_path: Path) -> None:
+    state = {"embedding.weight": torch.zeros(32, 2, 25), "blocks.1.fc1.weight": torch.zeros(128, 32)}
+    torch.save({"encoder_state_dict": state}, tmp_path / "m.pt")
+    assert read_encoder(tmp_path / "m.pt").spec is None
