@@ -21,7 +21,6 @@ from butppg_lightning.callbacks.exact_resume import ExactResume
 from butppg_lightning.callbacks.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.callbacks.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
 from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
-from butppg_lightning.commands.allocator import keep_freed_memory
 from butppg_lightning.commands.configs import expand_config_paths, merge_encoder
 from butppg_lightning.commands.parser import OneLineErrors, one_line
 from butppg_lightning.commands.precision import automatic_precision
@@ -69,7 +68,6 @@ class TrainingCLI(LightningCLI):
         self.arguments = expand_config_paths(arguments)
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
         _quieten()
-        keep_freed_memory()
         super().__init__(
             model_class,
             datamodule_class,

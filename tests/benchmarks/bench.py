@@ -69,11 +69,11 @@ class Bench:
         """Return a folder with so many training windows."""
         return write_splits(self.scratch / f"windows_{windows}", windows)
 
-    def fit(self, name: str, data: Path, *words: str, keep: bool = True) -> Run:
+    def fit(self, name: str, data: Path, *words: str) -> Run:
         """Run `butppg fit --config finetune.yaml` with further words."""
         folder = self.scratch / name
         settings = ["--config", "finetune.yaml", "--data.root", str(data), "--output_dir", str(folder / "run")]
-        return runs.butppg(["fit", *settings, *words], folder, clock=True, keep=keep)
+        return runs.butppg(["fit", *settings, *words], folder, clock=True)
 
     def kernel(self, work: str, count: int = 128, rounds: int | None = None) -> dict[str, Any]:
         """Time single steps; see kernels.py."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ class EpochClock(Callback):
 
     ``prepare`` lasts from the epoch's start to its first batch (there our cache is built when a stage begins),
     ``train`` from the first batch to the end of the last one, ``validation`` is the validation loop, ``whole`` lasts
-    to the next epoch's start (checkpoints and the history are in it). ``steps``, ``faults`` and ``cpu`` are the
-    batches, page faults and CPU seconds of ``train``.
+    to the next epoch's start (checkpoints and the history are in it). ``steps`` are the
+    batches of ``train``.
 
     Args:
         path: The JSON file.
@@ -26,14 +25,12 @@ class EpochClock(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.epochs: list[dict[str, float]] = []
-        self.used = _used()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.epochs.append({"start": time.perf_counter()})
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.used = _used()
             self.epochs[-1]["first"] = time.perf_counter()
 
     def on_train_batch_end(
@@ -43,8 +40,6 @@ class EpochClock(Callback):
         epoch["steps"] = batch_idx + 1
         if batch_idx + 1 == trainer.num_training_batches:
             epoch["last"] = time.perf_counter()
-            (faults, cpu), now = self.used, _used()
-            epoch["faults"], epoch["cpu"] = now[0] - faults, now[1] - cpu
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
@@ -63,13 +58,8 @@ class EpochClock(Callback):
                 "train": epoch["last"] - epoch["first"],
                 "validation": epoch.get("validation_end", 0.0) - epoch.get("validation", 0.0),
                 "whole": stop - epoch["start"],
-                **{name: epoch[name] for name in ("steps", "faults", "cpu")},
+                "steps": epoch["steps"],
             }
             for epoch, stop in zip(self.epochs, ends, strict=True)
         ]
         self.path.write_text(json.dumps(found, indent=2))
-
-
-def _used() -> tuple[int, float]:
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_minflt, usage.ru_utime + usage.ru_stime

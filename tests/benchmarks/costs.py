@@ -4,7 +4,7 @@ Nothing passes or fails here: the table says whether a goal was reached. The who
 (and 6 GB on disk, under --output, while it runs); run it on a machine that does nothing else.
 
     python tests/benchmarks/costs.py --output artifacts/bench
-    python tests/benchmarks/costs.py --only stage2 faults
+    python tests/benchmarks/costs.py --only stage2 scoring
     python tests/benchmarks/costs.py --quick          # tiny sizes: does every row still run? The figures mean nothing
 """
 
@@ -39,7 +39,6 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "pretraining": kernel_rows.pretraining,
     "help": training_rows.help_pages,
     "scoring": kernel_rows.scoring,
-    "faults": training_rows.faults,
 }
 
 

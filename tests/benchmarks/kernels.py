@@ -7,6 +7,7 @@ The two sides of a comparison take turns, so that whatever else the machine does
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import statistics
 import time
@@ -21,7 +22,6 @@ from rivals import AllPatches, template_match
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from butppg_lightning.commands.allocator import keep_freed_memory
 from butppg_lightning.commands.precision import automatic_precision
 from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
@@ -199,6 +199,15 @@ def scoring(signals: np.ndarray, rounds: int) -> dict[str, float]:
 WORKS = {work.__name__: work for work in (forward, products, pretraining, scoring)}
 
 
+def _keep_freed_memory() -> None:
+    # in a bare loop glibc hands every buffer back to the kernel and takes page faults to get it again; in a real run,
+    # with more in use above them, it does not
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        library.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=WORKS)
@@ -206,7 +215,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=FORWARD_BATCH)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    keep_freed_memory()  # as every `butppg` command that trains
+    _keep_freed_memory()
     signals = np.array(read_windows(options.windows, labelled=False).signals[: options.count])
     print(json.dumps(WORKS[options.work](signals, options.rounds)))
 

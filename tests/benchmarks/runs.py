@@ -15,13 +15,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CLOCK = "clock.json"
-_DEFAULT_ALLOCATOR = """
-import sys
-from butppg_lightning.cli import main
-from butppg_lightning.commands import training
-training.keep_freed_memory = lambda: False
-sys.exit(main())
-"""
 _INTERVAL = 0.1  # seconds between two looks at a process's memory
 
 
@@ -66,22 +59,20 @@ class Run:
         return self.seconds - sum(whole) + windows * (first * whole[1] + second * whole[3])
 
 
-def butppg(words: list[str], folder: Path, *, clock: bool = False, keep: bool = True) -> Run:
+def butppg(words: list[str], folder: Path, *, clock: bool = False) -> Run:
     """Run a `butppg` command; with ``clock`` its epochs are timed.
 
     Args:
         words: The words after ``butppg``.
         folder: Where its log, and the clock's file, go.
         clock: Whether to add EpochClock.
-        keep: False to leave the C library's allocator as it is by default.
 
     Raises:
         RuntimeError: If it fails; the message is the last line it printed.
     """
     if clock:
         words = [*words, "--trainer.callbacks+=clock.EpochClock", f"--trainer.callbacks.path={folder / CLOCK}"]
-    program = ["-m", "butppg_lightning"] if keep else ["-c", _DEFAULT_ALLOCATOR]
-    return process([sys.executable, *program, *words], folder)
+    return process([sys.executable, "-m", "butppg_lightning", *words], folder)
 
 
 def script(name: str, words: list[str], folder: Path) -> Run:

@@ -179,27 +179,6 @@ def growth(bench: Bench) -> list[Row]:
     ]
 
 
-def faults(bench: Bench) -> list[Row]:
-    """What commands.allocator saves, in stage 2 and where everything trains."""
-    words = [*bench.stages(1, 5), "--stages.full_finetune_epochs", "2"]
-    data = bench.data(bench.sizes.sample)
-    kept, default = (bench.fit(f"keep_{keep}", data, *words, keep=keep).epochs for keep in (True, False))
-    rows = []
-    for stage, number in ((2, 2), (3, 4)):  # the stage's second epoch
-        sides = (kept[number], default[number])
-        missed, cpu, wall = ([side[name] / side["steps"] for side in sides] for name in ("faults", "cpu", "train"))
-        note = (
-            f"butppg fit, an epoch of stage {stage} on {bench.sizes.sample:,} windows, with the allocator as it sets "
-            f"it and as the C library has it. CPU time a step {1e3 * cpu[0]:.1f} and {1e3 * cpu[1]:.1f} ms, wall clock "
-            f"{1e3 * wall[0]:.1f} and {1e3 * wall[1]:.1f} ms; the ratio is that of CPU time."
-        )
-        ratio = f"{cpu[1] / cpu[0]:.2f} x"
-        figures = {"kept": kept[number], "default": default[number]}
-        what, against = f"Page faults a step, stage {stage}", f"default: {missed[1]:.0f}"
-        rows.append(Row(what, f"{missed[0]:.0f}", against, ratio, "reported", None, note, figures))
-    return rows
-
-
 def help_pages(bench: Bench) -> list[Row]:
     """What it takes to show a help page."""
     rows = []
