@@ -222,13 +222,10 @@ def _reason_against(trainer: Trainer, pl_module: LightningModule) -> str:
         return "the run is on several machines, which need not share a disk"
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         return "overfit_batches replaces the sampler"
-    return (
-        ""
-        if _goes_on_alike(trainer, cast("SplitClassifier", pl_module))
-        else (
-            f"{type(pl_module.network.encoder).__name__}.forward does more than embed, blocks and norm"  # type: ignore[union-attr]
-        )
-    )
+    if not _goes_on_alike(trainer, cast("SplitClassifier", pl_module)):
+        name = type(pl_module.network.encoder).__name__  # type: ignore[union-attr]
+        return f"{name}.forward does more than embed, blocks and norm"
+    return ""
 
 
 @torch.no_grad()

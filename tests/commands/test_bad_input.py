@@ -117,7 +117,7 @@ def write_checkpoint(path: Path, class_path: str = "butppg_lightning.PatchTransf
         ("test --ckpt_path nowhere.pt", "checkpoint nowhere.pt not found; `butppg fit`"),
         ("test", "name the model: --ckpt_path"),
         ("inspect nowhere.pt", "nowhere.pt does not exist"),
-        ("prepare windows", "cannot prepare 'windows'; choose splits"),
+        ("prepare windows", "cannot prepare 'windows'; choose but-ppg, splits, vitaldb-splits"),
     ],
 )
 def test_words_that_make_no_command(words: str, expected: str, refused: Refused, tmp_path: Path, monkeypatch) -> None:
