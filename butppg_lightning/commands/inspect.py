@@ -73,10 +73,12 @@ def _windows(path: Path) -> None:
     channels = []
     picked = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 1000)).astype(int))
     part = np.asarray(signals[picked], dtype=np.float64)
+    there = np.ones(signals.shape[:2], dtype=bool) if windows.present is None else np.asarray(windows.present)
     for row, name in enumerate(windows.channels):
-        low, middle, high = np.percentile(part[:, row], [5, 50, 95])
-        absent = 0 if windows.present is None else int((~np.asarray(windows.present)[:, row]).sum())
-        channels.append((name, f"{middle:.4g}", f"{low:.4g}", f"{high:.4g}", str(absent)))
+        recorded = part[there[picked, row], row]  # the zeros of an absent channel are no samples
+        figures = np.percentile(recorded, [50, 5, 95]) if recorded.size else []
+        shown = [f"{figure:.4g}" for figure in figures] or ["", "", ""]
+        channels.append((name, *shown, str(int((~there[:, row]).sum()))))
     columns = ("channel", "median", "5 %", "95 %", "absent")
     print_table(f"Channels (over {len(picked):,} windows)", columns, channels)
 
