@@ -1,11 +1,12 @@
 """Pretraining from a store is exact: as from an npz file, and as if it had never been interrupted."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import make_windows
-from exactness import Stopped, differences, outcome, stop_at
+from exactness import Stopped, command, differences, environment, outcome, stop_at
 from test_store import stored
 
 from butppg_lightning.cli import main
@@ -63,3 +64,13 @@ def test_pretraining_from_a_store_resumes_exactly(
             pretrain(root, tmp_path / name, *flags, *stop_at(*POINTS[name]))
         assert pretrain(root, tmp_path / name, *flags, "--resume=auto") == 0
         assert differences(outcome(tmp_path / name), outcome(tmp_path / "whole")) == [], name
+
+
+def test_two_processes_share_a_store(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Each reads its rows of the same global batches; what they train is what they train from npz files."""
+    two = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
+    for name in ("float32", "npz"):
+        words = [*PRETRAIN, f"--data.root={folders[name]}", f"--output_dir={tmp_path / name}", *two]
+        done = subprocess.run(command(*words), env=environment(), capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+    assert differences(outcome(tmp_path / "float32"), outcome(tmp_path / "npz")) == []
