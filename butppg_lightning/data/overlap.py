@@ -11,7 +11,7 @@ import numpy as np
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from butppg_lightning.window import WindowSet
 
@@ -30,14 +30,29 @@ def refuse_overlap(splits: Mapping[str, WindowSet], place: str, insist: str) -> 
     Raises:
         UserError: If two of them share subjects or windows.
     """
-    for first, second in combinations(splits, 2):
-        one, other = splits[first].subjects, splits[second].subjects
-        if one is not None and other is not None and (both := np.intersect1d(one, other)).size:
+    people = {name: windows.subjects for name, windows in splits.items() if windows.subjects is not None}
+    refuse_shared_subjects(people, place, insist)
+    refuse_shared_windows({name: window_digests(windows) for name, windows in splits.items()}, place, insist)
+
+
+def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place: str, insist: str) -> None:
+    """Refuse splits of which two hold the same person.
+
+    Args:
+        subjects: Name to who is in it, each once or more.
+        place: Where they are, for the message.
+        insist: The option that accepts it, for the message.
+
+    Raises:
+        UserError: If two of them share a subject.
+    """
+    for first, second in combinations(subjects, 2):
+        both = np.intersect1d(np.asarray(subjects[first]), np.asarray(subjects[second]))
+        if both.size:
             raise UserError(
                 f"{place}: subjects in both {first} and {second}: {both.size}, first {both[0]}; "
                 f"split by subject (butppg prepare splits), or insist with {insist}"
             )
-    refuse_shared_windows({name: window_digests(windows) for name, windows in splits.items()}, place, insist)
 
 
 def refuse_shared_windows(digests: Mapping[str, Array], place: str, insist: str) -> None:

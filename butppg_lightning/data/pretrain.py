@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from butppg_lightning.data.module import WindowDataModule
+from butppg_lightning.data.overlap import refuse_shared_subjects
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import read_windows
@@ -12,6 +15,7 @@ from butppg_lightning.window import read_windows
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
+    from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
 
 
@@ -28,6 +32,7 @@ class PretrainDataModule(WindowDataModule):
         seed: Seed of the shuffle; None for the one of seed_everything.
         verify_checksums: Whether stores are checked against their checksums before training, which reads all of
             them once; sizes and headers always are.
+        allow_overlap: Accept the same subject in both splits, which makes the validation error look better than it is.
 
     Raises:
         UserError: If a number is impossible; in ``setup`` if a file is missing or breaks the window contract.
@@ -40,8 +45,10 @@ class PretrainDataModule(WindowDataModule):
         num_workers: int = 0,
         seed: int | None = None,
         verify_checksums: bool = True,
+        allow_overlap: bool = False,
     ) -> None:
         super().__init__(root, batch_size, num_workers, seed)
+        self.allow_overlap = allow_overlap
         self.verify_checksums = verify_checksums
 
     def setup(self, stage: str) -> None:
@@ -51,19 +58,25 @@ class PretrainDataModule(WindowDataModule):
             stage: fit or validate.
 
         Raises:
-            UserError: If the training windows are missing or there twice, or a file is malformed.
+            UserError: If the training windows are missing or there twice, a file is malformed, or subjects are in both
+                splits.
         """
         mock = f"butppg mock --output {self.root} --layout vitaldb --samples 2000"
         self.require_root(mock)
+        people: dict[str, Array] = {}
         for split in ("train", "val"):
             windows = self._read(f"{split}_windows")
             if windows is not None:
+                names = getattr(windows, "subject_names", windows.subjects)  # a store knows who is in it
+                people |= {} if names is None else {f"{split}_windows": np.asarray(names)}
                 self.splits[split] = self.serve(windows)
             elif split == "train":
                 raise UserError(
                     f"{self.root / 'train_windows.npz'} not found, nor train_windows{STORE_SUFFIX}; "
                     f"make synthetic data with: {mock}"
                 )
+        if not self.allow_overlap:
+            refuse_shared_subjects(people, str(self.root), "--data.allow_overlap true")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return shuffled batches of the training windows."""

@@ -97,7 +97,7 @@ PRETRAIN = [
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_pretraining_resumes_too(precision: str, tmp_path: Path) -> None:
     for seed, (split, count) in enumerate({"train": 30, "val": 10}.items()):
-        windows = make_windows(count, seed)
+        windows = make_windows(count, seed, subjects=split)
         windows.signals, windows.channels, windows.labels = windows.signals[:, 3:], ("PPG", "ECG"), None
         windows.save(tmp_path / f"{split}_windows.npz")
     flags = [*PRETRAIN, f"--data.root={tmp_path}", f"--trainer.precision={precision}"]

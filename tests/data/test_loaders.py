@@ -137,3 +137,13 @@ def test_pretraining_needs_no_validation(tmp_path: Path) -> None:
     data.setup("fit")
     assert len(data.train_dataloader()) == 3
     assert data.val_dataloader() == []
+
+
+def test_pretraining_refuses_a_subject_in_both_splits(tmp_path: Path) -> None:
+    for split, subjects in {"train": "a", "val": "b"}.items():
+        make_windows(8, subjects=subjects).save(tmp_path / f"{split}_windows.npz")
+    PretrainDataModule(str(tmp_path)).setup("fit")
+    make_windows(8, 1, subjects="a").save(tmp_path / "val_windows.npz")
+    with pytest.raises(UserError, match="subjects in both train_windows and val_windows: 4, first a0"):
+        PretrainDataModule(str(tmp_path)).setup("fit")
+    PretrainDataModule(str(tmp_path), allow_overlap=True).setup("fit")

@@ -22,7 +22,7 @@ from butppg_lightning.window import CHANNELS
 def folder(tmp_path: Path) -> Path:
     """A folder to pretrain on: two shards to train, an npz file to validate."""
     stored(tmp_path / "train_windows.store", with_absent(12), per_shard=6)
-    make_windows(4).save(tmp_path / "val_windows.npz")
+    make_windows(4, subjects="v").save(tmp_path / "val_windows.npz")
     return tmp_path
 
 
