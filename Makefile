@@ -38,7 +38,7 @@ test: setup ## Run the fast tests (under 8 minutes on 2 cores)
 test-all: setup ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest --timeout=1800
 
-bench: setup ## Measure what training and scoring cost, as one table (about 25 minutes on 2 idle cores)
+bench: setup ## Measure what training and scoring cost, as one table (about 20 minutes on 2 idle cores)
 	$(BIN)/python tests/benchmarks/costs.py --output artifacts/bench
 
 compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
