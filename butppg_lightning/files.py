@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,6 +14,8 @@ from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_PIECE = 2**24  # bytes read at a time while a checksum is computed
 
 
 @contextmanager
@@ -61,6 +64,16 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=2, allow_nan=False)
     with atomic_write(path) as file:
         file.write(f"{text}\n".encode())
+
+
+def checksum(path: Path, size: int, begin: int = 0) -> int:
+    """Return the CRC-32 of ``size`` bytes of a file from ``begin`` on (of fewer, where it ends before)."""
+    found, left = 0, size
+    with Path(path).open("rb") as file:
+        file.seek(begin)
+        while left and (piece := file.read(min(left, _PIECE))):
+            found, left = zlib.crc32(piece, found), left - len(piece)
+    return found
 
 
 def make_folder(path: Path) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import atomic_write
+from butppg_lightning.files import atomic_write, checksum
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,7 +26,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # PKWARE APPNOTE 4.3.7
 _DAMAGE = (ValueError, EOFError, OSError, struct.error, zlib.error, LZMAError, NotImplementedError, RuntimeError)
-_PIECE = 2**24  # bytes read at a time while a checksum is computed
 _LARGEST_COMPRESSED = 8 * 2**30  # a compressed member has to fit into memory; a mapped one does not
 
 
@@ -129,12 +128,7 @@ def _data_offset(path: Path, item: zipfile.ZipInfo) -> int:
 
 def _check_sum(path: Path, key: str, begin: int, item: zipfile.ZipInfo) -> None:
     # zipfile checks what it reads; what is mapped it never sees
-    found, left = 0, item.file_size
-    with path.open("rb") as file:
-        file.seek(begin)
-        while left and (piece := file.read(min(left, _PIECE))):
-            found, left = zlib.crc32(piece, found), left - len(piece)
-    if found != item.CRC:
+    if checksum(path, item.file_size, begin) != item.CRC:
         raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")
 
 

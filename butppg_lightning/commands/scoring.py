@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from butppg_lightning.commands.precision import automatic_precision
+from butppg_lightning.console import progress_bar
 from butppg_lightning.evaluation.timeline import Example
 from butppg_lightning.evaluation.usability import Scores
 from butppg_lightning.sources.recordings.windows import STATES, WINDOW_SECONDS
@@ -84,13 +84,9 @@ def _example(title: str, chunk: WindowChunk, row: int, first: int, channels: tup
 
 def _tracked(windows: Windows) -> Iterator[tuple[int, WindowChunk]]:
     """Yield chunks with the number of their first window; a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     first = 0
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task("scoring", total=len(windows))
+    with progress_bar("scoring windows", len(windows)) as progress:
         for chunk in windows:
             yield first, chunk
             first += len(chunk.starts)
-            progress.update(task, completed=first)
+            progress(len(chunk.starts))

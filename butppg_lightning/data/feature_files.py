@@ -7,21 +7,19 @@ import math
 import os
 import shutil
 import uuid
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import make_folder, write_json
+from butppg_lightning.files import checksum, make_folder, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
 
-_PIECE = 2**24  # bytes read at a time while a checksum is computed
 _RESERVE = 2**28  # bytes of disk left free for checkpoints
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 
@@ -77,10 +75,10 @@ class FeatureFile:
         try:
             stored = json.loads(self.description.read_bytes())
             layout = Layout(tuple(int(extent) for extent in stored["shape"]), DTYPES[stored["dtype"]])
-            checksum = int(stored["crc32"])
+            expected = int(stored["crc32"])
             size = self.data.stat().st_size
             sound = min(layout.shape) > 0 and size == layout.bytes
-            same = sound and self._checksum(size) == checksum
+            same = sound and checksum(self.data, size) == expected
         except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"it cannot be read ({type(error).__name__})") from error
         if not sound:
@@ -130,7 +128,7 @@ class FeatureFile:
         description = {
             "shape": list(layout.shape),
             "dtype": str(layout.dtype),
-            "crc32": self._checksum(layout.bytes),
+            "crc32": checksum(self.data, layout.bytes),
             **facts,
         }
         try:
@@ -142,13 +140,6 @@ class FeatureFile:
         """Remove whatever is stored, whole or in part."""
         for path in (self.description, self.data, self._part):
             path.unlink(missing_ok=True)
-
-    def _checksum(self, size: int) -> int:
-        checksum, left = 0, size
-        with self.data.open("rb") as file:
-            while left and (piece := file.read(min(left, _PIECE))):
-                checksum, left = zlib.crc32(piece, checksum), left - len(piece)
-        return checksum
 
 
 def folder_bytes(folder: Path) -> int:

@@ -23,6 +23,11 @@ Result = TypeVar("Result")
 _AHEAD = 3  # items given to each process before the first result is taken; bounds the memory of waiting results
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
     """Apply a function to items in several processes.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import shutil
 from pathlib import Path
@@ -34,6 +33,7 @@ from butppg_lightning.sources.but_ppg.manifest import (
     records_by_note,
 )
 from butppg_lightning.sources.but_ppg.release import Release, find_release
+from butppg_lightning.sources.parallel import usable_cores
 
 if TYPE_CHECKING:
     from butppg_lightning.window import WindowSet
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> None:
     left_out, readable = _readable(release, annotations)
     require_writable(parts)
     with progress_bar("reading records", len(readable)) as progress:
-        recordings = read_recordings(release, readable, parts, options.workers or _cores(), progress)
+        recordings = read_recordings(release, readable, parts, options.workers or usable_cores(), progress)
     left_out |= _damaged(recordings, options.damaged)
     choices = Choices(options.ppg_channel, options.polarity, options.missing_acc)
     windows, devices, further = assemble(recordings, annotations, choices)
@@ -104,10 +104,6 @@ def _write(windows: WindowSet, options: Any) -> dict[str, dict[str, Any]]:
         }
     _remove_stale(options.output, set(assignments))
     return splits
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _parser() -> OneLineErrors:

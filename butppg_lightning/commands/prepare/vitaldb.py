@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from butppg_lightning.commands.prepare.vitaldb_work import SplitReport, Work
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
+from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.vitaldb.cases import (
     CASE_SETS,
     FASTTRACK_CASES,
@@ -91,7 +91,7 @@ def windows(arguments: list[str]) -> None:
     if existing and not options.overwrite and not work.begun:
         raise UserError(f"{existing[0]} exists; choose another --output, or replace it with --overwrite")
     work.begin(anew=options.overwrite)
-    reports = work.run(options.workers or os.cpu_count() or 1)
+    reports = work.run(options.workers or usable_cores())
     if not reports["train"].windows:
         work.discard()
         raise UserError(f"no window to train on: {_why_none(reports['train'])}")
