@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "optim": set(),
     "models": set(),
     "sources": set(),
-    "evaluation": set(),
+    "evaluation": {"models"},
 }
 HEAVY = {
     "models": {"lightning"},

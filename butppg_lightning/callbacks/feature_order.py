@@ -46,8 +46,11 @@ class SplitClassifier(Protocol):
     def prefix(self, batch: dict[str, Any], depth: Depth, *, vary: bool = False) -> Tensor:
         """Return features ``[B, ...]``."""
 
-    def logits(self, batch: dict[str, Any], *, vary: bool = False) -> Tensor:
+    def logits(self, batch: dict[str, Any]) -> Tensor:
         """Return logits ``[B]``."""
+
+    def side_inputs(self, batch: dict[str, Any]) -> Tensor | None:
+        """Return the head's side inputs ``[B, K]``; None for a head without."""
 
 
 @dataclass
@@ -106,6 +109,16 @@ class FeatureOrder:
         ready = [view for view in found if view is not None]
         return Features(ready, self.depth, self.rows) if len(ready) == len(found) else None
 
+    def side_inputs(self) -> Tensor:
+        """Compute the side inputs ``[N, K]`` of every window of the split, as recorded; a few ten bytes each."""
+        found = []
+        for start in range(0, len(self.dataset), CHUNK):
+            batch = self.dataset.fetch(np.arange(start, min(start + CHUNK, len(self.dataset))))
+            batch = {key: value.to(self.model.device) for key, value in batch.items()}
+            batch = self.trainer.precision_plugin.convert_input(batch)
+            found.append(cast("Tensor", self.model.side_inputs(batch)).cpu())
+        return torch.cat(found)
+
     def _views(self) -> list[int | None]:
         return list(range(self.views)) if self.views else [None]
 
@@ -151,6 +164,7 @@ class FeatureOrder:
             "weights": self._weights[depth],
             "encoder": options["encoder"],
             "preprocess": options["preprocess"],
+            "encoder_channels": options["encoder_channels"],
             "head": options["head"] if depth == "pooled" else None,
             "data": self.dataset.fingerprint(),
             "rows": "all" if self.rows is None else hashlib.blake2b(self.rows.tobytes(), digest_size=8).hexdigest(),

@@ -134,7 +134,7 @@ class FrozenPrefixCache(Callback):
 
     def _forget(self, trainer: Trainer) -> None:
         for dataset in _datasets(trainer).values():
-            dataset.features = None
+            dataset.features = dataset.indices = None
         self._builder, self._orders = None, {}
 
     def _serve(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> None:
@@ -147,6 +147,8 @@ class FrozenPrefixCache(Callback):
         for split in splits:
             if order := self._orders.pop(split, None):
                 datasets[split].features = order.build(builder)
+                if model.network.indices is not None and datasets[split].indices is None:
+                    datasets[split].indices = order.side_inputs()
         if served := datasets["train"].features:
             served.view = (trainer.current_epoch - self._since) % len(served.views)
 
@@ -178,16 +180,21 @@ class FrozenPrefixCache(Callback):
         base = shallower_base(self._depth, _later_depths(trainer, model), model)
         for split in datasets:
             varied = split == "train" and bool(model.variation)
-            if varied and not self.views:
-                say(
-                    "frozen-prefix cache off for train: its windows are varied at random for every batch "
-                    "(--cache.views K stores K variations of each)"
-                )
+            if varied and (reason := self._reason_against_views(model)):
+                say(f"frozen-prefix cache off for train: its windows are varied at random for every batch{reason}")
                 continue
             views = self.views if varied else 0
             part = None if varied else base
             self._orders[split] = FeatureOrder(trainer, model, split, self._depth, part, views, self._since)
         self._builder.keep_only({key for order in self._orders.values() for key in order.wanted()})
+
+    def _reason_against_views(self, model: SplitClassifier) -> str:
+        variation = model.variation
+        if variation.changes_labels:
+            return ", and their labels with them"
+        if model.network.indices is not None and variation.drops_channels:
+            return ", and the indices with the channels they lose"
+        return "" if self.views else " (--cache.views K stores K variations of each)"
 
     def _is_impossible(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         if self._impossible is None:
@@ -243,6 +250,8 @@ def _goes_on_alike(trainer: Trainer, model: SplitClassifier) -> bool:
     # without autocast: its rounding would hide a small difference
     with evaluating(model.network), precision.forward_context(), torch.autocast(model.device.type, enabled=False):
         whole = model.logits(batch)
+        side = model.side_inputs(batch)
         return all(
-            alike(run_suffix(model.network, model.prefix(batch, depth), depth), whole) for depth in (middle, "encoded")
+            alike(run_suffix(model.network, model.prefix(batch, depth), depth, side), whole)
+            for depth in (middle, "encoded")
         )

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from lightning.pytorch.callbacks import Checkpoint
@@ -88,6 +88,7 @@ class RunFolder(Checkpoint):
         config: The resolved configuration in plain types, for training_config.json and the checkpoints.
         record: What to write down.
         overwrite: Remove an earlier run's files first.
+        select: What ``best_model.pt`` is: the best epoch by the monitors, or the last one, whatever its figures.
         every_n_steps: Also write ``last.ckpt`` every so many optimizer steps; None for at epochs' ends only.
     """
 
@@ -98,6 +99,7 @@ class RunFolder(Checkpoint):
         record: Record,
         overwrite: bool = False,
         every_n_steps: int | None = None,
+        select: Literal["best", "last"] = "best",
     ) -> None:
         super().__init__()
         self.folder = folder
@@ -107,6 +109,7 @@ class RunFolder(Checkpoint):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"save_every_n_steps is {every_n_steps}; expected at least 1")
         self.every_n_steps = every_n_steps
+        self.select = select
         self._step = 0
         self.history: dict[str, list[Any]] = {}
         self.monitor: Monitor | None = None
@@ -220,6 +223,8 @@ class RunFolder(Checkpoint):
         return figures
 
     def _is_best(self) -> bool:
+        if self.select == "last":
+            return True
         if self.monitor is None:
             usable = [pair for pair in self.record.monitors if self._latest.get(pair[0]) is not None]
             self.monitor = usable[0] if usable else self.record.monitors[0]
@@ -252,7 +257,7 @@ class RunFolder(Checkpoint):
             if (value := self._latest.get(key)) is not None
         ]
         stage = self.history["stage"][-1] + "  " if "stage" in self.history else ""
-        mark = "  (best so far)" if best else ""
+        mark = "  (best so far)" if best and self.select == "best" else ""
         return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {stage}{'  '.join(shown)}{mark}"
 
 

@@ -5,21 +5,54 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.cli import LightningArgumentParser
 
 from butppg_lightning.callbacks.run_folder import BEST, LAST, TEST_METRICS
+from butppg_lightning.commands.calibrating import fit_calibration, told, too_few, write_calibration
 from butppg_lightning.commands.training import TrainingCLI
 from butppg_lightning.console import print_table
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
+from butppg_lightning.models.calibration import Calibration, stored_calibration
+from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.window import CHANNELS, channel_names
 
 
+class FinetuneCLI(TrainingCLI):
+    """Parses a command of the classifier: what every training command has, and calibration."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the calibration's options."""
+        super().add_arguments_to_parser(parser)
+        if self.command == "fit":
+            parser.add_argument(
+                "--calibrate", type=bool, default=True, help="Calibrate best_model.pt on val.npz after the training."
+            )
+            parser.add_argument(
+                "--test", type=bool, default=True, help="Test best_model.pt on test.npz after the training."
+            )
+            return
+        parser.add_argument(
+            "--prior", type=float | None, default=None, help="Share of good windows to expect: shifts probabilities."
+        )
+        parser.add_argument(
+            "--operating_point",
+            type=Literal["balanced", "precision", "sensitivity"] | None,
+            default=None,
+            help="Which of a calibrated checkpoint's thresholds decides; null for balanced (0.5 if not calibrated).",
+        )
+
+
 def fit(arguments: list[str]) -> None:
-    """Fine-tune, then write the final model, test the best one and write its metrics."""
+    """Fine-tune, then write the final model, calibrate and test the best one and write its metrics."""
     cli = _build("fit", arguments)
+    if not cli.config.test and cli.datamodule.has("test") and not cli.datamodule.has("val"):
+        raise UserError(f"--test false, but {cli.datamodule.root} has no val.npz: test.npz would choose the best model")
     if cli.model.load_report is not None and cli.trainer.is_global_zero:
         print(cli.model.load_report)
     cli.train()
@@ -35,16 +68,19 @@ def finish(cli: TrainingCLI) -> None:
     if cli.trainer.is_global_zero:
         cli.run_folder.finish()
     cli.trainer.strategy.barrier()
-    if not cli.datamodule.has("test"):
+    calibration = _calibrate(cli, folder / BEST)
+    if not cli.config.test or not cli.datamodule.has("test"):
         if cli.trainer.is_global_zero:
-            print(f"no test.npz in {cli.datamodule.root}: no {TEST_METRICS} is written")
+            why = f"no test.npz in {cli.datamodule.root}" if cli.config.test else "not tested (--test false)"
+            print(f"{why}: no {TEST_METRICS} is written")
             print(f"Results: {folder}")
         return
     selected_on_test = cli.datamodule.selected_on_test
     metrics = _test(cli, folder / BEST)
     if cli.trainer.is_global_zero:
-        write_json(folder / TEST_METRICS, {**metrics, "selected_on_test": selected_on_test})
-        _show(metrics, f"Test figures of {folder / BEST}")
+        told_of = {"operating_point": "balanced", "calibrated_on": calibration.source} if calibration.fitted else {}
+        write_json(folder / TEST_METRICS, {**metrics, **told_of, "selected_on_test": selected_on_test})
+        _show(metrics, f"Test figures of {folder / BEST}; {_cut(cli)}")
         print(f"Results: {folder}")
 
 
@@ -57,7 +93,10 @@ def validate(arguments: list[str]) -> None:
     )
     figures = {name.removeprefix("val_"): float(value) for name, value in cli.trainer.callback_metrics.items()}
     if cli.trainer.is_global_zero:
-        _show({"accuracy" if name == "acc" else name: value for name, value in figures.items()}, "Validation figures")
+        _show(
+            {"accuracy" if name == "acc" else name: value for name, value in figures.items()},
+            f"Validation figures; {_cut(cli)}",
+        )
 
 
 def test(arguments: list[str]) -> None:
@@ -69,11 +108,11 @@ def test(arguments: list[str]) -> None:
         return
     metrics = _test(cli, cli.checkpoint)
     if cli.trainer.is_global_zero:
-        _show(metrics, f"Test figures of {cli.checkpoint}")
+        _show(metrics, f"Test figures of {cli.checkpoint}; {_cut(cli)}")
 
 
 def predict(arguments: list[str]) -> None:
-    """Write predictions.csv: window, subject, label, probability."""
+    """Write predictions.csv: window, subject, label, probability, verdict."""
     cli = _build("predict", arguments)
     _need_checkpoint(cli)
     require_writable(cli.output_dir)
@@ -85,25 +124,80 @@ def predict(arguments: list[str]) -> None:
     windows = cli.datamodule.splits["predict"].windows
     text = io.StringIO()
     table = csv.writer(text)
-    table.writerow(["window", "subject", "label", "probability"])
+    table.writerow(["window", "subject", "label", "probability", "verdict"])
+    threshold = cli.model.threshold()
     count = sum(len(batch["index"]) for batch in batches or [])
     for batch in batches or []:
         for row, probability in zip(batch["index"].tolist(), batch["probability"].tolist(), strict=True):
             subject = "" if windows.subjects is None else windows.subjects[row]
-            table.writerow([row, subject, windows.labels[row], f"{probability:.6f}"])
+            verdict = "good" if probability >= threshold else "poor"
+            table.writerow([row, subject, windows.labels[row], f"{probability:.6f}", verdict])
     path = cli.output_dir / "predictions.csv"
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
-    print(f"{path}: {count} windows of {cli.datamodule.predict_split}.npz")
+    print(f"{path}: {count} windows of {cli.datamodule.predict_split}.npz; {_cut(cli)}")
 
 
 def _build(command: str, arguments: list[str]) -> Any:
-    return TrainingCLI(command, PPGQualityClassifier, BUTPPGDataModule, arguments)
+    return FinetuneCLI(command, PPGQualityClassifier, BUTPPGDataModule, arguments)
 
 
-def _need_checkpoint(cli: TrainingCLI) -> None:
+def _need_checkpoint(cli: Any) -> None:
+    """Refuse to go on without a checkpoint, or with a cut that it does not offer; then tell the model of the cut."""
     if cli.checkpoint is None:
         raise UserError(f"name the model: --ckpt_path {cli.output_dir / BEST}")
+    prior, point = cli.config.prior, cli.config.operating_point
+    if prior is not None or point is not None:
+        stored_calibration(read_checkpoint(cli.checkpoint), cli.checkpoint).point(point or "balanced", prior)
+    cli.model.prior, cli.model.operating_point = prior, point or "balanced"
+
+
+def _cut(cli: Any) -> str:
+    """Return in words where probabilities are cut; the checkpoint has been loaded by then."""
+    calibration, model = cli.model.network.calibration, cli.model
+    if calibration.curve is None:
+        return "good from 0.5 on (the checkpoint is not calibrated)"
+    point = calibration.point(model.operating_point, model.prior)
+    assumed = "" if model.prior is None else f", prior {model.prior:g}"
+    return f"good from {point.threshold:.4g} on (calibrated, operating point '{point.name}'{assumed})"
+
+
+def _calibrate(cli: Any, best: Path) -> Calibration:
+    """Fit a calibration on the validation predictions of the best model and store it in its file, once.
+
+    ``last.ckpt`` may be another name of that file: it is replaced, not written into, so that the run's state stays as
+    it is and a resumed run calibrates the same weights the same way.
+    """
+    stored = stored_calibration(read_checkpoint(best), best)
+    data = cli.datamodule
+    if stored.fitted or not cli.config.calibrate:
+        return stored
+    if not data.has("val"):
+        return _uncalibrated(cli, "there is no val.npz (`butppg calibrate --predictions` takes out-of-fold predictions)")
+    if few := too_few(data.splits["val"].windows.labels):
+        return _uncalibrated(cli, few)
+    cli.model.predictions.clear()
+    cli.trainer.validate(cli.model, datamodule=data, ckpt_path=str(best), verbose=False, weights_only=True)
+    labels, logits, _ = cli.model.predictions.gather()
+    if few := too_few(labels):  # limit_val_batches
+        return _uncalibrated(cli, few)
+    source = f"val.npz of {data.root}, {len(labels)} windows ({int(np.sum(labels))} good)"
+    source += ", which selected the model" if cli.config.select == "best" else ""
+    try:
+        calibration = fit_calibration(labels, logits, source)
+    except UserError as error:
+        return _uncalibrated(cli, str(error))
+    if cli.trainer.is_global_zero:
+        write_calibration(best, best, calibration)
+        print(f"Calibrated {best} on val.npz: {told(calibration)}")
+    cli.trainer.strategy.barrier()
+    return calibration
+
+
+def _uncalibrated(cli: Any, why: str) -> Calibration:
+    if cli.trainer.is_global_zero:
+        print(f"{BEST} is left uncalibrated: {why}")
+    return Calibration()
 
 
 def _test(cli: Any, checkpoint: Path) -> dict[str, Any]:
@@ -138,7 +232,7 @@ def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
 
 def _show(metrics: dict[str, Any], title: str) -> None:
     rows = []
-    units = {"accuracy", "class_0_acc", "class_1_acc", "majority_accuracy"}
+    units = {"accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy"}
     for key, value in metrics.items():
         if key.endswith("_ci95"):
             continue

@@ -9,15 +9,16 @@ from butppg_lightning.commands.parser import OneLineErrors, command_parser, pars
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.models.calibration import OPERATING_POINTS
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.timeline import Example
     from butppg_lightning.evaluation.usability import Scores
+    from butppg_lightning.models.calibration import Calibration
     from butppg_lightning.sources.recordings import Recording
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
-DEFAULT_THRESHOLD = 0.5
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -40,26 +41,45 @@ def run(arguments: list[str]) -> None:
     network, trained = restore_network(options.checkpoint)
     channels = network.preprocess.channels
     _check_channels(recording, channels, trained)
+    cut, decided_by = threshold(options, network.calibration, recording.notes)
     windows = Windows(recording, channels, options.hop)
     require_writable(output)
-    scores, examples, precision = score_windows(
-        network, windows, recording, threshold(options.threshold), options.batch_size
-    )
+    scores, examples, precision = score_windows(network, windows, recording, cut, options.batch_size, options.prior)
     for name in (*TABLES.values(), SUMMARY, TIMELINE):
         (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
-    _write(output, options, scores, examples, recording, precision)
+    decision = {
+        "threshold_from": decided_by,
+        "calibrated": network.calibration.fitted,
+        "prior": options.prior if options.prior is not None else network.calibration.prior,
+    }
+    _write(output, options, scores, examples, recording, {**decision, "precision": precision})
 
 
-def threshold(asked: float | None) -> float:
-    """Decide from which probability on a window is good: the user's, else the default.
+def threshold(options: Any, calibration: Calibration, notes: list[str]) -> tuple[float, str]:
+    """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
+
+    Args:
+        options: The parsed options ``threshold``, ``operating_point`` and ``prior``.
+        calibration: The checkpoint's.
+        notes: What the operating point cannot keep is appended.
+
+    Returns:
+        The threshold, and in words where it is from.
 
     Raises:
-        UserError: If it is not within 0 and 1.
+        UserError: If the checkpoint is not calibrated, but a prior or an operating point is asked for.
     """
-    value = DEFAULT_THRESHOLD if asked is None else asked
-    if not 0 <= value <= 1:
-        raise UserError(f"--threshold is {value:g}; expected 0 to 1")
-    return value
+    asked = options.operating_point is not None or options.prior is not None
+    point = None
+    if asked or calibration.curve is not None:
+        point = calibration.point(options.operating_point or "balanced", options.prior)
+    if options.threshold is not None:
+        return options.threshold, "--threshold"
+    if point is None:
+        return calibration.threshold(), "default: the checkpoint is not calibrated"
+    if point.remark:
+        notes.append(point.remark)
+    return point.threshold, f"operating point '{point.name}' of the checkpoint"
 
 
 def _parser() -> OneLineErrors:
@@ -81,7 +101,13 @@ def _parser() -> OneLineErrors:
     )
     add("--fs", type=str, help="sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz)")
     add("--acc_unit", choices=("g", "mg", "m/s2"), help="unit of acceleration; default: what the file states, or g")
-    add("--threshold", type=float, help=f"from this probability on a window is good (default {DEFAULT_THRESHOLD:g})")
+    add(
+        "--operating_point",
+        choices=OPERATING_POINTS,
+        help="which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not calibrated)",
+    )
+    add("--prior", type=float, help="share of good windows to expect in the recording, 0 to 1: shifts probabilities")
+    add("--threshold", type=float, help="from this probability on a window is good, in place of an operating point")
     add("--batch_size", type=int, default=64, help="windows per forward pass; on CPUs small ones stay in the cache")
     add("--format", choices=tuple(TABLES), default="csv", help="of the table; parquet needs pyarrow")
     add("--overwrite", type=bool, default=False, help="replace an earlier score in the output folder")
@@ -93,7 +119,12 @@ def _check(options: Any) -> Path:
     from butppg_lightning.evaluation.usability import require_pyarrow
 
     output: Path = options.output_dir
-    threshold(options.threshold)
+    if options.threshold is not None and not 0 <= options.threshold <= 1:
+        raise UserError(f"--threshold is {options.threshold:g}; expected 0 to 1")
+    if options.threshold is not None and options.operating_point is not None:
+        raise UserError("--threshold and --operating_point both say where to cut; give one")
+    if options.prior is not None and not 0 < options.prior < 1:
+        raise UserError(f"--prior is {options.prior:g}; expected the share of good windows, between 0 and 1")
     if not options.checkpoint.is_file():
         raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
     if options.batch_size < 1:
@@ -142,7 +173,7 @@ def _check_channels(recording: Recording, channels: tuple[str, ...], trained: di
 
 
 def _write(
-    output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, precision: str
+    output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
 ) -> None:
     from butppg_lightning.evaluation.timeline import draw_timeline
     from butppg_lightning.evaluation.usability import write_csv, write_parquet
@@ -160,7 +191,7 @@ def _write(
         "window_seconds": scores.seconds,
         "hop_seconds": options.hop,
         "threshold": scores.threshold,
-        "precision": precision,
+        **how,
         **figures,
         "channels": {
             name: {"name_in_file": channel.source, "rate": channel.rate, **presence[name]}
@@ -192,7 +223,7 @@ def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
             ("poor", f"{summary['poor']:,}"),
             ("without PPG", f"{summary['no_ppg']:,}"),
             ("longest usable stretch", "-" if begin is None else f"{_duration(stretch)} from {_duration(begin)} on"),
-            ("threshold", f"{summary['threshold']:g}"),
+            ("threshold", f"{summary['threshold']:.4g} ({summary['threshold_from']})"),
         ],
     )
     states = ("present", "missing", "flat", "railed")

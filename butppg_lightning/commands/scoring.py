@@ -25,7 +25,12 @@ _HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def score_windows(
-    network: QualityNetwork, windows: Windows, recording: Recording, threshold: float, batch_size: int
+    network: QualityNetwork,
+    windows: Windows,
+    recording: Recording,
+    threshold: float,
+    batch_size: int,
+    prior: float | None = None,
 ) -> tuple[Scores, list[Example], str]:
     """Score the windows of a recording, in half precision where the machine computes in it.
 
@@ -35,6 +40,7 @@ def score_windows(
         recording: What they were cut from.
         threshold: From this probability on a window is good.
         batch_size: Windows per forward pass.
+        prior: Share of good windows to assume; None for the one the network was calibrated at.
 
     Returns:
         The scores, the best and the worst window, and the precision that was used.
@@ -51,7 +57,7 @@ def score_windows(
         judged = np.flatnonzero(chunk.present[:, column])
         if len(judged):
             with torch.autocast(device, dtype=half, enabled=half is not None):
-                scored = network.score(chunk.signals[judged], chunk.present[judged], batch_size)
+                scored = network.score(chunk.signals[judged], chunk.present[judged], batch_size, prior)
             probabilities[judged] = scored.numpy()
             for title, sign in (("best window", 1.0), ("worst window", -1.0)):
                 row = int(judged[np.argmax(sign * probabilities[judged])])

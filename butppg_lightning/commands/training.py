@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -21,6 +21,7 @@ from butppg_lightning.callbacks.exact_resume import ExactResume
 from butppg_lightning.callbacks.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.callbacks.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
 from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.callbacks.weight_average import WeightAverage
 from butppg_lightning.commands.configs import expand_config_paths, merge_encoder
 from butppg_lightning.commands.parser import OneLineErrors, one_line
 from butppg_lightning.commands.precision import automatic_precision
@@ -94,6 +95,7 @@ class TrainingCLI(LightningCLI):
         if self.command != "pretrain":
             parser.add_lightning_class_args(StagedUnfreezing, "stages")
             parser.add_lightning_class_args(FrozenPrefixCache, "cache")
+            parser.add_lightning_class_args(WeightAverage, "average")
         if self.trains:
             parser.add_argument(
                 "--resume",
@@ -106,6 +108,12 @@ class TrainingCLI(LightningCLI):
                 type=int | None,
                 default=None,
                 help="Also write last.ckpt every so many optimizer steps; null for at every epoch's end only.",
+            )
+            parser.add_argument(
+                "--select",
+                type=Literal["best", "last"],
+                default="best",
+                help="What best_model.pt is: the best epoch on the validation data, or the last one (none is needed then).",
             )
             parser.add_argument("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
         if self.command == "test":
@@ -153,6 +161,8 @@ class TrainingCLI(LightningCLI):
             self.config_init = self.parser.instantiate(self.config)
             self.datamodule = self.config_init["data"]
             self.model = self.config_init["model"]
+            if self.trains and self.config.select == "last":
+                self.datamodule.needs_validation = False
             self.trainer = self.instantiate_trainer()
         except (MisconfigurationException, TypeError, ValueError) as error:
             raise UserError(one_line(str(error), [])) from error
@@ -250,7 +260,7 @@ class TrainingCLI(LightningCLI):
         config = {**self.plain_config(), "versions": _versions()}
         record = PRETRAINING if self.command == "pretrain" else FINETUNING
         overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
-        return RunFolder(self.output_dir, config, record, overwrite, every)
+        return RunFolder(self.output_dir, config, record, overwrite, every, self.config.select)
 
 
 def _versions() -> dict[str, str]:

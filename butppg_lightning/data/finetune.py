@@ -22,7 +22,7 @@ class BUTPPGDataModule(WindowDataModule):
     """Serves ``train.npz``, ``val.npz`` (optional) and ``test.npz`` (optional) of a folder.
 
     Without ``val.npz`` the model is selected on ``test.npz``, as the guide does: with a warning, and
-    ``selected_on_test`` is True.
+    ``selected_on_test`` is True. A fit that selects nothing (``--select last``) then does without validation.
 
     Args:
         root: Folder with the npz files (keys signals [N, C, 1250] and labels [N] in {0 poor, 1 good}).
@@ -70,10 +70,12 @@ class BUTPPGDataModule(WindowDataModule):
         if stage == "fit":
             train = self._read("train")
             self._check_classes(train)
-            val = self._read(self._validation_split())
-            self._check_overlap({"train": train, self._validation_split(): val})
-            self.splits["train"] = self.serve(train)
-            self.splits["val"] = self.serve(val)
+            splits = {"train": train}
+            if self.has("val") or self.needs_validation:
+                splits[self._validation_split()] = self._read(self._validation_split())
+            self._check_overlap(dict(splits))
+            for name, windows in splits.items():
+                self.splits["train" if name == "train" else "val"] = self.serve(windows)
         elif stage == "validate":
             self.splits["val"] = self.serve(self._read(self._validation_split()))
         elif stage == "test":
@@ -85,9 +87,9 @@ class BUTPPGDataModule(WindowDataModule):
         """Return shuffled batches of the training split."""
         return self.loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Return batches of the validation split, in order."""
-        return self.loader("val", shuffle=False)
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Return batches of the validation split, in order; none where a fit needs none and there is none."""
+        return self.loader("val", shuffle=False) if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return batches of the test split, in order."""

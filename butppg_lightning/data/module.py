@@ -69,6 +69,8 @@ class WindowDataModule(LightningDataModule):
     """
 
     use_channels: tuple[str, ...] | None = None
+    needs_validation = True
+    """Whether a fit chooses its best epoch; else it does without validation windows where there are none."""
 
     def __init__(self, root: str, batch_size: int, num_workers: int, seed: int | None) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.data.overlap import refuse_shared_subjects
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
-from butppg_lightning.window import read_windows
+from butppg_lightning.window import channel_names, read_windows
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -32,6 +32,7 @@ class PretrainDataModule(WindowDataModule):
         seed: Seed of the shuffle; None for the one of seed_everything.
         verify_checksums: Whether stores are checked against their checksums before training, which reads all of
             them once; sizes and headers always are.
+        use_channels: Use these channels only, as if the others had not been recorded; null for all.
         allow_overlap: Accept the same subject in both splits, which makes the validation error look better than it is.
 
     Raises:
@@ -45,9 +46,11 @@ class PretrainDataModule(WindowDataModule):
         num_workers: int = 0,
         seed: int | None = None,
         verify_checksums: bool = True,
+        use_channels: list[str] | None = None,
         allow_overlap: bool = False,
     ) -> None:
         super().__init__(root, batch_size, num_workers, seed)
+        self.use_channels = None if use_channels is None else channel_names(use_channels)
         self.allow_overlap = allow_overlap
         self.verify_checksums = verify_checksums
 

@@ -34,6 +34,7 @@ class WindowDataset(Dataset[Batch]):
 
     Attributes:
         features: Served in place of the signals; None for the signals.
+        indices: Side inputs ``[N, K]`` served beside the features; None where the model has none.
     """
 
     def __init__(self, windows: WindowSet, channels: Sequence[str], used: Sequence[str] | None = None) -> None:
@@ -42,6 +43,7 @@ class WindowDataset(Dataset[Batch]):
         there = [name for name in windows.channels if used is None or name in used]
         self._columns = [windows.channels.index(name) if name in there else -1 for name in self.channels]
         self.features: Features | None = None
+        self.indices: Tensor | None = None
         self._fingerprint: str | None = None
         self._as_stored = self._columns == list(range(len(windows.channels)))
 
@@ -62,6 +64,8 @@ class WindowDataset(Dataset[Batch]):
         index = np.atleast_1d(np.asarray(rows)).astype(np.int64, copy=False)
         batch = self.fetch(index) if self.features is None else self.features.batch(index)
         batch["index"] = torch.from_numpy(index)
+        if self.features is not None and self.indices is not None:
+            batch["indices"] = self.indices[batch["index"]]
         for key in ("labels", "soft_labels", "weights"):
             values = getattr(self.windows, key)
             if values is not None:

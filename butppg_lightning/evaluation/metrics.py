@@ -6,6 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation.calibration import (
+    brier_score,
+    calibration_slope,
+    debiased_calibration_error,
+    expected_ece,
+)
+from butppg_lightning.evaluation.calibration import expected_calibration_error as expected_calibration_error
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -41,16 +49,6 @@ def auprc(labels: Array, scores: Array) -> float | None:
     return float((np.diff(np.r_[0, hits]) / positives * precision).sum())
 
 
-def expected_calibration_error(labels: Array, probabilities: Array, bins: int = 10) -> float:
-    """Return the mean gap between probability and frequency over bins of equal mass (Nixon et al. 2019)."""
-    order = np.argsort(probabilities, kind="stable")
-    gaps = [
-        abs(float(probabilities[rows].mean() - labels[rows].mean())) * len(rows)
-        for rows in np.array_split(order, min(bins, len(order)))
-    ]
-    return float(sum(gaps) / len(labels))
-
-
 def classification_metrics(labels: Array, probabilities: Array, threshold: float = 0.5) -> dict[str, float | None]:
     """Return the guide's figures and the field's.
 
@@ -60,9 +58,11 @@ def classification_metrics(labels: Array, probabilities: Array, threshold: float
         threshold: At or above it a window is called good.
 
     Returns:
-        ``accuracy``, ``class_0_acc``, ``class_1_acc`` and ``majority_accuracy`` in percent; ``loss`` (mean negative
-        log likelihood, nats); ``auroc``, ``auprc``, ``f1``, ``mcc``, ``ece`` as fractions. None where a single
-        class leaves a figure undefined.
+        ``accuracy``, ``class_0_acc``, ``class_1_acc``, ``majority_accuracy`` and ``balanced_accuracy`` in percent;
+        ``loss`` (mean negative log likelihood, nats); ``auroc``, ``auprc``, ``f1``, ``mcc``, ``ece`` (equal mass),
+        ``macro_f1``, ``brier``, ``ece_debiased`` and ``ece_if_calibrated`` (the plain ECE that a perfectly calibrated
+        model would show with as many windows) as fractions; ``calibration_slope`` and ``calibration_intercept``. None
+        where a single class, or classes that are told apart without error, leave a figure undefined.
     """
     labels = np.asarray(labels).astype(np.int64)
     probabilities = np.asarray(probabilities, dtype=np.float64)
@@ -70,6 +70,7 @@ def classification_metrics(labels: Array, probabilities: Array, threshold: float
     right = called == labels
     inside = np.clip(probabilities, 1e-12, 1 - 1e-12)
     share = float(labels.mean())
+    slope, intercept = calibration_slope(labels, probabilities)
     return {
         "loss": float(-(labels * np.log(inside) + (1 - labels) * np.log1p(-inside)).mean()),
         "accuracy": 100 * float(right.mean()),
@@ -80,6 +81,15 @@ def classification_metrics(labels: Array, probabilities: Array, threshold: float
         "auprc": auprc(labels, probabilities),
         **_confusion_metrics(labels, called),
         "ece": expected_calibration_error(labels, probabilities),
+        "ece_debiased": debiased_calibration_error(labels, probabilities),
+        "ece_if_calibrated": expected_ece(probabilities),
+        "balanced_accuracy": 50 * float(right[labels == 0].mean() + right[labels == 1].mean())
+        if 0 < share < 1
+        else None,
+        "macro_f1": _macro_f1(labels, called),
+        "brier": brier_score(labels, probabilities),
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
     }
 
 
@@ -88,6 +98,7 @@ def bootstrap_intervals(
     probabilities: Array,
     subjects: Array | None = None,
     *,
+    threshold: float = 0.5,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -101,6 +112,7 @@ def bootstrap_intervals(
         labels: ``[N]`` in {0, 1}.
         probabilities: ``[N]``.
         subjects: ``[N]`` or None.
+        threshold: At or above it a window is called good.
         resamples: Number of resamples.
         level: Coverage.
         seed: Seed of the resampling.
@@ -114,7 +126,7 @@ def bootstrap_intervals(
     values: dict[str, list[float]] = {key: [] for key in FRACTIONS}
     for _ in range(resamples):
         rows = draw()
-        found = _fractions(labels[rows], probabilities[rows])
+        found = _fractions(labels[rows], probabilities[rows], threshold)
         for key in FRACTIONS:
             value = found[key]
             if value is not None:
@@ -126,11 +138,11 @@ def bootstrap_intervals(
     }
 
 
-def _fractions(labels: Array, probabilities: Array) -> dict[str, float | None]:
+def _fractions(labels: Array, probabilities: Array, threshold: float) -> dict[str, float | None]:
     return {
         "auroc": auroc(labels, probabilities),
         "auprc": auprc(labels, probabilities),
-        **_confusion_metrics(labels, (probabilities >= 0.5).astype(np.int64)),
+        **_confusion_metrics(labels, (probabilities >= threshold).astype(np.int64)),
         "ece": expected_calibration_error(labels, probabilities),
     }
 
@@ -146,6 +158,12 @@ def _confusion_metrics(labels: Array, called: Array) -> dict[str, float | None]:
         # a constant answer has no correlation with anything: 0 by convention (Chicco & Jurman 2020)
         "mcc": (hit * rest - false_alarm * miss) / spread**0.5 if spread else 0.0,
     }
+
+
+def _macro_f1(labels: Array, called: Array) -> float | None:
+    of_good = _confusion_metrics(labels, called)["f1"]
+    of_poor = _confusion_metrics(1 - labels, 1 - called)["f1"]
+    return None if of_good is None or of_poor is None else (of_good + of_poor) / 2
 
 
 def _resampler(count: int, subjects: Array | None, generator: np.random.Generator) -> Callable[[], Array]:

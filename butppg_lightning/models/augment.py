@@ -18,6 +18,8 @@ class Augment:
         modality_dropout: Probability that one whole channel of a window is withheld from the encoder. Never the only
             one. It stays a target: the model has to infer it from the others.
         amplitude: Each channel is multiplied by a factor within 1 plus and minus this (0.2: factors 0.8 to 1.2).
+        invert_ppg: Probability that PPG is turned upside down (reflective and transmissive sensors differ in sign).
+        ppg: Column of PPG; -1 where there is none.
         time_shift: Windows are shifted by at most this share of their length (0.1: one second of ten) by cutting them
             out of the recorded one. Nothing is wrapped around or padded, so the result is shorter.
         patch_size: The result's length is a multiple of this many samples.
@@ -29,11 +31,13 @@ class Augment:
     modality_dropout: float = 0.0
     amplitude: float = 0.0
     time_shift: float = 0.0
+    invert_ppg: float = 0.0
+    ppg: int = -1
     patch_size: int = 1
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        for name, most in (("modality_dropout", 1.0), ("amplitude", 0.99), ("time_shift", 0.5)):
+        for name, most in (("modality_dropout", 1.0), ("amplitude", 0.99), ("time_shift", 0.5), ("invert_ppg", 1.0)):
             if not 0 <= getattr(self, name) <= most:
                 raise UserError(f"{name} is {getattr(self, name)}; expected 0 to {most:g}")
 
@@ -57,6 +61,11 @@ class Augment:
         if self.amplitude:
             draw = torch.rand(present.shape, generator=generator, device=signals.device)
             signals = signals * (1 + self.amplitude * (2 * draw - 1)).unsqueeze(-1)
+        if self.invert_ppg and self.ppg >= 0:
+            signs = torch.ones_like(present, dtype=signals.dtype)
+            draw = torch.rand(len(present), generator=generator, device=signals.device)
+            signs[:, self.ppg] -= 2 * (draw < self.invert_ppg)
+            signals = signals * signs.unsqueeze(-1)
         if self.modality_dropout:
             seen = self._withhold(present, generator)
         return signals, seen

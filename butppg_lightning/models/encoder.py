@@ -60,7 +60,8 @@ class PatchEmbedding(nn.Module):
         width, _, size = self.weight.shape
         if present is not None:
             signals = signals * present.unsqueeze(-1)
-        patches = signals.reshape(batch, channels, -1, size).transpose(1, 2).reshape(batch, -1, channels * size)
+        count = signals.shape[2] // size  # named, because a rank's last batch may be empty
+        patches = signals.reshape(batch, channels, count, size).transpose(1, 2).reshape(batch, count, channels * size)
         tokens = F.linear(patches, self.weight.view(width, -1), self.bias)
         if present is not None:
             missing = (~present).to(self.absent.dtype) @ self.absent

@@ -7,7 +7,32 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-HeadName = Literal["linear", "mlp", "attention"]
+from butppg_lightning.models.standardise import RunningStandardise
+
+HeadName = Literal["linear", "mlp", "attention", "probe"]
+
+
+_LARGEST_INDEX = 4.0  # standard deviations: one wild index must not decide a window
+
+
+class SideInputs(nn.Module):
+    """What side inputs add to a head's logit: each standardised by the training windows, then one linear layer.
+
+    Args:
+        count: Number of side inputs K.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.standardise = RunningStandardise(count)
+        self.score = nn.Linear(count, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map side inputs ``[B, K]``, NaN where one is missing, to what they add to the logits, ``[B]``."""
+        known = ~inputs.isnan()
+        scaled = self.standardise(torch.where(known, inputs, 0.0), known)
+        return cast("Tensor", self.score(scaled.clamp(-_LARGEST_INDEX, _LARGEST_INDEX))).squeeze(-1)
 
 
 class LinearHead(nn.Module):
@@ -16,28 +41,39 @@ class LinearHead(nn.Module):
     Args:
         width: Token width.
         dropout: Dropout share before the linear layer.
+        side_inputs: Number of side inputs K; 0 for none.
     """
 
     pools_without_parameters = True
     """Whether :meth:`pool` is fixed, so that its result can stand for the tokens while only the head trains."""
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.score = nn.Linear(width, 1)
+        self.side = SideInputs(side_inputs) if side_inputs else None
         _start_undecided(self.score)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Reduce tokens ``[B, P, W]`` to ``[B, W]``."""
         return tokens.mean(dim=1)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        """Map pooled features ``[B, W]`` to logits ``[B]``."""
-        return cast("Tensor", self.score(self.drop(pooled))).squeeze(-1)
+    def transform(self, pooled: Tensor) -> Tensor:
+        """Map pooled features to what enters the last linear layer."""
+        return pooled
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map tokens ``[B, P, W]`` to logits ``[B]``."""
-        return self.classify(self.pool(tokens))
+    def classify(self, pooled: Tensor, side: Tensor | None = None) -> Tensor:
+        """Map pooled features ``[B, W]``, and side inputs ``[B, K]`` of a head that has some, to logits ``[B]``."""
+        logits = cast("Tensor", self.score(self.drop(self.transform(pooled)))).squeeze(-1)
+        if self.side is None:
+            return logits
+        if side is None:
+            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
+        return logits.float() + cast("Tensor", self.side(side))
+
+    def forward(self, tokens: Tensor, side: Tensor | None = None) -> Tensor:
+        """Map tokens ``[B, P, W]`` and side inputs ``[B, K]`` to logits ``[B]``."""
+        return self.classify(self.pool(tokens), side)
 
 
 class MLPHead(LinearHead):
@@ -46,15 +82,47 @@ class MLPHead(LinearHead):
     Args:
         width: Token width.
         dropout: Dropout share before each linear layer.
+        side_inputs: Number of side inputs; 0 for none.
     """
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
-        super().__init__(width, dropout)
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+        super().__init__(width, dropout, side_inputs)
         self.hidden = nn.Linear(width, width)
 
-    def classify(self, pooled: Tensor) -> Tensor:
-        """Map pooled features ``[B, W]`` to logits ``[B]``."""
-        return super().classify(nn.functional.gelu(self.hidden(self.drop(pooled))))
+    def transform(self, pooled: Tensor) -> Tensor:
+        """Map pooled features ``[B, W]`` to the hidden layer's ``[B, W]``."""
+        return nn.functional.gelu(self.hidden(self.drop(pooled)))
+
+
+class ProbeHead(LinearHead):
+    """Mean, spread and step of the tokens over time, each standardised, then one linear layer.
+
+    Quality is as much about change as about level. Statistics pooling: Snyder et al. 2018; standardising before a
+    linear layer: He et al. 2022, appendix A. The step is the mean distance of neighbouring tokens, feature by feature.
+
+    Args:
+        width: Token width.
+        dropout: Dropout share before the linear layer.
+        side_inputs: Number of side inputs; 0 for none.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+        super().__init__(3 * width, dropout, side_inputs)
+        self.standardise = RunningStandardise(3 * width)
+        nn.init.trunc_normal_(self.score.weight, std=1e-3)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Reduce tokens ``[B, P, W]`` to ``[B, 3 W]``."""
+        tokens = tokens.float()
+        step = (tokens[:, 1:] - tokens[:, :-1]).abs().mean(dim=1)
+        centred = tokens - tokens.mean(dim=1, keepdim=True)
+        # the root's slope is infinite at 0, where the tokens of a flat signal are
+        spread = (centred.square().mean(dim=1) + 1e-8).sqrt()
+        return torch.cat([tokens.mean(dim=1), spread, step], dim=1)
+
+    def transform(self, pooled: Tensor) -> Tensor:
+        """Standardise pooled features ``[B, 3 W]``."""
+        return cast("Tensor", self.standardise(pooled))
 
 
 class AttentionHead(LinearHead):
@@ -66,12 +134,13 @@ class AttentionHead(LinearHead):
     Args:
         width: Token width.
         dropout: Dropout share before the linear layer.
+        side_inputs: Number of side inputs; 0 for none.
     """
 
     pools_without_parameters = False
 
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
-        super().__init__(width, dropout)
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+        super().__init__(width, dropout, side_inputs)
         self.hidden = nn.Linear(width, width // 2)
         self.attend = nn.Linear(width // 2, 1)
         nn.init.zeros_(self.attend.weight)  # begins as the plain mean
@@ -88,7 +157,12 @@ class AttentionHead(LinearHead):
         return (shares.unsqueeze(-1) * tokens).sum(dim=1)
 
 
-HEADS: dict[HeadName, type[LinearHead]] = {"linear": LinearHead, "mlp": MLPHead, "attention": AttentionHead}
+HEADS: dict[HeadName, type[LinearHead]] = {
+    "linear": LinearHead,
+    "mlp": MLPHead,
+    "attention": AttentionHead,
+    "probe": ProbeHead,
+}
 
 
 def _start_undecided(layer: nn.Linear) -> None:

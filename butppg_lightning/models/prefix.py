@@ -67,7 +67,7 @@ def run_prefix(network: QualityNetwork, scaled: Tensor, present: Tensor, depth: 
     Returns:
         Tokens ``[B, P, width]``, or features ``[B, width]`` at depth ``pooled``.
     """
-    return advance(network, cast("Encoder", network.encoder).embed(scaled, present), 0, depth)
+    return advance(network, cast("Encoder", network.encoder).embed(*network.seen(scaled, present)), 0, depth)
 
 
 def advance(network: QualityNetwork, tokens: Tensor, start: int, depth: Depth) -> Tensor:
@@ -81,12 +81,12 @@ def advance(network: QualityNetwork, tokens: Tensor, start: int, depth: Depth) -
     return network.head.pool(tokens) if depth == "pooled" else tokens
 
 
-def run_suffix(network: QualityNetwork, features: Tensor, depth: Depth) -> Tensor:
-    """Return the logits ``[B]`` of what :func:`run_prefix` made."""
+def run_suffix(network: QualityNetwork, features: Tensor, depth: Depth, side: Tensor | None = None) -> Tensor:
+    """Return the logits ``[B]`` of what :func:`run_prefix` made, and side inputs ``[B, K]`` where the head has some."""
     if depth == "pooled":
-        return network.head.classify(features)
+        return network.head.classify(features, side)
     tokens = features if depth == "encoded" else cast("Encoder", network.encoder)(features, start=depth)
-    return cast("Tensor", network.head(tokens))
+    return cast("Tensor", network.head(tokens, side))
 
 
 def prefix_versions(network: QualityNetwork, depth: Depth) -> tuple[int, ...]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
+from butppg_lightning.models.calibration import stored_calibration
 from butppg_lightning.models.heads import HEADS
-from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.network import assemble
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.window import channel_names
@@ -17,7 +18,7 @@ from butppg_lightning.window import channel_names
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from butppg_lightning.models.encoder import Encoder
+    from butppg_lightning.models.network import QualityNetwork
 
 _PREFIX = "network."
 
@@ -33,7 +34,7 @@ def restore_network(path: Path) -> tuple[QualityNetwork, dict[str, Any]]:
 
     Raises:
         UserError: If it cannot be read, is no classifier's, names a foreign encoder class, or its weights are missing,
-            of another shape than it declares, or not finite.
+            of another shape than it declares, or not finite, or its calibration is damaged.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote")
@@ -57,6 +58,7 @@ def restore_network(path: Path) -> tuple[QualityNetwork, dict[str, Any]]:
         if state[key].layout != value.layout or not bool(state[key].isfinite().all()):
             raise UserError(f"{path}: {key} does not hold finite numbers (a diverged training leaves NaN); use another")
     network.load_state_dict(state, strict=False)
+    network.calibration = stored_calibration(content, path)
     return network.eval(), options
 
 
@@ -64,11 +66,14 @@ def _build(path: Path, options: dict[str, Any], channels: tuple[str, ...]) -> Qu
     encoder, _ = build_encoder(options["encoder"], channels, named_by_user=False)
     scaling = options.get("preprocess")
     preprocess = Preprocess.from_options(channels, scaling if isinstance(scaling, dict) else {})
+    given = {key: options.get(key) for key in ("indices", "encoder_channels")}
+    for key, names in given.items():
+        if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise UserError(f"{path} has {key} that are no names; write it again")
     try:
-        head = HEADS[options["head"]](cast("Encoder", encoder).width, float(options.get("head_dropout") or 0.0))
+        return assemble(preprocess, encoder, options["head"], float(options.get("head_dropout") or 0.0), **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} has a head_dropout that is none: {error}") from None
-    return QualityNetwork(preprocess, encoder, head)
 
 
 def _check_sizes(path: Path, declared: Any, state: dict[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ def parameter_groups(
     weight_decay: float,
     depth: int = 0,
     head_lr_multiplier: float = 1.0,
+    indices_lr_multiplier: float = 1.0,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
     """Group named parameters for AdamW: every parameter from the start, frozen or not.
@@ -35,6 +36,7 @@ def parameter_groups(
         weight_decay: Decoupled weight decay of matrices.
         depth: Number of encoder blocks, for ``layer_decay``.
         head_lr_multiplier: The head's rate as a multiple of ``lr``.
+        indices_lr_multiplier: The rate of the head's side inputs as a multiple of the head's.
         layer_decay: Each block's rate as a multiple of the next one's (Clark et al. 2020); the input projection
             counts as the block before the first, the final norm as part of the last.
 
@@ -44,7 +46,12 @@ def parameter_groups(
     Raises:
         UserError: If a rate is not above 0 or the weight decay negative.
     """
-    rates = {"lr": lr, "head_lr_multiplier": head_lr_multiplier, "layer_decay": layer_decay}
+    rates = {
+        "lr": lr,
+        "head_lr_multiplier": head_lr_multiplier,
+        "indices_lr_multiplier": indices_lr_multiplier,
+        "layer_decay": layer_decay,
+    }
     for key, value in rates.items():
         if not value > 0:
             raise UserError(f"model.{key} is {value}; expected above 0")
@@ -53,6 +60,7 @@ def parameter_groups(
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in parameters:
         multiplier = _multiplier(name, depth, head_lr_multiplier, layer_decay)
+        multiplier *= indices_lr_multiplier if name.startswith("head.side.") else 1
         decay = weight_decay if parameter.ndim > 1 and not name.endswith("embedding.absent") else 0.0
         group = groups.setdefault(
             (multiplier, decay),

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class PredictionStore:
-    """Keeps row numbers, labels and probabilities of a pass."""
+    """Keeps row numbers, labels and scores (logits) of a pass."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -23,12 +23,12 @@ class PredictionStore:
         """Forget everything."""
         self._parts = []
 
-    def add(self, rows: Tensor, labels: Tensor, probabilities: Tensor) -> None:
-        """Keep a batch: ``rows [B]``, ``labels [B]`` and ``probabilities [B]``."""
-        self._parts.append((rows, labels, probabilities.float()))
+    def add(self, rows: Tensor, labels: Tensor, scores: Tensor) -> None:
+        """Keep a batch: ``rows [B]``, ``labels [B]`` and ``scores [B]``."""
+        self._parts.append((rows, labels, scores.float()))
 
     def gather(self) -> tuple[Array, Array, Array]:
-        """Return labels, probabilities and row numbers of all processes, each window once, in row order."""
+        """Return labels, scores and row numbers of all processes, each window once, in row order."""
         columns = [torch.cat(column).cpu().numpy() for column in zip(*self._parts, strict=True)] if self._parts else []
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             shares: list[Any] = [None] * torch.distributed.get_world_size()

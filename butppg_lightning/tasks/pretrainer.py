@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.architecture import build_encoder
+from butppg_lightning.models.architecture import build_encoder, resolve_spec
 from butppg_lightning.models.augment import Augment
+from butppg_lightning.models.continuation import read_pretraining
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.spectral_loss import SpectralLoss
@@ -55,6 +57,9 @@ class MaskedPretrainer(WindowModule):
         modality_dropout: Probability that one whole channel of a training window is withheld (the guide: 0.25).
         amplitude: Channels are scaled by a random factor within 1 plus and minus this (the guide: 0.2).
         time_shift: Windows are shifted by at most this share of their length, by cropping (the guide: 0.1).
+        invert_ppg: Probability that a training window's PPG is turned upside down.
+        pretrained: Checkpoint of `butppg pretrain` to go on from, encoder and decoder, with other windows or options;
+            read by a fresh run only.
 
     Raises:
         UserError: If an argument is impossible.
@@ -79,6 +84,8 @@ class MaskedPretrainer(WindowModule):
         modality_dropout: float = 0.0,
         amplitude: float = 0.0,
         time_shift: float = 0.0,
+        invert_ppg: float = 0.0,
+        pretrained: str | None = None,
     ) -> None:
         super().__init__()
         if lr_schedule not in SCHEDULES:
@@ -86,7 +93,12 @@ class MaskedPretrainer(WindowModule):
         if stft_weight < 0:
             raise UserError(f"model.stft_weight is {stft_weight}; expected at least 0")
         self.channels = channel_names(channels)
+        earlier = read_pretraining(Path(pretrained)) if pretrained else None
+        if earlier is not None:
+            encoder = resolve_spec(encoder, earlier.spec, str(pretrained))
         built, spec = build_encoder(encoder or {}, self.channels, named_by_user=True)
+        if earlier is not None:
+            preprocess = {**earlier.preprocess, **(preprocess or {})}
         scaling = Preprocess(self.channels, **(preprocess or {}))
         decoder: dict[str, Any] = {
             "decoder_width": decoder_width,
@@ -94,10 +106,18 @@ class MaskedPretrainer(WindowModule):
             "decoder_heads": decoder_heads,
         }
         masks: dict[str, Any] = {"mask_ratio": mask_ratio, "masking": masking, "block_patches": block_patches}
-        variations = {"modality_dropout": modality_dropout, "amplitude": amplitude, "time_shift": time_shift}
+        variations = {
+            "modality_dropout": modality_dropout,
+            "amplitude": amplitude,
+            "time_shift": time_shift,
+            "invert_ppg": invert_ppg,
+        }
         self.network = MaskedAutoencoder(scaling, built, **decoder, **masks)
+        if earlier is not None:
+            earlier.load_into(self.network)
+        ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
         patch_size = self.network.decoder.patch_size
-        self.augment = Augment(**variations, patch_size=patch_size) if any(variations.values()) else None
+        self.augment = Augment(**variations, ppg=ppg, patch_size=patch_size) if any(variations.values()) else None
         self.spectral_loss = SpectralLoss() if stft_weight else None
         # only plain types, and the resolved architecture: the checkpoint says how to build what it holds
         self.save_hyperparameters(

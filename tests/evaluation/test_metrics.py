@@ -44,6 +44,30 @@ def test_collapse_to_the_majority_is_visible() -> None:
     assert found["accuracy"] == found["majority_accuracy"] == 79
     assert found["auroc"] == 0.5
     assert found["mcc"] == 0
+    assert found["balanced_accuracy"] == 50
+    assert found["macro_f1"] == pytest.approx(79 / 179)
+    assert found["brier"] == pytest.approx(0.79 * 0.04 + 0.21 * 0.64)
+
+
+def test_the_threshold_decides_what_is_called_and_nothing_else() -> None:
+    generator = np.random.default_rng(1)
+    labels = generator.integers(0, 2, 200)
+    probabilities = np.clip(0.2 + 0.2 * labels + generator.normal(0, 0.15, 200), 0, 1)
+    half, low = classification_metrics(labels, probabilities), classification_metrics(labels, probabilities, 0.3)
+    assert half["class_1_acc"] < 50 < low["class_1_acc"]
+    assert low["balanced_accuracy"] == pytest.approx((low["class_0_acc"] + low["class_1_acc"]) / 2)
+    for key in ("auroc", "auprc", "brier", "loss", "ece", "ece_debiased", "calibration_slope"):
+        assert half[key] == low[key]
+    intervals = bootstrap_intervals(labels, probabilities, threshold=0.3, resamples=100)
+    assert intervals["mcc_ci95"][0] <= low["mcc"] <= intervals["mcc_ci95"][1]
+    assert half["mcc"] < intervals["mcc_ci95"][0]
+
+
+def test_a_diverged_model_gives_nan_and_no_crash() -> None:
+    with np.errstate(invalid="ignore"):
+        found = classification_metrics(np.array([0, 1, 1, 0]), np.full(4, np.nan))
+    assert np.isnan([found["loss"], found["brier"], found["ece"], found["ece_debiased"]]).all()
+    assert found["calibration_slope"] is None
 
 
 def test_intervals_hold_the_figure_and_widen_with_few_subjects() -> None:

@@ -94,7 +94,8 @@ def test_prefix_and_suffix_are_the_network(head: HeadName, depth: Depth) -> None
     signals = signals * present.unsqueeze(-1)
     with torch.no_grad():
         features = run_prefix(network, network.preprocess(signals, present), present, depth)
-        assert features.shape == ((6, 32) if depth == "pooled" else (6, 25, 32))
+        pooled = (6, 96 if head == "probe" else 32)
+        assert features.shape == (pooled if depth == "pooled" else (6, 25, 32))
         assert torch.equal(run_suffix(network, features, depth), network(signals, present))
 
 

@@ -1,0 +1,60 @@
+"""Predictions read back from a CSV: labels, and probabilities or logits."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from butppg_lightning.npz import Array
+
+
+def read_predictions(path: Path) -> tuple[Array, Array, str]:
+    """Read a CSV with the columns ``label`` and ``probability`` or ``logit``, as `butppg predict` writes it.
+
+    Args:
+        path: The CSV; further columns are ignored, ``logit`` goes before ``probability``.
+
+    Returns:
+        Labels ``[N]`` int64 in {0, 1}, values ``[N]`` float64, and which column they are from.
+
+    Raises:
+        UserError: If it cannot be read, lacks a column, or holds what is no label, probability or logit.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            names = [str(name).strip().lower() for name in table.fieldnames or []]
+            table.fieldnames = names
+            kind = next((name for name in ("logit", "probability") if name in names), None)
+            if "label" not in names or kind is None:
+                raise UserError(
+                    f"{path} has the columns {', '.join(names) or 'none'}; expected label, and probability or logit"
+                )
+            rows = [_row(path, table.line_num, kind, row) for row in table]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"predictions {path} cannot be read as CSV: {reason}") from None
+    if not rows:
+        raise UserError(f"{path} holds no predictions")
+    labels, values = zip(*rows, strict=True)
+    return np.array(labels, dtype=np.int64), np.array(values, dtype=np.float64), kind
+
+
+def _row(path: Path, line: int, kind: str, row: dict[str, str | None]) -> tuple[int, float]:
+    if str(row["label"]).strip() not in ("0", "1", "0.0", "1.0"):
+        raise UserError(f"{path}, line {line}: label is {row['label']!r}; expected 0 (poor) or 1 (good)")
+    try:
+        value = float(str(row[kind]))
+    except ValueError:
+        value = float("nan")
+    if not np.isfinite(value) or (kind == "probability" and not 0 <= value <= 1):
+        wanted = "a number from 0 to 1" if kind == "probability" else "a finite number"
+        raise UserError(f"{path}, line {line}: {kind} is {row[kind]!r}; expected {wanted}")
+    return int(float(str(row["label"]))), value

@@ -1,0 +1,138 @@
+"""The training loss of the quality classifier: binary cross-entropy, and its usual modifications."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch.nn.functional as F
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+_LEAST_GAP = 1e-6  # powers below 1 have no slope at 0
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Modifications of the cross-entropy; each is off by default.
+
+    Attributes:
+        positive_weight: Weight of good windows when poor ones have 1; ``balanced`` gives each class the weight
+            n / (2 n_class) of the training labels, so that both count alike.
+        focal_gamma: Exponent of the focal loss; 0 for none, 2 in the paper.
+        label_smoothing: Share of the target that is spread evenly over both classes.
+
+    Raises:
+        UserError: If a number is impossible.
+    """
+
+    positive_weight: float | Literal["balanced"] = 1.0
+    focal_gamma: float = 0.0
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        limits: dict[str, tuple[float, float]] = {"focal_gamma": (0, 10), "label_smoothing": (0, 0.99)}
+        if self.positive_weight != "balanced":
+            limits["positive_weight"] = (0.001, 1000)
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+                other = ", or balanced" if name == "positive_weight" else ""
+                raise UserError(f"model.loss {name} is {value}; expected {least:g} to {most:g}{other}")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any] | None) -> LossOptions:
+        """Build them from what a configuration says.
+
+        Raises:
+            UserError: On an unknown option or an impossible value.
+        """
+        known = list(inspect.signature(cls).parameters)
+        for key in options or {}:
+            if key not in known:
+                raise UserError(f"model.loss has no option '{key}'; it has {', '.join(known)}")
+        return cls(**(options or {}))
+
+    def class_weights(self, labels: Tensor | None = None) -> tuple[float, float]:
+        """Return the weights of poor and good windows.
+
+        Args:
+            labels: ``[N]`` in {0, 1} of the training windows; needed for ``balanced`` only.
+
+        Raises:
+            UserError: If ``balanced`` is asked for and there are not two classes to balance.
+
+        Examples:
+            >>> import torch
+            >>> LossOptions("balanced").class_weights(torch.tensor([0, 0, 0, 1]))
+            (0.6666666666666666, 2.0)
+        """
+        if self.positive_weight != "balanced":
+            return 1.0, float(self.positive_weight)
+        good = 0 if labels is None else int((labels == 1).sum())
+        total = 0 if labels is None else len(labels)
+        if not 0 < good < total:
+            raise UserError(
+                f"model.loss positive_weight is balanced, but {good} of {total} training windows are good; "
+                "give windows of both classes, or a number"
+            )
+        return total / (2 * (total - good)), total / (2 * good)
+
+
+def quality_loss(
+    logits: Tensor,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    class_weights: tuple[float, float] = (1.0, 1.0),
+    focal_gamma: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Return the mean binary cross-entropy of a batch.
+
+    With soft targets t, probability p, weights w of a window and a of the classes, the mean over the batch of
+
+        w * |t - p|^gamma * -(a_good t log p + a_poor (1 - t) log(1 - p))
+
+    The factor |t - p|^gamma is the focal loss (Lin et al. 2017, arXiv:1708.02002) carried over to soft targets as the
+    quality focal loss (Li et al. 2020, arXiv:2006.04388); for t in {0, 1} they are the same. Smoothing (Szegedy et al.
+    2016, arXiv:1512.00567) comes first: t (1 - s) + s / 2.
+
+    Args:
+        logits: ``[B]``, of any real dtype; the loss is computed in float32.
+        targets: ``[B]`` in 0..1, 1 for good.
+        weights: ``[B]``, one per window, or None. The mean is over windows, not over weights.
+        class_weights: Weights of poor and good; see :meth:`LossOptions.class_weights`.
+        focal_gamma: Exponent; 0 for none.
+        label_smoothing: Share of the target that is spread evenly over both classes.
+
+    Returns:
+        A float32 scalar.
+
+    Examples:
+        >>> import torch
+        >>> quality_loss(torch.zeros(2), torch.tensor([1.0, 0.0])), quality_loss(torch.zeros(1), torch.ones(1),
+        ...     focal_gamma=2.0)
+        (tensor(0.6931), tensor(0.1733))
+    """
+    logits = logits.float()
+    targets = targets.to(logits.dtype)
+    if label_smoothing:
+        targets = targets * (1 - label_smoothing) + label_smoothing / 2
+    poor, good = class_weights
+    ratio = None if good == poor else logits.new_tensor(good / poor)
+    if poor != 1:
+        weights = logits.new_full(logits.shape, poor) if weights is None else weights * poor
+    if not focal_gamma:
+        return F.binary_cross_entropy_with_logits(logits, targets, weight=weights, pos_weight=ratio)
+    # a weight given to torch's function gets no gradient, which this factor needs
+    losses = F.binary_cross_entropy_with_logits(logits, targets, weight=weights, pos_weight=ratio, reduction="none")
+    gap = (targets - logits.sigmoid()).abs().clamp(min=_LEAST_GAP)
+    return (losses * gap**focal_gamma).mean()

@@ -1,0 +1,64 @@
+"""Running standardisation: features to mean 0 and variance 1 by what was seen in training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_LEAST_SHARE = 0.02  # of a new batch in the statistics: they forget after about 50 batches, should the encoder move
+_LEAST_VARIANCE = 1e-8
+
+
+class RunningStandardise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of the training batches so far.
+
+    Stands where batch normalisation without parameters stands in linear probing (He et al. 2022, appendix A), with
+    two differences: a batch is scaled by the running figures and not by its own, so that training and evaluation
+    compute the same; and the processes of a run share their figures, so that they stay equal.
+
+    Args:
+        width: Number of features.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, features: Tensor, known: Tensor | None = None) -> Tensor:
+        """Standardise.
+
+        Args:
+            features: ``[B, width]``.
+            known: ``[B, width]`` bool, False where a value is missing: it becomes 0 and does not count. None for all.
+
+        Returns:
+            ``[B, width]`` float32.
+        """
+        features = features.float()
+        if self.training:
+            self._follow(features.detach(), known)
+        scaled = (features - self.mean) / self.variance.clamp(min=_LEAST_VARIANCE).sqrt()
+        return scaled if known is None else scaled * known
+
+    @torch.no_grad()
+    def _follow(self, features: Tensor, known: Tensor | None) -> None:
+        weights = torch.ones_like(features) if known is None else known.to(features.dtype)
+        # about the mean so far: sums of squares of large numbers would lose what differs
+        away = (features - self.mean) * weights
+        sums = torch.stack([weights.sum(0), away.sum(0), away.square().sum(0)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(sums)
+        count = sums[0].clamp(min=1)
+        shift = sums[1] / count
+        self.batches += 1
+        share = torch.clamp(1 / self.batches, min=_LEAST_SHARE) * (sums[0] > 0)
+        # total variance of the two, weighted, groups: within them and between their means
+        within = torch.lerp(self.variance, sums[2] / count - shift.square(), share)
+        self.variance.copy_(within + share * (1 - share) * shift.square())
+        self.mean += share * shift
