@@ -23,10 +23,17 @@ COMMANDS = {
     "prepare": Command(f"{_HOME}.prepare", "run", "make splits and windows from recordings: BUT PPG, VitalDB, one npz"),
     "pretrain": Command(f"{_HOME}.pretrain", "pretrain", "pretrain an encoder by masked signal modelling"),
     "fit": Command(f"{_HOME}.finetune", "fit", "fine-tune the quality classifier in stages, then test it"),
+    "sweep": Command(f"{_HOME}.sweep", "run", "search the options of fit, with any number of workers on one study"),
     "validate": Command(f"{_HOME}.finetune", "validate", "print a checkpoint's figures on val.npz"),
     "test": Command(f"{_HOME}.finetune", "test", "print a checkpoint's figures on test.npz"),
     "predict": Command(f"{_HOME}.finetune", "predict", "write a checkpoint's probabilities for a split"),
+    "calibrate": Command(
+        f"{_HOME}.calibrate", "run", "make a checkpoint's probabilities mean what they say, and set its thresholds"
+    ),
+    "evaluate": Command(f"{_HOME}.evaluate", "run", "write a checkpoint's figures and a report with pictures"),
     "score": Command(f"{_HOME}.score", "run", "tell the quality of every window of a long recording"),
+    "export": Command(f"{_HOME}.export", "run", "write a classifier as ONNX (checked against torch) or safetensors"),
+    "results": Command(f"{_HOME}.results", "run", "hold people out, and compare the recipe with its rivals on them"),
     "inspect": Command(f"{_HOME}.inspect", "run", "tell what a checkpoint, an npz file or a run folder contains"),
 }
 

@@ -1,0 +1,1 @@
+"""The report of `butppg evaluate`: one page with pictures, each with a sentence that says what it shows."""

@@ -1,0 +1,134 @@
+"""What gating buys: how far the pulse rate read from the PPG is off, as fewer and surer windows are kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.window import SAMPLING_RATE
+
+if TYPE_CHECKING:
+    from butppg_lightning.npz import Array
+
+SLOWEST, FASTEST = 0.6, 3.5
+"""Band in which a pulse is looked for (Hz): 36 to 210 beats per minute."""
+TOLERANCE = 5.0
+"""An estimate counts as right within so many beats per minute (the tolerance of BUT PPG's annotation)."""
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the windows kept at which figures are told."""
+_PADDED = 8192  # samples: a grid of 0.015 Hz, or 0.9 beats per minute, before the peak is interpolated
+_CHUNK = 512  # windows transformed together; bounds the memory
+
+
+def pulse_rates(ppg: Array) -> Array:
+    """Estimate the pulse rate of raw PPG windows.
+
+    The straight line through the window is removed and the rest tapered (Hann) and transformed. Every frequency from
+    0.6 to 3.5 Hz is rated by its power times the autocorrelation at the lag of one period: power alone may prefer the
+    second harmonic, at whose period a pulse does not repeat, and the autocorrelation alone two periods, at which
+    there is no power. The best one is interpolated by a parabola.
+
+    Args:
+        ppg: ``[N, T]`` at 125 Hz, unfiltered, any real dtype and either polarity.
+
+    Returns:
+        ``[N]`` beats per minute, 36 to 210; NaN where the window is flat.
+    """
+    rates = [_chunk_rates(ppg[start : start + _CHUNK]) for start in range(0, len(ppg), _CHUNK)]
+    return np.concatenate(rates) if rates else np.empty(0)
+
+
+def _chunk_rates(ppg: Array) -> Array:
+    samples = np.asarray(ppg, dtype=np.float64)
+    count = samples.shape[1]
+    line = np.stack([np.ones(count), np.arange(count) - (count - 1) / 2])
+    centred = samples - (samples @ line.T / (line**2).sum(axis=1)) @ line
+    flat = centred.std(axis=1) <= 1e-6 * np.abs(samples).max(axis=1).clip(1e-9)
+    frequency = np.fft.rfftfreq(_PADDED, 1 / SAMPLING_RATE)
+    power = np.abs(np.fft.rfft(centred * np.hanning(count), _PADDED)) ** 2
+    power[:, frequency < SLOWEST / 1.5] = 0  # slow drift would swamp the autocorrelation
+    power[:, frequency > 8.0] = 0
+    band = np.flatnonzero((frequency >= SLOWEST) & (frequency <= FASTEST))
+    correlation = np.fft.irfft(power, axis=1)
+    correlation /= np.maximum(correlation[:, :1], 1e-300)
+    lags = SAMPLING_RATE / frequency[band]
+    whole = np.floor(lags).astype(np.int64)
+    part = lags - whole
+    repeats = (1 - part) * correlation[:, whole] + part * correlation[:, whole + 1]
+    rating = power[:, band] * np.maximum(repeats, 1e-3)
+    best = rating.argmax(axis=1).clip(1, len(band) - 2)
+    rows = np.arange(len(best))
+    before, at, after = (rating[rows, best + step] for step in (-1, 0, 1))
+    bend = before - 2 * at + after
+    offset = np.where(bend < 0, 0.5 * (before - after) / np.where(bend < 0, bend, 1), 0.0).clip(-1, 1)
+    rates = 60 * (frequency[band][best] + offset * (frequency[1] - frequency[0]))
+    return np.where(flat, np.nan, rates)
+
+
+@dataclass(frozen=True, eq=False)
+class HeartRates:
+    """The windows with a reference and an estimate, surest first.
+
+    Attributes:
+        errors: ``[M]`` absolute error (bpm) in falling order of the probability of good.
+        rows: ``[M]`` their rows in the file.
+        probabilities: ``[M]``, falling.
+        left_out: Windows without a reference, without PPG, or with a flat one.
+    """
+
+    errors: Array
+    rows: Array
+    probabilities: Array
+    left_out: int
+
+    def kept(self, share: float) -> int:
+        """Return how many windows ``share`` (0..1) of them is, at least one."""
+        return max(1, round(share * len(self.errors)))
+
+    def figures(self) -> dict[str, Any]:
+        """Return, in plain types, the errors at each of :data:`SHARES`, in three orders."""
+        orders = {"by_probability": self.errors, "ideal": np.sort(self.errors)}
+        found: dict[str, Any] = {"windows": len(self.errors), "left_out": self.left_out, "tolerance_bpm": TOLERANCE}
+        for name, errors in orders.items():
+            found[name] = [_told(share, errors[: self.kept(share)]) for share in SHARES]
+        # a random order has the same expected figures at every share: those of all windows
+        found["random"] = _told(1.0, self.errors)
+        return found
+
+
+def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) -> HeartRates | None:
+    """Pair estimates with references and order them by probability.
+
+    Args:
+        estimated: ``[N]`` bpm, NaN where there is none.
+        reference: ``[N]`` bpm; what is not finite or not above 0 counts as unknown.
+        probabilities: ``[N]`` probability of good.
+
+    Returns:
+        The pairs, or None if there is none.
+    """
+    reference = np.asarray(reference, dtype=np.float64)
+    known = np.isfinite(estimated) & np.isfinite(reference) & (reference > 0)
+    rows = np.flatnonzero(known)
+    if not len(rows):
+        return None
+    rows = rows[np.argsort(-probabilities[rows], kind="stable")]
+    errors = np.abs(estimated[rows] - reference[rows])
+    return HeartRates(errors, rows, probabilities[rows], int((~known).sum()))
+
+
+def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
+    """Return, for the first 1, 2, ... M errors, their share of all, their mean and the share within the tolerance."""
+    counts = np.arange(1, len(errors) + 1)
+    return counts / len(errors), np.cumsum(errors) / counts, np.cumsum(errors <= TOLERANCE) / counts
+
+
+def _told(share: float, errors: Array) -> dict[str, float]:
+    return {
+        "kept": share,
+        "mean_error_bpm": float(errors.mean()),
+        "median_error_bpm": float(np.median(errors)),
+        "within_tolerance": float((errors <= TOLERANCE).mean()),
+    }
