@@ -8,6 +8,8 @@ DEMO ?= artifacts/demo
 DATA ?= ../shared/data
 RESULTS ?= artifacts/results
 LR ?= 2e-5
+# processes of `make test`; each computes with one thread
+WORKERS ?= 2
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,7 +27,7 @@ demo: setup ## Synthetic data, pretraining, inflation, staged fine-tuning and te
 	$(BIN)/butppg mock --output $(DEMO)/but_ppg --samples 1000 --seed 0 --overwrite
 	$(BIN)/butppg pretrain --config pretrain.yaml --config small.yaml --trainer.max_epochs 20 \
 		--data.root $(DEMO)/vitaldb_windows --output_dir $(DEMO)/foundation_model --overwrite
-	$(BIN)/butppg fit --config finetune.yaml --config quick.yaml --data.root $(DEMO)/but_ppg \
+	$(BIN)/butppg fit --config finetune_recommended.yaml --data.root $(DEMO)/but_ppg \
 		--model.pretrained $(DEMO)/foundation_model/best_model.pt --output_dir $(DEMO)/but_ppg_finetuned \
 		--overwrite
 	$(BIN)/butppg inspect $(DEMO)/but_ppg_finetuned
@@ -33,7 +35,7 @@ demo: setup ## Synthetic data, pretraining, inflation, staged fine-tuning and te
 	@echo "The figures above are on synthetic people that training never saw; README.md says what each file holds."
 
 test: setup ## Run the fast tests (under 8 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: setup ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest --timeout=1800
