@@ -122,8 +122,8 @@ def _find(name: str) -> Path:
     if path.is_file():
         return path
     shipped = shipped_configs()
-    for candidate in (shipped / name, shipped / path.name):
-        if candidate.is_file() and (candidate.name == name or path.parts[0] == "configs"):
-            return candidate
+    relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
+    if not path.is_absolute() and (shipped / relative).is_file():
+        return shipped / relative
     known = ", ".join(sorted(str(item.relative_to(shipped)) for item in shipped.rglob("*.yaml")))
     raise UserError(f"config {name} not found, neither here nor among the shipped ones: {known}")
