@@ -10,8 +10,10 @@ from torch import Tensor
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import Spec, normal_spec
 from butppg_lightning.models.torch_file import read_checkpoint
+from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -25,21 +27,35 @@ class EarlierPretraining:
 
     Attributes:
         path: Where it was read.
+        channels: Names of its channels, in order.
         spec: The encoder's architecture.
         preprocess: The options of the preprocessing that its encoder knows.
         state: The autoencoder's weights by name.
     """
 
     path: Path
+    channels: tuple[str, ...]
     spec: Spec
     preprocess: dict[str, Any]
     state: dict[str, Tensor]
+
+    def require_channels(self, channels: Sequence[str]) -> None:
+        """Refuse other channels than its own: two sets of the same size have weights of the same shape.
+
+        Raises:
+            UserError: If they differ, also if only in their order.
+        """
+        if tuple(channels) != self.channels:
+            raise UserError(
+                f"{self.path} was trained on {', '.join(self.channels)}, this model is of {', '.join(channels)}; "
+                "go on with the same model.channels (data.use_channels leaves some of them out)"
+            )
 
     def load_into(self, network: nn.Module) -> None:
         """Copy all weights into an autoencoder of the same shape.
 
         Raises:
-            UserError: If it has another shape; the first differing part is named.
+            UserError: If it has another shape, or its weights are not finite; the first such part is named.
         """
         wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
         found = {key: tuple(value.shape) for key, value in self.state.items()}
@@ -47,8 +63,10 @@ class EarlierPretraining:
             if found.get(key) != shape:
                 raise UserError(
                     f"{self.path} holds {key} as {list(found.get(key, ()))}, this model wants {list(shape)}; go on "
-                    "with the same channels, encoder and decoder (a classifier takes only the encoder: butppg fit)"
+                    "with the same encoder and decoder (a classifier takes only the encoder: butppg fit)"
                 )
+            if not bool(self.state[key].isfinite().all()):
+                raise UserError(f"{self.path}: {key} holds NaN or Inf (a diverged training leaves them); use another")
         network.load_state_dict({key: self.state[key] for key in wanted})
 
 
@@ -69,4 +87,6 @@ def read_pretraining(path: Path) -> EarlierPretraining:
     }
     scaling = options.get("preprocess")
     scaling = scaling if isinstance(scaling, dict) else {}
-    return EarlierPretraining(path, normal_spec(options.get("encoder")), scaling, state)
+    channels = options.get("channels")
+    names = channel_names(channels if isinstance(channels, (int, list)) else [])
+    return EarlierPretraining(path, names, normal_spec(options.get("encoder")), scaling, state)

@@ -31,7 +31,7 @@ class SideInputs(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map side inputs ``[B, K]``, NaN where one is missing, to what they add to the logits, ``[B]``."""
         known = ~inputs.isnan()
-        scaled = self.standardise(torch.where(known, inputs, 0.0), known)
+        scaled = self.standardise(inputs, known)
         return cast("Tensor", self.score(scaled.clamp(-_LARGEST_INDEX, _LARGEST_INDEX))).squeeze(-1)
 
 

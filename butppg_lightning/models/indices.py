@@ -4,51 +4,53 @@ Each is a finite float32 in the range told, and 0 where a channel it needs is ab
 not change it, but for the groups ``acc`` (in g) and ``amplitude``, where the size is the information. PPG is
 band-passed to 0.5-8 Hz first, and "power" is its spectral power there; f is the frequency of the largest, below 3.5 Hz.
 
+```
 ======================== ===== ======= ===============================================================================
 index                    unit  range   what it is, and its source
 ======================== ===== ======= ===============================================================================
-group ``ppg``
-``clipped_share``        1     0..1    samples of the raw window within 0.1 % of its range from either extreme
-``skewness``             1     -5..5   third standardised moment [Elgendi]
-``log_kurtosis``         1     0..3    log10 of the fourth standardised moment [Selvaraj]; 0.48 for a Gaussian
-``zero_crossing_rate``   1/s   0..125  sign changes [Elgendi]
-``spread_variation``     1     0..3.2  standard deviation over mean of the spreads of ten 1-s segments; 0 if stationary
-``largest_segment``      1     0..4    log10 of the largest of these spreads over their median
-``template_match``       1     -1..1   mean correlation of the beats with their average [Orphanidou]; 0 if under three
-``spectral_purity``      1     0..1    m2^2 / (m0 m4), mk the sum of f^k times Welch's power [Soernmo, Nemati]; sine: 1
-``spectral_entropy``     1     0..1    entropy of Welch's power in 0.75-3.5 Hz over its largest value [Inouye]
-``local_entropy``        1     0..1    the same of single 4-s segments, one a second: their median
-``peak_share``           1     0..1    share of Welch's power in 0.75-3.5 Hz within 0.25 Hz of its largest
-``relative_power``       1     0..1    share of the power in 1-2.25 Hz [Elgendi, there of 0-8 Hz]
-``autocorrelation_peak`` 1     -1..1   highest peak of the autocorrelation at lags of 0.3-1.5 s; 0 without one
-``autocorrelation_lag``  s     0..1.5  the pulse period: the shortest lag there whose peak nearly reaches it
-``harmonic_share``       1     0..1    share of the power within 0.15 Hz of f, 2 f and 3 f
-``rate_conflict``        Hz    0..3    distance of f from the autocorrelation's rate
-group ``rhythm``          (3-s segments every half second; power in 0.5-8 Hz; p20, p80: percentiles over the segments)
-``local_share``          1     0..1    share of a segment's power within 1/3 Hz of its largest: mean, and ``_p20 _p80``
-``segment_entropy``      nat   0..5    entropy of a segment's power [Inouye]: mean, and ``_p20 _p80``
-``local_harmonics``      1     0..1    share within 1/3 Hz of the largest and of twice its frequency, mean
-``rate_step``            Hz    0..7.5  mean distance of neighbouring segments' f
-``rate_spread``          Hz    0..4    standard deviation of the segments' f
-``centroid``             Hz    0.5..8  mean frequency of the segments' power, mean
-``centroid_spread``      Hz    0..4    the same, standard deviation
-``beats_alike``          1     0..1    share of the beats that correlate above 0.9 with their average [Orphanidou]
-``interval_deviation``   1     0..     mean distance of beat intervals from their mean, over that; 1 under three beats
-``loudest_second``       1     0..1    log10 of the largest amplitude of ten 1-s segments over their mean
-``envelope_variation``   1     0..3    standard deviation over mean of the analytic signal's modulus, 0.6-4 Hz
-``instantaneous_rate``   Hz    0..10   standard deviation of its instantaneous frequency
-group ``acc``
-``motion_energy``        1     -8..    log10 of the mean square of acceleration at 0.5-10 Hz, axes added (g^2)
-``largest_motion``       1     -8..    the same of the 1-s segment that moves most
-``motion_frequency``     Hz    0.5..5  largest power of acceleration at 0.5-5 Hz, axes added
-``motion_overlap``       1     0..1    cosine of the amplitude spectra of PPG and acceleration over 0.5-5 Hz
-group ``ecg``
-``ecg_regularity``       1     -1..1   as ``autocorrelation_peak``, of the absolute value of the ECG's 5-20 Hz band
-``ecg_rate_difference``  Hz    0..3    distance between the autocorrelation's rates of PPG and ECG
-``power_at_ecg_rate``    1     0..1    share of PPG's power within 0.15 Hz of the ECG's rate and its double
-group ``amplitude``
-``log_spread``           1     any     log10 of the raw PPG's standard deviation, in the device's unit
+group ppg
+clipped_share            1     0..1    samples of the raw window within 0.1 % of its range from either extreme
+skewness                 1     -5..5   third standardised moment [Elgendi]
+log_kurtosis             1     0..3    log10 of the fourth standardised moment [Selvaraj]; 0.48 for a Gaussian
+zero_crossing_rate       1/s   0..125  sign changes [Elgendi]
+spread_variation         1     0..3.2  standard deviation over mean of the spreads of ten 1-s segments; 0 if stationary
+largest_segment          1     0..4    log10 of the largest of these spreads over their median
+template_match           1     -1..1   mean correlation of the beats with their average [Orphanidou]; 0 if under three
+spectral_purity          1     0..1    m2^2 / (m0 m4), mk the sum of f^k times Welch's power [Soernmo, Nemati]; sine: 1
+spectral_entropy         1     0..1    entropy of Welch's power in 0.75-3.5 Hz over its largest value [Inouye]
+local_entropy            1     0..1    the same of single 4-s segments, one a second: their median
+peak_share               1     0..1    share of Welch's power in 0.75-3.5 Hz within 0.25 Hz of its largest
+relative_power           1     0..1    share of the power in 1-2.25 Hz [Elgendi, there of 0-8 Hz]
+autocorrelation_peak     1     -1..1   highest peak of the autocorrelation at lags of 0.3-1.5 s; 0 without one
+autocorrelation_lag      s     0..1.5  the pulse period: the shortest lag there whose peak nearly reaches it
+harmonic_share           1     0..1    share of the power within 0.15 Hz of f, 2 f and 3 f
+rate_conflict            Hz    0..3    distance of f from the autocorrelation's rate
+group rhythm              (3-s segments every half second; power in 0.5-8 Hz; p20, p80: percentiles over the segments)
+local_share              1     0..1    share of a segment's power within 1/3 Hz of its largest: mean, and _p20 _p80
+segment_entropy          nat   0..5    entropy of a segment's power [Inouye]: mean, and _p20 _p80
+local_harmonics          1     0..2    the same and that at twice the frequency, added (they overlap below 2/3 Hz), mean
+rate_step                Hz    0..7.5  mean distance of neighbouring segments' f
+rate_spread              Hz    0..4    standard deviation of the segments' f
+centroid                 Hz    0.5..8  mean frequency of the segments' power, mean
+centroid_spread          Hz    0..4    the same, standard deviation
+beats_alike              1     0..1    share of the beats that correlate above 0.9 with their average [Orphanidou]
+interval_deviation       1     0..     mean distance of beat intervals from their mean, over that; 1 under three beats
+loudest_second           1     0..1    log10 of the largest amplitude of ten 1-s segments over their mean
+envelope_variation       1     0..3    standard deviation over mean of the analytic signal's modulus, 0.6-4 Hz
+instantaneous_rate       Hz    0..10   standard deviation of its instantaneous frequency
+group acc
+motion_energy            1     -8..    log10 of the mean square of acceleration at 0.5-10 Hz, axes added (g^2)
+largest_motion           1     -8..    the same of the 1-s segment that moves most
+motion_frequency         Hz    0.5..5  largest power of acceleration at 0.5-5 Hz, axes added
+motion_overlap           1     0..1    cosine of the amplitude spectra of PPG and acceleration over 0.5-5 Hz
+group ecg
+ecg_regularity           1     -1..1   as autocorrelation_peak, of the absolute value of the ECG's 5-20 Hz band
+ecg_rate_difference      Hz    0..3    distance between the autocorrelation's rates of PPG and ECG
+power_at_ecg_rate        1     0..1    share of PPG's power within 0.15 Hz of the ECG's rate and its double
+group amplitude
+log_spread               1     any     log10 of the raw PPG's standard deviation, in the device's unit
 ======================== ===== ======= ===============================================================================
+```
 
 The ``ecg`` indices restate how BUT PPG's own labels were made (agreement of the two heart rates), and ``amplitude``
 does not carry over from one device to another: both are off unless chosen.

@@ -9,10 +9,10 @@ from torch import Tensor
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.calibration import stored_calibration
+from butppg_lightning.models.export.portable import read_stored
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.torch_file import read_checkpoint
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def restore_network(path: Path) -> tuple[QualityNetwork, dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote")
-    content = read_checkpoint(path)
+    content = read_stored(path)
     options, stored = content.get("hyper_parameters"), content.get("state_dict")
     if not isinstance(options, dict) or not isinstance(stored, dict) or options.get("head") not in HEADS:
         raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")

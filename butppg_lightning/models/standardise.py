@@ -28,19 +28,20 @@ class RunningStandardise(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("variance", torch.ones(width))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("batches", torch.zeros(width, dtype=torch.int64))
 
     def forward(self, features: Tensor, known: Tensor | None = None) -> Tensor:
         """Standardise.
 
         Args:
             features: ``[B, width]``.
-            known: ``[B, width]`` bool, False where a value is missing: it becomes 0 and does not count. None for all.
+            known: ``[B, width]`` bool, False where a value is missing: whatever stands there becomes 0 and does not
+                count. None for all.
 
         Returns:
             ``[B, width]`` float32.
         """
-        features = features.float()
+        features = features.float() if known is None else torch.where(known, features.float(), 0.0)
         if self.training:
             self._follow(features.detach(), known)
         scaled = (features - self.mean) / self.variance.clamp(min=_LEAST_VARIANCE).sqrt()
@@ -49,16 +50,23 @@ class RunningStandardise(nn.Module):
     @torch.no_grad()
     def _follow(self, features: Tensor, known: Tensor | None) -> None:
         weights = torch.ones_like(features) if known is None else known.to(features.dtype)
-        # about the mean so far: sums of squares of large numbers would lose what differs
-        away = (features - self.mean) * weights
-        sums = torch.stack([weights.sum(0), away.sum(0), away.square().sum(0)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(sums)
-        count = sums[0].clamp(min=1)
-        shift = sums[1] / count
-        self.batches += 1
-        share = torch.clamp(1 / self.batches, min=_LEAST_SHARE) * (sums[0] > 0)
+        count, total = _over_processes(torch.stack([weights.sum(0), (features * weights).sum(0)]))
+        there = count > 0
+        count = count.clamp(min=1)
+        mean = total / count
+        # about the batch's own mean: sums of squares of large numbers would lose what differs
+        squares = _over_processes(((features - mean) * weights).square().sum(0))
+        # a feature that was missing so far begins with the first batch that has it
+        self.batches += there
+        share = torch.clamp(1 / self.batches.clamp(min=1), min=_LEAST_SHARE) * there
+        shift = mean - self.mean
         # total variance of the two, weighted, groups: within them and between their means
-        within = torch.lerp(self.variance, sums[2] / count - shift.square(), share)
+        within = torch.lerp(self.variance, squares / count, share)
         self.variance.copy_(within + share * (1 - share) * shift.square())
         self.mean += share * shift
+
+
+def _over_processes(sums: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    return sums

@@ -94,12 +94,13 @@ class MaskedPretrainer(WindowModule):
             raise UserError(f"model.stft_weight is {stft_weight}; expected at least 0")
         self.channels = channel_names(channels)
         earlier = read_pretraining(Path(pretrained)) if pretrained else None
+        by_user = earlier is None or bool((encoder or {}).get("class_path"))
         if earlier is not None:
+            earlier.require_channels(self.channels)
             encoder = resolve_spec(encoder, earlier.spec, str(pretrained))
-        built, spec = build_encoder(encoder or {}, self.channels, named_by_user=True)
-        if earlier is not None:
             preprocess = {**earlier.preprocess, **(preprocess or {})}
-        scaling = Preprocess(self.channels, **(preprocess or {}))
+        built, spec = build_encoder(encoder or {}, self.channels, named_by_user=by_user)
+        scaling = Preprocess.from_options(self.channels, preprocess or {})
         decoder: dict[str, Any] = {
             "decoder_width": decoder_width,
             "decoder_depth": decoder_depth,

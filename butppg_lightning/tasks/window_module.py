@@ -35,7 +35,9 @@ class WindowModule(LightningModule):
                 caller does not name too (``encoder={"class_path": ...}``).
         """
         refuse_stranger(Path(checkpoint_path), kwargs.get("encoder"))
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**kwargs, "weights_only": True})
+        # a stranger's hyperparameters must not name a file to open: the weights are in the checkpoint
+        kwargs = {"pretrained": None, **kwargs, "weights_only": True}
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def setup(self, stage: str) -> None:
         """Fit the scale of acceleration on the training windows (a resumed run then restores the stored one)."""

@@ -35,14 +35,30 @@ def test_every_config_parses(config: str, capsys) -> None:
 @pytest.mark.parametrize("piece", PIECES)
 def test_every_piece_composes_with_every_config(config: str, piece: str, capsys) -> None:
     given = yaml.safe_load((shipped_configs() / piece).read_text())
-    if command(config) == "pretrain" and set(given) - {"model", "trainer", "data"}:
-        if piece not in FOR_PRETRAINING:
-            pytest.skip("a piece for fine-tuning")
+    if command(config) == "pretrain" and set(given) - {"model", "trainer", "data"} and piece not in FOR_PRETRAINING:
+        pytest.skip("a piece for fine-tuning")
     if command(config) == "fit" and piece in FOR_PRETRAINING:
         pytest.skip("a piece for pretraining")
     found = parsed(config, piece, capsys=capsys)
     wanted = given.get("model", {}).get("encoder", {}).get("init_args", {})
     assert wanted.items() <= (found["model"]["encoder"] or {"init_args": {}})["init_args"].items()
+
+
+def test_the_recommended_recipe_needs_no_validation_and_shows_the_encoder_ppg_alone(capsys) -> None:
+    found = parsed("finetune_recommended.yaml", capsys=capsys)
+    assert found["select"] == "last"
+    assert found["model"]["encoder_channels"] == ["PPG"]
+    assert found["model"]["indices"] == ["rhythm"]
+    assert sum(stage["epochs"] for stage in found["stages"]["plan"]) == found["trainer"]["max_epochs"]
+
+
+def test_adapting_changes_what_it_says_and_leaves_the_rest(capsys) -> None:
+    before = parsed("pretrain.yaml", "small.yaml", capsys=capsys)
+    found = parsed("pretrain.yaml", "small.yaml", "adapt.yaml", capsys=capsys)
+    given = yaml.safe_load((shipped_configs() / "adapt.yaml").read_text())
+    assert found["data"]["use_channels"] == ["PPG"]
+    assert found["model"] == {**before["model"], **given["model"]}
+    assert found["output_dir"] != before["output_dir"], "the earlier run is not written over"
 
 
 def test_finetune_is_the_guide(capsys) -> None:

@@ -1,0 +1,257 @@
+"""A classifier as a folder of safetensors, JSON and a model card: on a disk, or on the Hugging Face hub.
+
+huggingface_hub's ``ModelHubMixin`` does the saving and uploading. It is no base class of the classifier, because the
+package is optional and importing the classifier would import it; a class that has it as base is made when it is needed.
+Loading only lets it fetch the two files: the mixin would parse a stranger's JSON before it has been checked, and
+hand what it finds there to the constructor.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import atomic_write, require_writable
+from butppg_lightning.models.architecture import refuse_unnamed
+from butppg_lightning.models.calibration import stored_calibration
+from butppg_lightning.models.export.description import LICENCE, file_sha256
+from butppg_lightning.models.export.model_card import GENERATED, model_card
+from butppg_lightning.models.export.packages import quiet, require
+from butppg_lightning.models.export.portable import CONFIG, SUFFIX, WEIGHTS, read_portable, read_stored, write_portable
+from butppg_lightning.models.export.provenance import provenance
+from butppg_lightning.models.restore import restore_network
+from butppg_lightning.tasks.window_module import WindowModule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from typing_extensions import Self
+
+    from butppg_lightning.models.network import QualityNetwork
+
+CARD = "README.md"
+_NEVER_STORED = {"pretrained", "pretrain_channels", "inflation"}  # a stranger's would make us read a file of ours
+
+
+class HubModule(WindowModule):
+    """Adds ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` to a module with a quality network.
+
+    Attributes:
+        origin: The file it was loaded from; None for one that was not.
+    """
+
+    origin: Path | None = None
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a checkpoint as :meth:`WindowModule.load_from_checkpoint` does, and remember which."""
+        module = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        module.origin = Path(checkpoint_path)
+        return module
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        encoder: Mapping[str, Any] | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Self:
+        """Load what :meth:`save_pretrained` or ``butppg export --output model.safetensors`` wrote; no code is run.
+
+        Args:
+            source: A folder, a ``.safetensors`` file, or the name of a model on the hub (``owner/name``).
+            encoder: ``{"class_path": ...}`` of an encoder that is not ours, if you trust it: it is imported.
+            revision: Branch, tag or commit on the hub.
+            cache_dir: Where downloaded files are kept.
+            force_download: Whether to download what is there already.
+            local_files_only: Whether to use only what is there already.
+            token: Of the hub, for private models.
+
+        Returns:
+            The classifier in eval mode, on the CPU.
+
+        Raises:
+            UserError: If it is not found, cannot be downloaded, is damaged, or names a foreign encoder class.
+        """
+        path = Path(source).expanduser()
+        if path.is_dir():
+            weights = path / WEIGHTS
+        elif path.suffix == SUFFIX:
+            weights = path
+        else:
+            options = {
+                "revision": revision,
+                "cache_dir": cache_dir,
+                "force_download": force_download,
+                "local_files_only": local_files_only,
+                "token": token,
+            }
+            weights = _download(str(source), options)
+        module: Self = _build(cls, weights, encoder)
+        module.origin = weights
+        return module.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        checkpoint: str | Path | None = None,
+        test_metrics: str | Path | None = None,
+        licence: str = LICENCE,
+    ) -> None:
+        """Write ``model.safetensors``, ``config.json`` and a model card into a folder.
+
+        Args:
+            folder: Made if it is not there. A README.md whose first lines say so is replaced, any other one is kept.
+            checkpoint: The checkpoint of this model, for the card; None for the file it was loaded from.
+            test_metrics: Its test_metrics.json (or the metrics.json of ``butppg evaluate``); None for the one beside.
+            licence: Of the weights, an SPDX name.
+
+        Raises:
+            UserError: If a package is missing, a file cannot be read or written, or ``checkpoint`` has other weights.
+        """
+        folder = require_writable(Path(folder))
+        told = self._told(checkpoint, test_metrics)
+        _publication(self, told, licence, folder.resolve().name).save_pretrained(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        checkpoint: str | Path | None = None,
+        test_metrics: str | Path | None = None,
+        licence: str = LICENCE,
+        **options: Any,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub.
+
+        Args:
+            repo_id: ``owner/name``.
+            checkpoint: As in :meth:`save_pretrained`.
+            test_metrics: As in :meth:`save_pretrained`.
+            licence: As in :meth:`save_pretrained`.
+            options: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` of huggingface_hub.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: As :meth:`save_pretrained`, or if the upload fails.
+        """
+        told = self._told(checkpoint, test_metrics)
+        publication = _publication(self, told, licence, repo_id)
+        try:
+            return str(publication.push_to_hub(repo_id, **options))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{repo_id} could not be uploaded: {_first_line(error)}; is the token right?") from error
+
+    def _told(self, checkpoint: str | Path | None, test_metrics: str | Path | None) -> dict[str, Any]:
+        origin = self.origin if checkpoint is None else Path(checkpoint)
+        if origin is None:
+            return {}
+        content = read_stored(origin)
+        network = _network(self)
+        if not _holds(content, network):
+            raise UserError(
+                f"{origin} has other weights than this model (was it trained further?); name its own checkpoint, "
+                "or set model.origin = None for a card without figures"
+            )
+        found = provenance(
+            origin, content, network.calibration.threshold(), None if test_metrics is None else Path(test_metrics)
+        )
+        return {**found, "checkpoint_sha256": content.get("checkpoint_sha256") or file_sha256(origin)}
+
+
+def _publication(module: HubModule, told: dict[str, Any], licence: str, name: str) -> Any:
+    """Return what saves and uploads a module through huggingface_hub's mixin."""
+    library = require("huggingface_hub")
+
+    class Publication(library.ModelHubMixin):  # type: ignore[misc, name-defined]
+        def _save_pretrained(self, save_directory: Path) -> None:
+            _write(save_directory, module, told, licence, name)
+
+    return Publication()
+
+
+def _write(folder: Path, module: HubModule, told: dict[str, Any], licence: str, name: str) -> None:
+    told = dict(told)
+    write_portable(
+        folder / WEIGHTS,
+        folder / CONFIG,
+        _network(module),
+        dict(module.hparams),
+        checkpoint_sha256=told.pop("checkpoint_sha256", ""),
+        licence=licence,
+        told=told,
+    )
+    card = folder / CARD
+    if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    content = read_portable(folder / WEIGHTS)
+    with atomic_write(card) as file:
+        file.write(model_card(content, name).encode())
+
+
+def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> Any:
+    content = read_portable(weights)
+    options = content["hyper_parameters"]
+    refuse_unnamed(options["encoder"], encoder)
+    unknown = set(options) - (set(inspect.signature(cls).parameters) - _NEVER_STORED)
+    if unknown:
+        raise UserError(f"{weights}: this version knows no hyperparameter '{sorted(unknown)[0]}'; update the package")
+    named = bool((encoder or {}).get("class_path"))
+    restored = None if named else restore_network(weights)[0]
+    try:
+        module = cls(**options)
+    except UserError:
+        raise
+    except Exception as error:  # a stranger's values can make the constructor fail in any way
+        raise UserError(f"{weights}: its hyperparameters do not fit ({_first_line(error)}); export it again") from None
+    if restored is not None:
+        module.network = restored
+        return module
+    try:
+        module.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        raise UserError(f"{weights}: the weights do not fit: {_first_line(error)}") from None
+    module.network.calibration = stored_calibration(content, weights)
+    return module
+
+
+def _download(name: str, options: dict[str, Any]) -> Path:
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
+        raise UserError(f"{name} is no folder; give one that save_pretrained wrote, or owner/name on the hub")
+    library = require("huggingface_hub")
+    try:
+        with quiet("huggingface_hub"):
+            paths = [Path(library.hf_hub_download(name, file, **options)) for file in (CONFIG, WEIGHTS)]
+    except (OSError, ValueError, library.errors.EntryNotFoundError) as error:
+        raise UserError(f"{name} is no folder here, and the hub did not give it: {_first_line(error)}") from None
+    return paths[-1]
+
+
+def _holds(content: Mapping[str, Any], network: QualityNetwork) -> bool:
+    stored, prefix = content.get("state_dict"), "network."
+    if not isinstance(stored, dict):
+        return False
+    state = {prefix + name: value.detach().cpu() for name, value in network.state_dict().items()}
+    return all(key in stored and torch.equal(stored[key].to(value.dtype), value) for key, value in state.items())
+
+
+def _network(module: HubModule) -> QualityNetwork:
+    network: QualityNetwork = module.network  # type: ignore[assignment]
+    return network
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
