@@ -34,6 +34,9 @@ COMMANDS = {
     "score": Command(f"{_HOME}.score", "run", "tell the quality of every window of a long recording"),
     "export": Command(f"{_HOME}.export", "run", "write a classifier as ONNX (checked against torch) or safetensors"),
     "results": Command(f"{_HOME}.results", "run", "hold people out, and compare the recipe with its rivals on them"),
+    "completion": Command(
+        f"{_HOME}.completion", "run", "print a script for bash or zsh that completes commands on TAB"
+    ),
     "inspect": Command(f"{_HOME}.inspect", "run", "tell what a checkpoint, an npz file or a run folder contains"),
 }
 
@@ -59,6 +62,14 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except SystemExit as stop:  # --help and --print_config end this way
         return int(stop.code or 0)
+    except (MemoryError, RuntimeError, OSError) as error:
+        from butppg_lightning.commands.memory import ran_out
+
+        if debug or not ran_out(error):
+            raise
+        size = "" if words[0] in ("mock", "prepare", "completion") else "; use a smaller --batch_size"
+        print(f"butppg: out of memory in `butppg {words[0]}`{size}, or end other programs", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("butppg: interrupted", file=sys.stderr)
         return 130

@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from butppg_lightning.callbacks.provenance import DATA_FILES
 from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.data.feature_files import remove_features
 from butppg_lightning.errors import UserError
@@ -211,7 +212,7 @@ class RunFolder(Checkpoint):
         """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
         same_file(self.folder / LAST, self.folder / FINAL)
         self.write_history()
-        settings = {key: value for key, value in self.config.items() if key != "versions"}
+        settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
 

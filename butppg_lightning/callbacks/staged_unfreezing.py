@@ -8,10 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
-from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from butppg_lightning.console import print_table
+from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
 from butppg_lightning.models.torch_file import read_checkpoint
@@ -169,7 +168,7 @@ class StagedUnfreezing(Callback):
         stalled = self.stage.patience is not None and self._validated and self._has_stalled(trainer)
         self._validated = False
         if stalled:
-            rank_zero_info(f"{self.stage.name} ends early, after epoch {epoch + 1}: no better figure")
+            say(f"{self.stage.name} ends early, after epoch {epoch + 1}: no better figure")
             self.boundaries = [*stage_ends(self.stages, self.boundaries)[: self._current], epoch + 1]
         if epoch + 1 >= stage_ends(self.stages, self.boundaries)[-1]:
             self._finished = trainer.should_stop = True

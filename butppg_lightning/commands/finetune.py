@@ -67,6 +67,7 @@ def finish(cli: TrainingCLI) -> None:
         raise UserError("no epoch was completed, so there is no model; see trainer.limit_train_batches and max_time")
     if cli.trainer.is_global_zero:
         cli.run_folder.finish()
+        cli.stage_record.print_summary(cli.run_folder.history)
     cli.trainer.strategy.barrier()
     calibration = _calibrate(cli, folder / BEST)
     if not cli.config.test or not cli.datamodule.has("test"):
@@ -88,9 +89,10 @@ def validate(arguments: list[str]) -> None:
     """Print the validation figures of a checkpoint."""
     cli = _build("validate", arguments)
     _need_checkpoint(cli)
-    cli.trainer.validate(
-        cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), verbose=False, weights_only=True
-    )
+    with cli.memory_told():
+        cli.trainer.validate(
+            cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), verbose=False, weights_only=True
+        )
     figures = {name.removeprefix("val_"): float(value) for name, value in cli.trainer.callback_metrics.items()}
     if cli.trainer.is_global_zero:
         _show(
@@ -118,9 +120,10 @@ def predict(arguments: list[str]) -> None:
     require_writable(cli.output_dir)
     if cli.trainer.world_size > 1:
         raise UserError("predict writes one file from one process; add --trainer.devices 1")
-    batches = cli.trainer.predict(
-        cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True
-    )
+    with cli.memory_told():
+        batches = cli.trainer.predict(
+            cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True
+        )
     windows = cli.datamodule.splits["predict"].windows
     text = io.StringIO()
     table = csv.writer(text)
@@ -173,11 +176,14 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
     if stored.fitted or not cli.config.calibrate:
         return stored
     if not data.has("val"):
-        return _uncalibrated(cli, "there is no val.npz (`butppg calibrate --predictions` takes out-of-fold predictions)")
+        return _uncalibrated(
+            cli, "there is no val.npz (`butppg calibrate --predictions` takes out-of-fold predictions)"
+        )
     if few := too_few(data.splits["val"].windows.labels):
         return _uncalibrated(cli, few)
     cli.model.predictions.clear()
-    cli.trainer.validate(cli.model, datamodule=data, ckpt_path=str(best), verbose=False, weights_only=True)
+    with cli.memory_told():
+        cli.trainer.validate(cli.model, datamodule=data, ckpt_path=str(best), verbose=False, weights_only=True)
     labels, logits, _ = cli.model.predictions.gather()
     if few := too_few(labels):  # limit_val_batches
         return _uncalibrated(cli, few)
@@ -201,7 +207,10 @@ def _uncalibrated(cli: Any, why: str) -> Calibration:
 
 
 def _test(cli: Any, checkpoint: Path) -> dict[str, Any]:
-    cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
+    with cli.memory_told():
+        cli.trainer.test(
+            cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), verbose=False, weights_only=True
+        )
     metrics: dict[str, Any] | None = getattr(cli.model, "test_metrics", None)
     if metrics is None:
         raise UserError("nothing was tested; see trainer.limit_test_batches")

@@ -13,8 +13,24 @@ from butppg_lightning.errors import UserError
 _SWITCHES = ("--overwrite", "--allow_overlap", "--data.allow_overlap", "--stages.restore_best")
 
 
+class ManPage(jsonargparse.DefaultHelpFormatter):
+    """Keeps the paragraphs of a description, and the lines of an example (they begin with two spaces)."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        lines = (line if line.startswith("  ") else fill(line, width, indent) for line in text.split("\n"))
+        return "\n".join(lines)
+
+
 class OneLineErrors(jsonargparse.ArgumentParser):
     """A jsonargparse parser whose errors are raised as :class:`UserError`, reduced to what the user needs."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": ManPage, **kwargs})
+
+    def format_help(self, *formatter: Any) -> str:
+        """Return the help, with types in plain words."""
+        return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the parser's complaint as one line.
@@ -36,7 +52,7 @@ def command_parser(command: str, description: str, example: str) -> OneLineError
         description: One or two sentences.
         example: A command line that works.
     """
-    text = f"{description}  Example: {example}"
+    text = f"{description}\n\nExample:\n  {example}"
     return OneLineErrors(prog=f"butppg {command}", description=text, allow_abbrev=False)
 
 

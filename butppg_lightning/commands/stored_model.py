@@ -29,7 +29,10 @@ _MUST_AGREE = (
     "trainer.limit_train_batches",
     "trainer.max_epochs",
     "cache.enabled",
+    "average.decay",
+    "select",
 )
+_FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 
 
@@ -58,7 +61,11 @@ def take_model(
             f"{checkpoint} was written by another kind of module (its hyperparameters have {sorted(unknown)[0]}); "
             f"`butppg {command}` cannot use it as --ckpt_path"
         )
-    _refuse_contradictions(stored, model, options_given(arguments, "model"), checkpoint)
+    config = content.get("config")
+    words = config.get("model") if isinstance(config, dict) else None
+    words = words if isinstance(words, dict) else {}
+    started = {key: _canonical(key, words.get(key)) for key in _FRESH_ONLY}
+    _refuse_contradictions({**started, **stored}, model, options_given(arguments, "model"), checkpoint)
     refuse_unnamed(stored.get("encoder"), _canonical("encoder", model.get("encoder")))
     for key, value in stored.items():
         difference = _difference(key, _canonical(key, model[key]), value)
@@ -69,7 +76,7 @@ def take_model(
     for key in ("pretrained", "pretrain_channels"):
         if key in model:
             model[key] = None
-    return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, content.get("config")
+    return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, config
 
 
 def tell_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
@@ -87,6 +94,7 @@ def tell_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
         before: Any = stored
         for part in key.split("."):
             before = before.get(part) if isinstance(before, dict) else None
+        before = _FORMERLY.get(key) if before is None else before
         if before != config.get(key):
             changed.append(f"{key} was {before}, is {config.get(key)}")
     if changed:
@@ -110,12 +118,14 @@ def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) ->
 def _refuse_contradictions(stored: dict[str, Any], model: Namespace, given: list[str], checkpoint: Path) -> None:
     for name in given:
         key = name.split(".")[0]
-        if key in _FRESH_ONLY:
+        difference = _difference(key, _canonical(key, model[key]), stored.get(key))
+        # what the run itself was started with is no contradiction: the same command goes on with it
+        if key in _FRESH_ONLY and (difference or stored.get(key) is None):
             raise UserError(
                 f"--model.{name} contradicts {checkpoint}: its weights would replace the pretrained ones; "
                 "drop one of the two"
             )
-        if difference := _difference(key, _canonical(key, model[key]), stored.get(key)):
+        if difference:
             path, mine, theirs = difference
             raise UserError(f"--model.{path} is {mine}, but {checkpoint} was made with {theirs}; drop the flag")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import signal
-import sys
-import warnings
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,34 +11,43 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from butppg_lightning.callbacks.checkpoint_io import AtomicCheckpointIO
 from butppg_lightning.callbacks.exact_resume import ExactResume
 from butppg_lightning.callbacks.frozen_prefix import FrozenPrefixCache
+from butppg_lightning.callbacks.progress import RunProgress, is_wanted
+from butppg_lightning.callbacks.provenance import DataRecord, versions
 from butppg_lightning.callbacks.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
+from butppg_lightning.callbacks.run_logs import LOGS, StepLog
+from butppg_lightning.callbacks.stage_record import StageRecord
 from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.callbacks.weight_average import WeightAverage
 from butppg_lightning.commands.configs import expand_config_paths, merge_encoder
+from butppg_lightning.commands.loggers import LoggerName, build_loggers, forget_folder, log_into
+from butppg_lightning.commands.memory import out_of_memory_told
 from butppg_lightning.commands.parser import OneLineErrors, one_line
 from butppg_lightning.commands.precision import automatic_precision
+from butppg_lightning.commands.quiet import quieten
 from butppg_lightning.commands.stored_model import take_model, tell_differences
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
 
-_NOISE = (
-    # the figures logged are already over all processes
-    ".*when logging on epoch level in distributed setting.*",
-    ".*module.s. in eval mode at the start of training.*",
-    ".*does not have many workers.*",
-    ".*GPU available but not used.*",
-    ".*is smaller than the logging interval.*",
-    ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
-    ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
-    ".*no `val_dataloader` with your current.*",
-    ".*Total length of .* across ranks is zero.*",
-)
+_EXAMPLES = {
+    "fit": """\
+  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run \\
+      --model.pretrained artifacts/foundation_model/best_model.pt
+  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run --resume auto""",
+    "pretrain": """\
+  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir artifacts/foundation_model""",
+    **{
+        command: f"""\
+  butppg {command} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"""
+        for command in ("validate", "test", "predict")
+    },
+}
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -68,7 +75,8 @@ class TrainingCLI(LightningCLI):
         self.trains = command in ("fit", "pretrain")
         self.arguments = expand_config_paths(arguments)
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
-        _quieten()
+        self.stage_record = StageRecord()
+        quieten()
         super().__init__(
             model_class,
             datamodule_class,
@@ -79,7 +87,7 @@ class TrainingCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"butppg {command}",
                 "usage": f"butppg {command} [--config CONFIG ...] [OPTIONS]",
-                "description": _first_line(model_class),
+                "description": f"{_first_line(model_class)}\n\nExample:\n{_EXAMPLES[command]}",
                 "allow_abbrev": False,  # an abbreviated flag would slip past the comparison with the checkpoint
             },
             args=self.arguments,
@@ -113,9 +121,16 @@ class TrainingCLI(LightningCLI):
                 "--select",
                 type=Literal["best", "last"],
                 default="best",
-                help="What best_model.pt is: the best epoch on the validation data, or the last one (none is needed then).",
+                help="What best_model.pt is: the best epoch on the validation data, or the last one (needs none).",
             )
             parser.add_argument("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
+            parser.add_argument(
+                "--loggers",
+                type=LoggerName | list[LoggerName] | None,
+                default=None,
+                help="Write logs/ in output_dir: csv (metrics.csv), tensorboard, or [csv, tensorboard]. Others by "
+                "config: --config loggers/wandb.yaml, loggers/mlflow.yaml.",
+            )
         if self.command == "test":
             parser.add_argument(
                 "--subsets",
@@ -149,7 +164,9 @@ class TrainingCLI(LightningCLI):
         if trainer.logger is None:
             trainer.logger = False
         if trainer.enable_progress_bar is None:
-            trainer.enable_progress_bar = sys.stderr.isatty()
+            trainer.enable_progress_bar = is_wanted()
+        if self.trains:
+            log_into(self.output_dir, trainer)
         if self.trains and holds_run(self.output_dir):
             self._check_earlier_run()
         if self.trains and self.checkpoint is not None:
@@ -164,13 +181,14 @@ class TrainingCLI(LightningCLI):
             if self.trains and self.config.select == "last":
                 self.datamodule.needs_validation = False
             self.trainer = self.instantiate_trainer()
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, TypeError, ValueError, ModuleNotFoundError) as error:
             raise UserError(one_line(str(error), [])) from error
         if self.stored_shapes is not None:
             wanted = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
             if differing := sorted(key for key, _ in wanted.items() ^ self.stored_shapes.items()):
                 raise UserError(
-                    f"{self.checkpoint} does not fit the model it describes ({differing[0]}): it is damaged"
+                    f"{self.checkpoint} does not fit the model it describes ({differing[0]}): it is damaged; "
+                    "take another checkpoint of the run, or train again with --overwrite"
                 )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -181,9 +199,13 @@ class TrainingCLI(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if self.trains and not self.config.trainer.fast_dev_run:
             self.run_folder = self._run_folder()
-            callbacks += [ExactResume(), self.run_folder]
+            record = DataRecord(self.datamodule.root, self.run_folder)
+            callbacks += [ExactResume(), self.stage_record, *self._logs(kwargs), record, self.run_folder]
         else:
+            callbacks.append(self.stage_record)
             kwargs["enable_checkpointing"] = False
+        if self.config.trainer.enable_progress_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
+            callbacks.append(RunProgress())
         return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
 
     def train(self) -> None:
@@ -195,11 +217,18 @@ class TrainingCLI(LightningCLI):
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         go_on = "continue with the same command and --resume auto"
         try:
-            self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
+            with self.memory_told():
+                self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except SIGTERMException:
             raise StoppedError(f"stopped by SIGTERM; {go_on}", 128 + signal.SIGTERM) from None
         except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
             raise StoppedError(f"interrupted; {go_on}", 128 + signal.SIGINT) from None
+
+        self.trainer.loggers = []  # what is validated and tested after it is not part of the run
+
+    def memory_told(self) -> AbstractContextManager[None]:
+        """Return a context in which running out of memory ends in one line that says where, and what to change."""
+        return out_of_memory_told(self.config, lambda: self.stage_record.place)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""
@@ -210,6 +239,7 @@ class TrainingCLI(LightningCLI):
         # they follow from the folder and the terminal of the run at hand
         for key in ("default_root_dir", "enable_progress_bar"):
             config["trainer"].pop(key, None)
+        forget_folder(self.output_dir, config["trainer"])
         return config
 
     def _checkpoint_path(self) -> Path | None:
@@ -241,6 +271,10 @@ class TrainingCLI(LightningCLI):
                 "--save_every_n_steps with --trainer.val_check_interval could not be resumed exactly: the figures of a "
                 "validation inside an epoch are not in the checkpoint; drop one of the two"
             )
+        if self.config.get("select") == "last" and self.config.get("stages.restore_best"):
+            raise UserError(
+                "--stages.restore_best goes back to the best epoch, but --select last looks for none; drop one of them"
+            )
         if self.config.trainer.accumulate_grad_batches < 1:
             raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")
 
@@ -257,36 +291,19 @@ class TrainingCLI(LightningCLI):
             )
 
     def _run_folder(self) -> RunFolder:
-        config = {**self.plain_config(), "versions": _versions()}
+        config = {**self.plain_config(), "versions": versions()}
         record = PRETRAINING if self.command == "pretrain" else FINETUNING
         overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
         return RunFolder(self.output_dir, config, record, overwrite, every, self.config.select)
 
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    packages = ("torch", "lightning", "numpy")
-    return {
-        "butppg_lightning": version("butppg_lightning"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+    def _logs(self, kwargs: dict[str, Any]) -> list[StepLog]:
+        loggers = build_loggers(self.config.loggers, self.output_dir, self.checkpoint)
+        if loggers:
+            given = self.config_init.trainer.get("logger") or []
+            kwargs["logger"] = [*(given if isinstance(given, list) else [given]), *loggers]
+        fresh = self.checkpoint is None and bool(loggers or self.config.overwrite)
+        return [StepLog(self.output_dir / LOGS, fresh)]
 
 
 def _first_line(component: type) -> str:
     return (component.__doc__ or "").strip().partition("\n")[0]
-
-
-def _one_line_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
-
-
-def _quieten() -> None:
-    # where a warning was raised helps a developer; the user needs what it says
-    warnings.formatwarning = _one_line_warning
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
