@@ -7,7 +7,8 @@ STAMP := $(VENV)/.installed
 DEMO ?= artifacts/demo
 DATA ?= ../shared/data
 RESULTS ?= artifacts/results
-LR ?= 2e-5
+SEEDS ?= 5
+SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015_dev/unlabelled.npz
 # processes of `make test`; each computes with one thread
 WORKERS ?= 2
 
@@ -46,17 +47,17 @@ bench: setup ## Measure what training and scoring cost, as one table (about 20 m
 compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
 	$(BIN)/python tests/benchmarks/compare_staging.py
 
-results: setup ## The real run: pretrain on DATA/bidmc, fine-tune on DATA/spc2015_dev (DATA=../shared/data), in about ten minutes
-	$(BIN)/butppg prepare splits --source $(DATA)/spc2015_dev/windows.npz --output $(RESULTS)/spc2015 \
-		--val_share 0.1667 --test_share 0.1667 --overwrite
-	$(BIN)/butppg pretrain --config pretrain.yaml --data.root $(DATA)/bidmc --trainer.max_epochs 40 \
-		--output_dir $(RESULTS)/foundation_model --resume auto
-	$(BIN)/butppg fit --config finetune.yaml --data.root $(RESULTS)/spc2015 --overwrite \
-		--model.pretrained $(RESULTS)/foundation_model/best_model.pt --output_dir $(RESULTS)/finetuned \
-		--model.lr $(LR)
-	$(BIN)/butppg inspect $(RESULTS)/finetuned
+results: setup ## Hold people out of DATA/spc2015_dev (or BUT_PPG=DIR), against rivals; under an hour on 2 cores, resumable
+	$(BIN)/butppg results --pretraining $(DATA)/bidmc --seeds $(SEEDS) $(if $(BUT_PPG),\
+		--but_ppg $(BUT_PPG) --output $(RESULTS)_but_ppg,$(SPC2015) --release $(DATA)/but_ppg_release_sample --output $(RESULTS))
 
-lint: setup ## Check style (ruff) and types (mypy --strict)
+ablation: setup ## What each part of the recommended recipe is worth, with 3 seeds; shares what `make results` has done
+	$(BIN)/butppg results ablation --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)
+
+docs: setup ## Build the API reference from the docstrings into artifacts/docs; a warning is an error
+	$(BIN)/python .ci/docs.py --output artifacts/docs
+
+lint: docs ## Check style (ruff) and types (mypy --strict), and build the API reference
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -65,4 +66,4 @@ clean: ## Remove caches, builds and the demo's results (not .venv, not your data
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(DEMO)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-all bench compare results lint clean
+.PHONY: help setup demo test test-all bench compare results ablation lint clean

@@ -1,0 +1,181 @@
+"""Who is trained on and who is held out, and the files of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from butppg_lightning.data.overlap import window_digests
+from butppg_lightning.errors import UserError
+from butppg_lightning.sources.splits import folds_by_subject, subjects_named
+from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES, WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from butppg_lightning.npz import Array
+
+BY_SUBJECT = "subject"
+"""Leave one subject out."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Subjects parted in two.
+
+    Attributes:
+        name: In file names: its number, or ``all``.
+        train: Subjects to train on.
+        test: Subjects that are held out; nobody in the fold ``all``.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+def make_folds(windows: WindowSet, asked: str) -> list[Fold]:
+    """Part the subjects.
+
+    Args:
+        windows: Labelled windows with subjects.
+        asked: ``subject`` for leave-one-subject-out, or a number of folds of similar size and class balance.
+
+    Raises:
+        UserError: If ``asked`` is neither, or there are too few subjects.
+    """
+    if windows.subjects is None:
+        raise UserError("the windows have no 'subjects', so nobody can be held out; save who they come from")
+    names = [str(name) for name in np.unique(windows.subjects)]
+    if asked != BY_SUBJECT and not asked.isdigit():
+        raise UserError(f"--folds is {asked}; expected {BY_SUBJECT} (leave one out) or a number such as 5")
+    if len(names) < 2:
+        raise UserError(f"there is one subject, {names[0]}; holding people out needs at least two")
+    tests = [[name] for name in names] if asked == BY_SUBJECT else folds_by_subject(windows, int(asked))
+    return [
+        Fold(str(number), tuple(name for name in names if name not in test), tuple(sorted(test)))
+        for number, test in enumerate(tests)
+    ]
+
+
+def everybody(windows: WindowSet) -> Fold:
+    """Return the fold that trains on all subjects."""
+    return Fold("all", tuple(str(name) for name in np.unique(np.asarray(windows.subjects))), ())
+
+
+def training_windows(windows: WindowSet, fold: Fold, place: str) -> WindowSet:
+    """Return the windows to train on.
+
+    Raises:
+        UserError: If a person or a window is on both sides.
+    """
+    train = windows.take(np.flatnonzero(subjects_named(windows, fold.train)))
+    if fold.test:
+        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
+        _refuse_leaks(train, held_out, place)
+    return train
+
+
+def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: Fold, place: str) -> WindowSet:
+    """Return the windows on which a fold's encoder continues its self-supervision.
+
+    Args:
+        windows: The labelled windows, held-out subjects among them.
+        unlabelled: Windows with subjects, in any order of channels; None for the fold's training windows.
+        fold: The fold.
+        place: Where the unlabelled windows are from, for messages.
+
+    Returns:
+        Windows of the fold's training subjects and of nobody else, without labels.
+
+    Raises:
+        UserError: If there are none, or a held-out person or window is among them.
+    """
+    if unlabelled is None:
+        found = training_windows(windows, fold, place)
+    else:
+        if unlabelled.subjects is None:
+            raise UserError(f"{place} has no 'subjects', so held-out people cannot be kept out; save who they are")
+        # those of training subjects are let in, rather than those of held-out ones left out: a name written in
+        # another way then keeps windows out, not in
+        found = unlabelled.take(np.flatnonzero(np.isin(unlabelled.subjects, fold.train)))
+        if not len(found):
+            raise UserError(
+                f"{place} has no windows of the subjects {', '.join(fold.train[:5])}; its subjects are "
+                f"{', '.join(np.unique(unlabelled.subjects)[:5])}: name them alike"
+            )
+    if fold.test:
+        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
+        _refuse_leaks(found, held_out, place)
+    return WindowSet(found.signals, found.channels, subjects=found.subjects, present=found.present)
+
+
+def softened(windows: WindowSet, spoiled: str, place: str) -> WindowSet:
+    """Return windows with soft labels.
+
+    Args:
+        windows: The windows.
+        spoiled: Name of the file's array with the share of each window that is spoiled, ``[N]`` in 0..1.
+        place: The file, for the message.
+
+    Raises:
+        UserError: If the file has no such array.
+    """
+    shares = windows.extras.get(spoiled)
+    if shares is None or shares.shape != (len(windows),) or shares.dtype.kind != "f":
+        others = ", ".join(sorted(windows.extras)) or "no further array"
+        raise UserError(f"{place} has no '{spoiled}' to make soft labels from; it has {others}")
+    return replace(windows, soft_labels=np.clip(1 - shares, 0, 1).astype(np.float32))
+
+
+def join(parts: Sequence[tuple[str, WindowSet]]) -> WindowSet:
+    """Join unlabelled windows of several sources, whose subjects' names get the source's in front.
+
+    Args:
+        parts: Name of each source, and its windows.
+
+    Returns:
+        float32 windows with every channel that one of them has, absent where a source lacks it.
+    """
+    channels = tuple(name for name in CHANNELS if any(name in windows.channels for _, windows in parts))
+    count = sum(len(windows) for _, windows in parts)
+    signals = np.zeros((count, len(channels), WINDOW_SAMPLES), dtype=np.float32)
+    present = np.zeros((count, len(channels)), dtype=bool)
+    names: list[str] = []
+    for source, windows in parts:
+        rows = slice(len(names), len(names) + len(windows))
+        for column, channel in enumerate(windows.channels):
+            place = channels.index(channel)
+            signals[rows, place] = windows.signals[:, column]
+            present[rows, place] = True if windows.present is None else windows.present[:, column]
+        subjects = [""] * len(windows) if windows.subjects is None else windows.subjects.tolist()
+        names += [f"{source}-{name}" for name in subjects]
+    return WindowSet(signals, channels, subjects=np.array(names), present=present)
+
+
+def save_once(windows: WindowSet, path: Path) -> None:
+    """Write a file whose name says what is in it, unless it is there."""
+    if not path.is_file():
+        windows.save(path)
+
+
+def _refuse_leaks(train: WindowSet, held_out: WindowSet, place: str) -> None:
+    people = np.intersect1d(np.asarray(train.subjects), np.asarray(held_out.subjects))
+    if people.size:
+        raise UserError(f"{place}: subject {people[0]} would be trained on and held out; part people, not windows")
+    if "PPG" not in train.channels or "PPG" not in held_out.channels:
+        return
+    same = np.intersect1d(_ppg_digests(train), _ppg_digests(held_out))
+    if (count := int((same != 0).sum())) > 0:
+        raise UserError(
+            f"{place}: {count} windows of held-out subjects have the very PPG of windows to train on, under another "
+            "subject's name; remove the copies, or name people alike"
+        )
+
+
+def _ppg_digests(windows: WindowSet) -> Array:
+    column = windows.channels.index("PPG")
+    return window_digests(WindowSet(windows.signals[:, column : column + 1], ("PPG",)))

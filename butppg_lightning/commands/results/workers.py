@@ -1,0 +1,186 @@
+"""Processes that train and score one job each at a time, with one thread each and their output in files."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from butppg_lightning.console import progress_bar, say
+from butppg_lightning.errors import StoppedError, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+_TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal
+_ENVIRONMENT = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "OMP_WAIT_POLICY": "PASSIVE",  # on a busy machine threads that wait actively take twice as long
+}
+_GO_ON = "the same command goes on where it stopped"
+
+
+class Job(Protocol):
+    """What a worker does.
+
+    Attributes:
+        title: What to call it in messages.
+        log: Where its output goes.
+        threads: How many it may use.
+    """
+
+    @property
+    def title(self) -> str: ...  # noqa: D102
+
+    @property
+    def log(self) -> Path: ...  # noqa: D102
+
+    @property
+    def threads(self) -> int: ...  # noqa: D102
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+class Workers:
+    """Some processes; see :func:`start_workers`."""
+
+    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
+        self._pool = pool
+        self.count = count
+
+    def run(self, what: str, jobs: Sequence[Job]) -> None:
+        """Run jobs, in any order.
+
+        Args:
+            what: They are, for the progress.
+            jobs: Can be sent to another process.
+
+        Raises:
+            UserError: If one fails; those that run are stopped, and the rest are not begun.
+        """
+        if not jobs:
+            return
+        say(f"{what}: {len(jobs)} to do, {min(self.count, len(jobs))} at a time; output in {jobs[0].log.parent}")
+        begin = told = time.monotonic()
+        running = [self._pool.submit(_work, job) for job in jobs]
+        with progress_bar(what, len(jobs)) as progress:
+            for number, done in enumerate(as_completed(running), start=1):
+                try:
+                    failure = done.result()
+                except BrokenProcessPool:
+                    raise UserError(
+                        f"a process was killed (out of memory?); {_GO_ON}, --workers 1 needs less"
+                    ) from None
+                if failure:
+                    raise UserError(failure)
+                progress(1)
+                now = time.monotonic()
+                if not sys.stderr.isatty() and now - told > _TELL_EVERY:
+                    left = (now - begin) / number * (len(jobs) - number) / 60
+                    say(f"{what}: {number} of {len(jobs)} done, about {left:.0f} min left")
+                    told = now
+
+
+@contextmanager
+def start_workers(count: int) -> Iterator[Workers]:
+    """Start processes when they are needed; they end with this block, at once if it is left by an error.
+
+    Raises:
+        StoppedError: On Ctrl-C.
+    """
+    # spawned rather than forked: a fork would copy the locks of whatever threads the program has
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(stop,))
+    try:
+        yield Workers(pool, count)
+    except KeyboardInterrupt:
+        stop.set()
+        raise StoppedError(f"interrupted; {_GO_ON}", 128 + signal.SIGINT) from None
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def command(words: Sequence[str]) -> None:
+    """Run a `butppg` command in this process.
+
+    Raises:
+        UserError: If it fails; its own line is in the output already.
+    """
+    from butppg_lightning.cli import main
+
+    if code := main(list(words)):
+        raise UserError(f"`butppg {words[0]}` ended with code {code}")
+
+
+def _begin(stop: Any) -> None:
+    """Leave interrupts to the parent, and end when it says so or is gone, however it ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(_ENVIRONMENT)  # read when torch is loaded
+    parent = multiprocessing.parent_process()
+    for wait in (stop.wait, parent.join if parent is not None else stop.wait):
+        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+
+
+def _end_after(wait: Callable[[], Any]) -> None:
+    wait()
+    os._exit(1)
+
+
+def _work(job: Job) -> str:
+    """Run a job with its output in its log; return nothing, or in one line why it failed."""
+    try:
+        with _logged(job.log):
+            import torch
+
+            torch.set_num_threads(job.threads)
+            try:
+                job.run()
+            except Exception as error:
+                if not isinstance(error, UserError):
+                    traceback.print_exc()
+                return f"{job.title} failed: {_reason(job.log, error)}; its output is in {job.log}"
+    except OSError as error:
+        return f"{job.title} failed: {job.log} cannot be written: {error.strerror}"
+    return ""
+
+
+def _reason(log: Path, error: Exception) -> str:
+    sys.stderr.flush()
+    told = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.startswith("butppg: ")]
+    if told:
+        return told[-1].removeprefix("butppg: ")
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    # the file descriptors rather than sys.stdout: loggers keep the stream they were made with
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [os.dup(1), os.dup(2)]
+    with path.open("wb") as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            for number, former in zip((1, 2), kept, strict=True):
+                os.dup2(former, number)
+                os.close(former)
