@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration, stored_calibration
+from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.checkpoint import (
     LoadReport,
     PretrainedEncoder,
@@ -26,19 +25,17 @@ from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.variation import Variation, lower_targets
 from butppg_lightning.optim.groups import adamw, parameter_groups
 from butppg_lightning.optim.schedules import ScheduleName, StagedLR
-from butppg_lightning.tasks.hub import HubModule
-from butppg_lightning.tasks.predictions import PredictionStore
+from butppg_lightning.tasks.judged_module import JudgedModule
 from butppg_lightning.tasks.totals import EpochTotals
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from butppg_lightning.evaluation.metrics import Array
     from butppg_lightning.models.prefix import Depth
 
 
-class PPGQualityClassifier(HubModule):
+class PPGQualityClassifier(JudgedModule):
     """Tells usable from unusable PPG windows: preprocessing, (inflated) encoder and head.
 
     Args:
@@ -70,14 +67,7 @@ class PPGQualityClassifier(HubModule):
 
     Raises:
         UserError: If the checkpoint cannot be read, matches nothing, or contradicts an argument.
-
-    Attributes:
-        prior: Share of good windows that validate, test and predict assume; None for the one calibrated at.
-        operating_point: Where they cut a calibrated model's probabilities: balanced, precision or sensitivity.
     """
-
-    prior: float | None = None
-    operating_point: str = "balanced"
 
     def __init__(
         self,
@@ -144,7 +134,6 @@ class PPGQualityClassifier(HubModule):
                 "loss": loss,
             }
         )
-        self.predictions = PredictionStore()
         self.totals = EpochTotals("loss", "acc")
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
@@ -212,53 +201,6 @@ class PPGQualityClassifier(HubModule):
         for name, value in self.totals.means(self.trainer).items():
             self.log(f"train_{name}", value)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Keep a batch's logits."""
-        self._keep(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        """Forget earlier logits."""
-        self.predictions.clear()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the validation figures over all ranks."""
-        labels, logits, _ = self.predictions.gather()
-        for key, value in classification_metrics(labels, self._probabilities(logits), self.threshold()).items():
-            name = {"accuracy": "acc"}.get(key, key)
-            # an undefined figure (AUROC of a single class) is NaN here, and null in every file
-            self.log(f"val_{name}", float("nan") if value is None else value, prog_bar=name in ("acc", "auroc"))
-
-    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Keep a batch's logits."""
-        self._keep(batch)
-
-    def on_test_epoch_start(self) -> None:
-        """Forget earlier logits."""
-        self.predictions.clear()
-
-    def on_test_epoch_end(self) -> None:
-        """Compute the test figures with intervals; :attr:`test_metrics` keeps them."""
-        labels, logits, rows = self.predictions.gather()
-        probabilities, threshold = self._probabilities(logits), self.threshold()
-        dataset = getattr(self.trainer.datamodule, "splits", {}).get("test")  # type: ignore[attr-defined]
-        subjects = dataset.windows.subjects if dataset is not None else None
-        self.test_metrics: dict[str, Any] = {
-            **classification_metrics(labels, probabilities, threshold),
-            "threshold": threshold,
-            **bootstrap_intervals(
-                labels, probabilities, None if subjects is None else subjects[rows], threshold=threshold
-            ),
-        }
-
-    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return a batch's row numbers and probabilities."""
-        probabilities = self.network.probabilities(batch["signals"], batch["present"], self.prior)
-        return {"index": batch["index"], "probability": probabilities}
-
-    def threshold(self) -> float:
-        """Return the probability from which on a window is called good, at the chosen operating point and prior."""
-        return self.network.calibration.threshold(self.operating_point, self.prior)
-
     def on_fit_start(self) -> None:
         """Weigh the classes, and forget a calibration: it is not that of the weights to come."""
         self.network.calibration = Calibration()
@@ -266,15 +208,6 @@ class PPGQualityClassifier(HubModule):
         self._class_weights = self.loss_options.class_weights(
             None if train is None else torch.as_tensor(train.windows.labels)
         )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the calibration, if there is one."""
-        if self.network.calibration.fitted:
-            checkpoint[CHECKPOINT_KEY] = self.network.calibration.state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the calibration, or the plain sigmoid where the checkpoint has none."""
-        self.network.calibration = stored_calibration(checkpoint, "the checkpoint")
 
     def configure_optimizers(self) -> Any:
         """One AdamW over all parameters from the start; frozen ones have no gradient and stay put."""
@@ -292,12 +225,6 @@ class PPGQualityClassifier(HubModule):
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _keep(self, batch: dict[str, Tensor]) -> None:
-        self.predictions.add(batch["index"], batch["labels"], self.logits(batch))
-
-    def _probabilities(self, logits: Array) -> Array:
-        return self.network.calibration.probabilities(torch.from_numpy(logits), self.prior).numpy()
 
     def _scaled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor]:
         scaled, usable = self.network.scaled(batch["signals"], batch["present"])

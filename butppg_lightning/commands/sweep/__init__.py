@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from butppg_lightning.commands.configs import expand_config_paths, shipped_configs
+from butppg_lightning.commands.configs import expand_config_paths
 from butppg_lightning.commands.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
