@@ -66,4 +66,4 @@ clean: ## Remove caches, builds and the demo's results (not .venv, not your data
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(DEMO)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-all bench compare results ablation lint clean
+.PHONY: help setup demo test test-all bench compare results ablation docs lint clean

@@ -51,6 +51,6 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown) as progress:
+    with Progress(*columns, console=Console(stderr=True, force_jupyter=False), transient=True, disable=not shown) as progress:
         task = progress.add_task("", total=total)
         yield lambda done: progress.advance(task, done)

@@ -146,7 +146,7 @@ def _read(options: Any) -> Recording:
     from butppg_lightning.sources.recordings.selection import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
-    with Console(stderr=True).status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
+    with Console(stderr=True, force_jupyter=False).status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
         return read_recording(options.input, selection)
 
 
@@ -162,7 +162,7 @@ def _check_channels(recording: Recording, channels: tuple[str, ...], trained: di
             f"{recording.path} has no PPG, whose quality is asked for; it has {listed(recording.names)}: "
             "if one of them is the PPG, say --channels PPG=NAME"
         )
-    lacking = [name for name in channels if name not in recording.channels]
+    lacking = [name for name in channels if name not in recording.channels and _is_used(name, trained)]
     dropout = trained.get("channel_dropout")
     unknown = [name for name in lacking if not (dropout or {}).get(name, (dropout or {}).get(name[:3], 0))]
     if unknown:
@@ -170,6 +170,13 @@ def _check_channels(recording: Recording, channels: tuple[str, ...], trained: di
             f"scored without {', '.join(unknown)}, which the model always had in training (no channel dropout): "
             "its probabilities may be off"
         )
+
+
+def _is_used(name: str, trained: dict[str, Any]) -> bool:
+    """Tell whether a channel enters the encoder or the head's indices."""
+    groups = trained.get("indices") or []
+    entering = trained.get("encoder_channels")
+    return entering is None or name in entering or (name[:3].lower() in groups and name != "PPG")
 
 
 def _write(

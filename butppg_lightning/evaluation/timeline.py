@@ -80,7 +80,7 @@ def draw_timeline(
         len(heights),
         2,
         height_ratios=heights,
-        left=0.062,
+        left=0.075,
         right=0.985,
         top=0.885,
         bottom=0.075,
@@ -146,7 +146,7 @@ def _draw_probability(axes: Any, scores: Scores) -> None:
         _note(axes, f"median and 10 to 90 % of the windows in {minutes:.2g} min")
     axes.axhline(scores.threshold, color=_INK, linewidth=0.9, linestyle=(0, (5, 3)))
     axes.annotate(
-        f"threshold {scores.threshold:g}", (1, scores.threshold), (-4, 3), xycoords=("axes fraction", "data"),
+        f"threshold {scores.threshold:.3g}", (1, scores.threshold), (-4, 3), xycoords=("axes fraction", "data"),
         textcoords="offset points", ha="right", va="bottom", fontsize=8, color=_INK,
         bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
     )  # fmt: skip
