@@ -51,8 +51,13 @@ class FinetuneCLI(TrainingCLI):
 def fit(arguments: list[str]) -> None:
     """Fine-tune, then write the final model, calibrate and test the best one and write its metrics."""
     cli = _build("fit", arguments)
-    if not cli.config.test and cli.datamodule.has("test") and not cli.datamodule.has("val"):
-        raise UserError(f"--test false, but {cli.datamodule.root} has no val.npz: test.npz would choose the best model")
+    data = cli.datamodule
+    if cli.config.select == "best" and not cli.config.test and data.has("test") and not data.has("val"):
+        raise UserError(f"--test false, but {data.root} has no val.npz: test.npz would choose the best model")
+    waits = cli.config.get("stages.patience") is not None
+    waits = waits or any(stage.get("patience") is not None for stage in cli.config.get("stages.plan") or [])
+    if waits and cli.config.select == "last" and not data.has("val"):
+        raise UserError(f"stages.patience waits for better validation figures, but {data.root} has no val.npz; drop it")
     if cli.model.load_report is not None and cli.trainer.is_global_zero:
         print(cli.model.load_report)
     cli.train()

@@ -146,7 +146,9 @@ def _read(options: Any) -> Recording:
     from butppg_lightning.sources.recordings.selection import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
-    with Console(stderr=True, force_jupyter=False).status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
+    with Console(stderr=True, force_jupyter=False).status(
+        f"reading {escape(options.input.name)}"
+    ):  # seen on a terminal only
         return read_recording(options.input, selection)
 
 

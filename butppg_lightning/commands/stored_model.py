@@ -33,6 +33,7 @@ _MUST_AGREE = (
     "select",
 )
 _FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
+_LATER = ("encoder_channels", "indices")  # a checkpoint that does not name them is older than they, and has none
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 
 
@@ -73,7 +74,7 @@ def take_model(
             path, mine, theirs = difference
             say(f"model.{path} stays {theirs}, as in {checkpoint}; the configuration says {mine}")
         model[key] = value
-    for key in ("pretrained", "pretrain_channels"):
+    for key in ("pretrained", "pretrain_channels", *(name for name in _LATER if name not in stored)):
         if key in model:
             model[key] = None
     return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, config

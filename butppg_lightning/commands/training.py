@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -131,6 +132,8 @@ class TrainingCLI(LightningCLI):
                 help="Write logs/ in output_dir: csv (metrics.csv), tensorboard, or [csv, tensorboard]. Others by "
                 "config: --config loggers/wandb.yaml, loggers/mlflow.yaml.",
             )
+        else:  # finetune_recommended.yaml says it, and serves here as finetune.yaml does
+            parser.add_argument("--select", type=Literal["best", "last"], default="best", help=argparse.SUPPRESS)
         if self.command == "test":
             parser.add_argument(
                 "--subsets",
@@ -271,7 +274,7 @@ class TrainingCLI(LightningCLI):
                 "--save_every_n_steps with --trainer.val_check_interval could not be resumed exactly: the figures of a "
                 "validation inside an epoch are not in the checkpoint; drop one of the two"
             )
-        if self.config.get("select") == "last" and self.config.get("stages.restore_best"):
+        if self.trains and self.config.select == "last" and self.config.get("stages.restore_best"):
             raise UserError(
                 "--stages.restore_best goes back to the best epoch, but --select last looks for none; drop one of them"
             )

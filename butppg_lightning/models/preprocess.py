@@ -159,7 +159,7 @@ class Preprocess(nn.Module):
         signals = signals.float()
         # the offset first: the matrix would remove it too, but with the rounding error of a large number
         centred = signals - signals.mean(-1, keepdim=True)
-        return centred if self.bands[key] is None else centred @ getattr(self, key)
+        return centred if self.bands[key] is None else centred @ getattr(self, key).float()
 
     def _scale(self, key: str, signals: Tensor) -> Tensor:
         filtered = self._filter(key, signals)
