@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.commands.configs import merge_encoder
@@ -33,6 +34,7 @@ class _Trial(FinetuneCLI):
 
     def read(self, words: list[str]) -> None:
         self.config = self.parser.parse_args(merge_encoder(words))
+        self.output_dir = Path(self.config.output_dir)
         self._check_values()
 
     def before_instantiate_classes(self) -> None:
