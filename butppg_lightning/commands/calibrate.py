@@ -91,7 +91,7 @@ def _parser() -> OneLineErrors:
 
 
 def _check(options: Any) -> tuple[Path, Path]:
-    from butppg_lightning.evaluation.reliability import require_matplotlib
+    from butppg_lightning.evaluation.drawing import require_matplotlib
 
     if not options.checkpoint.is_file():
         raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
@@ -107,7 +107,7 @@ def _check(options: Any) -> tuple[Path, Path]:
     existing = [path for path in (target, picture) if path.exists()]
     if existing and not options.overwrite:
         raise UserError(f"{existing[0]} is there already; add --overwrite to replace it, or name another --output")
-    require_matplotlib()
+    require_matplotlib("the reliability diagram")
     require_writable(target.parent)
     return target, picture
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from butppg_lightning.commands.cut import check_cut
 from butppg_lightning.commands.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
@@ -115,24 +116,17 @@ def _parser() -> OneLineErrors:
 
 
 def _check(options: Any) -> Path:
-    from butppg_lightning.evaluation.timeline import require_matplotlib
+    from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.evaluation.usability import require_pyarrow
 
     output: Path = options.output_dir
-    if options.threshold is not None and not 0 <= options.threshold <= 1:
-        raise UserError(f"--threshold is {options.threshold:g}; expected 0 to 1")
-    if options.threshold is not None and options.operating_point is not None:
-        raise UserError("--threshold and --operating_point both say where to cut; give one")
-    if options.prior is not None and not 0 < options.prior < 1:
-        raise UserError(f"--prior is {options.prior:g}; expected the share of good windows, between 0 and 1")
+    check_cut(options)
     if not options.checkpoint.is_file():
         raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size is {options.batch_size}; expected 1 or more")
     existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
     if existing and not options.overwrite:
         raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    require_matplotlib()
+    require_matplotlib("the timeline", "recordings")
     if options.format == "parquet":
         require_pyarrow()
     return output

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import expected_calibration_error, expected_ece, reliability_curve
+from butppg_lightning.evaluation.drawing import require_matplotlib
 from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
@@ -38,20 +38,6 @@ class Panel:
     thresholds: Mapping[str, float] | None = None
 
 
-def require_matplotlib() -> None:
-    """Raise unless pictures can be drawn.
-
-    Raises:
-        UserError: If matplotlib is missing.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError(
-            "the reliability diagram needs matplotlib; pip install 'butppg-lightning[recordings]'"
-        ) from None
-
-
 def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> None:
     """Draw reliability diagrams side by side as a PNG.
 
@@ -63,7 +49,7 @@ def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> Non
     Raises:
         UserError: If matplotlib is missing or the file cannot be written.
     """
-    require_matplotlib()
+    require_matplotlib("the reliability diagram")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

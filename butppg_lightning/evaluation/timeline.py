@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.drawing import require_matplotlib
 from butppg_lightning.evaluation.time_axis import clock, span, time_ticks
 from butppg_lightning.evaluation.usability import VERDICTS, Scores
 from butppg_lightning.files import atomic_write
@@ -42,18 +42,6 @@ class Example:
     signals: dict[str, Array]
 
 
-def require_matplotlib() -> None:
-    """Raise unless pictures can be drawn.
-
-    Raises:
-        UserError: If matplotlib is missing.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("the timeline needs matplotlib; pip install 'butppg-lightning[recordings]'") from None
-
-
 def draw_timeline(
     path: Path, title: str, scores: Scores, outline: tuple[Array, Array, Array], examples: list[Example]
 ) -> None:
@@ -69,7 +57,7 @@ def draw_timeline(
     Raises:
         UserError: If matplotlib is missing or the file cannot be written.
     """
-    require_matplotlib()
+    require_matplotlib("the timeline", "recordings")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -85,7 +85,7 @@ def _shipped(name: str) -> Path:
 
 
 def _asked(options: Any) -> tuple[Definition, dict[str, Method]]:
-    from butppg_lightning.evaluation.reliability import require_matplotlib
+    from butppg_lightning.evaluation.drawing import require_matplotlib
 
     if (options.windows is None) == (options.but_ppg is None):
         raise UserError("give either --windows FILE (labelled, with subjects) or --but_ppg DIR (a release)")
@@ -98,7 +98,7 @@ def _asked(options: Any) -> tuple[Definition, dict[str, Method]]:
         path = getattr(options, key)
         if path is not None and not path.exists():
             raise UserError(f"--{key} {path} does not exist")
-    require_matplotlib()
+    require_matplotlib("the comparison")
     definition = read_definition(options.definitions)
     if options.ablation is not None:
         definition = read_ablation(options.ablation, definition)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.commands.results.figures import Calibrated, Held, risk_coverage
+from butppg_lightning.evaluation.drawing import new_figure, save_figure
 from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.evaluation.reliability import Panel, draw_reliability
-from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,7 +63,7 @@ def draw_within(path: Path, content: dict[str, Any]) -> None:
     rows.sort(key=lambda found: found["within_mean"])
     subjects = list(content["protocol"]["subjects"])
     coloured = len(subjects) <= len(_COLOURS)
-    figure, axes = _figure(8.6, 1.4 + 0.32 * len(rows))
+    figure, axes = new_figure(8.6, 1.4 + 0.32 * len(rows))
     for place, found in enumerate(rows):
         axes.plot([found["within_mean"]] * 2, [place - 0.36, place + 0.36], color=_INK, linewidth=2.2, zorder=2)
         for number, name in enumerate(subjects):
@@ -85,12 +85,12 @@ def draw_within(path: Path, content: dict[str, Any]) -> None:
     figure.legend(
         loc="outside lower center", ncols=min(len(subjects) + 1, 7) if coloured else 1, fontsize=8, frameon=False
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_roc(path: Path, methods: Sequence[Held]) -> None:
     """Draw pooled out-of-fold ROC curves, the sensitivities averaged over the seeds."""
-    figure, axes = _figure(6.2, 5.8)
+    figure, axes = new_figure(6.2, 5.8)
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle="--")
     for number, held in enumerate(methods):
         curves = [_roc(held.labels, scores) for scores in held.scores]
@@ -104,12 +104,12 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
     axes.legend(
         title="pooled AUROC", fontsize=8, title_fontsize=8, loc="lower right", framealpha=0.9, edgecolor="white"
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
     """Draw how many verdicts are wrong when only the surest windows are judged, averaged over the seeds."""
-    figure, axes = _figure(6.6, 4.6)
+    figure, axes = new_figure(6.6, 4.6)
     for number, (held, calibrated) in enumerate(methods):
         curves = []
         for probabilities in calibrated.probabilities:
@@ -126,7 +126,7 @@ def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
     axes.set(xlabel="windows judged, the surest first (%)", ylabel="wrong verdicts among them (%)", ylim=(0, None))
     axes.grid(color="#E5E5E5", linewidth=0.7)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_calibration(path: Path, held: Held, calibrated: Calibrated) -> None:
@@ -148,20 +148,3 @@ def _roc(labels: Array, scores: Array) -> Array:
     alarms = np.cumsum(~good)[last_of_tie] / max((~good).sum(), 1)
     hits = np.cumsum(good)[last_of_tie] / max(good.sum(), 1)
     return np.asarray(np.interp(_GRID, np.r_[0, alarms], np.r_[0, hits]))
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.trial import TrialState
 
-from butppg_lightning.files import atomic_write
+from butppg_lightning.evaluation.drawing import new_figure, save_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def draw_history(path: Path, plan: Plan, trials: list[FrozenTrial]) -> None:
         trials: Its trials.
     """
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    figure, axes = _figure(7.2, 4.2)
+    figure, axes = new_figure(7.2, 4.2)
     numbers = [trial.number for trial in complete]
     values = np.array([trial.value for trial in complete], dtype=float)
     so_far = (np.maximum if plan.direction == "maximize" else np.minimum).accumulate(values)
@@ -51,7 +51,7 @@ def draw_history(path: Path, plan: Plan, trials: list[FrozenTrial]) -> None:
     axes.set(xlabel="trial", ylabel=plan.metric, title=f"{plan.name}: {len(complete)} complete trials")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_importance(path: Path, plan: Plan, study: optuna.Study, complete: list[FrozenTrial]) -> str:
@@ -78,7 +78,7 @@ def draw_importance(path: Path, plan: Plan, study: optuna.Study, complete: list[
         return "all trials have the same parameters"
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=plan.seed))
     keys = list(found)[::-1]
-    figure, axes = _figure(7.2, 1.6 + 0.42 * len(keys))
+    figure, axes = new_figure(7.2, 1.6 + 0.42 * len(keys))
     bars = axes.barh(range(len(keys)), [found[key] for key in keys], color=_BLUE, height=0.62)
     axes.bar_label(bars, labels=[f"{found[key]:.0%}" for key in keys], padding=4, fontsize=9, color=_INK)
     axes.set_yticks(range(len(keys)), ["\n".join(textwrap.wrap(key, 32)) for key in keys])
@@ -86,22 +86,5 @@ def draw_importance(path: Path, plan: Plan, study: optuna.Study, complete: list[
         xlim=(0, max(found.values()) * 1.12), xlabel=f"share of the variance of {plan.metric} (fANOVA)",
         title=f"{plan.name}: what mattered in {len(complete)} complete trials",
     )  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
     return ""
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(colors=_INK)
-    return figure, axes
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")

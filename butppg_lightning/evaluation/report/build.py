@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from butppg_lightning.evaluation.report.canvas import require_matplotlib
+from butppg_lightning.evaluation.drawing import require_matplotlib
 from butppg_lightning.evaluation.report.gallery import gallery_section
 from butppg_lightning.evaluation.report.gating import gating_section
 from butppg_lightning.evaluation.report.headline import cautions, headline, tiles
@@ -40,7 +40,7 @@ def report_html(evidence: Evidence, name: str) -> str:
     Raises:
         UserError: If matplotlib is missing.
     """
-    require_matplotlib()
+    require_matplotlib("the report")
     people = evidence.subject_count
     subtitle = counted(len(evidence.probabilities), "window")
     subtitle += "" if people is None else f" of {counted(people, 'subject')}"

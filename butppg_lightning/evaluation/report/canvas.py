@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from butppg_lightning.errors import UserError
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -50,18 +48,6 @@ _SETTINGS: Any = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
-
-
-def require_matplotlib() -> None:
-    """Raise unless pictures can be drawn.
-
-    Raises:
-        UserError: If matplotlib is missing.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        raise UserError("the report's pictures need matplotlib; pip install 'butppg-lightning[evaluation]'") from None
 
 
 class Drawing:

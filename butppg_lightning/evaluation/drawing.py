@@ -1,0 +1,48 @@
+"""Pictures without a display: what every figure shares."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import atomic_write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+INK = "#222222"
+
+
+def require_matplotlib(what: str, extra: str = "evaluation") -> None:
+    """Raise unless pictures can be drawn.
+
+    Args:
+        what: What needs them, for example ``the timeline``.
+        extra: The extra that installs matplotlib.
+
+    Raises:
+        UserError: If matplotlib is missing.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise UserError(f"{what} needs matplotlib; pip install 'butppg-lightning[{extra}]'") from None
+
+
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure of ``width`` by ``height`` inches and its axes, without pyplot's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with atomic_write(path) as file:
+        figure.savefig(file, format="png")
