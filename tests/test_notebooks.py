@@ -51,7 +51,6 @@ def test_imports_resolve(name: str):
                     assert hasattr(module, alias.name), f"{node.module} has no {alias.name}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     beside, temporary = tmp_path / "beside", tmp_path / "temporary"
