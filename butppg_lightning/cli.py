@@ -48,13 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The words after ``butppg``; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 after a mistake of the user's, which is told in one line; 130 or 143 after a signal.
+        The exit code: 0; 2 after a mistake of the user's, which is told in one line; 130 or 143 after a signal;
+        141 when nobody reads the output any more.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
         _dispatch(words)
+        sys.stdout.flush()
     except UserError as error:
         if debug:
             raise
@@ -62,6 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except SystemExit as stop:  # --help and --print_config end this way
         return int(stop.code or 0)
+    except BrokenPipeError:  # `butppg ... | head` has read enough
+        import os
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
+        return 141
     except (MemoryError, RuntimeError, OSError) as error:
         from butppg_lightning.commands.memory import ran_out
 

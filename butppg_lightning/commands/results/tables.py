@@ -103,10 +103,10 @@ def results_page(content: dict[str, Any]) -> str:
         "\n## Secondary figures\n",
         markdown(["method", *_SECONDARY], secondary_rows(content, "methods")),
         _uncalibrated(content),
-        *(f"![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in content.get("pictures", ())),
+        *(f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in content.get("pictures", ())),
     ]
     if any(found["table"] == "channels" for found in content["methods"].values()):
-        parts += ["## Channels\n", markdown(primary_columns(content), primary_rows(content, "channels"))]
+        parts += ["\n## Channels\n", markdown(primary_columns(content), primary_rows(content, "channels"))]
     if content["external"] is not None:
         parts += ["\n## Other people's records\n", _external(content["external"])]
     return "\n".join([*parts, "\n## Cost\n", _costs(content["costs"])]) + "\n"
