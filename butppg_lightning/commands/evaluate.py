@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.commands.cut import check_cut
+from butppg_lightning.commands.cut import check_cut, threshold
 from butppg_lightning.commands.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
@@ -41,7 +41,6 @@ def run(arguments: list[str]) -> None:
     """
     options = parse(_parser(), arguments)
     path = _check(options)
-    from butppg_lightning.commands.score import threshold
     from butppg_lightning.evaluation.report.build import report_html
     from butppg_lightning.models.restore import restore_network
     from butppg_lightning.window import read_windows

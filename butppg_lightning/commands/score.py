@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from butppg_lightning.commands.cut import check_cut
+from butppg_lightning.commands.cut import check_cut, threshold
 from butppg_lightning.commands.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
@@ -15,7 +15,6 @@ from butppg_lightning.models.calibration import OPERATING_POINTS
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.timeline import Example
     from butppg_lightning.evaluation.usability import Scores
-    from butppg_lightning.models.calibration import Calibration
     from butppg_lightning.sources.recordings import Recording
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
@@ -54,33 +53,6 @@ def run(arguments: list[str]) -> None:
         "prior": options.prior if options.prior is not None else network.calibration.prior,
     }
     _write(output, options, scores, examples, recording, {**decision, "precision": precision})
-
-
-def threshold(options: Any, calibration: Calibration, notes: list[str]) -> tuple[float, str]:
-    """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
-
-    Args:
-        options: The parsed options ``threshold``, ``operating_point`` and ``prior``.
-        calibration: The checkpoint's.
-        notes: What the operating point cannot keep is appended.
-
-    Returns:
-        The threshold, and in words where it is from.
-
-    Raises:
-        UserError: If the checkpoint is not calibrated, but a prior or an operating point is asked for.
-    """
-    asked = options.operating_point is not None or options.prior is not None
-    point = None
-    if asked or calibration.curve is not None:
-        point = calibration.point(options.operating_point or "balanced", options.prior)
-    if options.threshold is not None:
-        return options.threshold, "--threshold"
-    if point is None:
-        return calibration.threshold(), "default: the checkpoint is not calibrated"
-    if point.remark:
-        notes.append(point.remark)
-    return point.threshold, f"operating point '{point.name}' of the checkpoint"
 
 
 def _parser() -> OneLineErrors:

@@ -69,7 +69,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.preprocess import _band_pass_matrix
+from butppg_lightning.models.preprocess import band_pass_matrix
 from butppg_lightning.models.rhythm import Rhythm
 from butppg_lightning.models.spectra import Spectra, squared_modulus
 from butppg_lightning.models.waveform import segments, shape_indices
@@ -179,14 +179,14 @@ class SignalIndices(nn.Module):
         }
         self.spectra = Spectra()
         self.rhythm = Rhythm() if "rhythm" in self.groups else None
-        motion = _band_pass_matrix("acc_band", (0.5, 10.0))
-        matrices = {
-            "ppg_band": _band_pass_matrix("ppg_band", (0.5, 8.0)),
-            "ecg_band": _band_pass_matrix("ecg_band", (5.0, 20.0)),
+        matrices = {"ppg_band": band_pass_matrix("ppg_band", (0.5, 8.0))}
+        if "ecg" in self.groups:
+            matrices["ecg_band"] = band_pass_matrix("ecg_band", (5.0, 20.0))
+        if "acc" in self.groups:
+            motion = band_pass_matrix("acc_band", (0.5, 10.0))
             # its energy needs no more than 25 samples a second, its spectrum no samples in between
-            "acc_band": motion[:, 2::5].contiguous(),
-            "acc_tapered": motion @ self.spectra.tapered,
-        }
+            matrices["acc_band"] = motion[:, 2::5].contiguous()
+            matrices["acc_tapered"] = motion @ self.spectra.tapered
         for key, matrix in matrices.items():
             self.register_buffer(key, matrix, persistent=False)
 
@@ -218,8 +218,9 @@ class SignalIndices(nn.Module):
         with torch.autocast(signals.device.type, enabled=False):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
             ppg = _standardised(raw @ self.ppg_band)
-            power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
             found: list[Tensor] = []
+            if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
+                power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
             for group in self.groups:
                 if group == "ppg":
                     found += [*shape_indices(raw, ppg), *self._rhythm(ppg, power, *pulse)]

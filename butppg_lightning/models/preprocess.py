@@ -77,7 +77,7 @@ class Preprocess(nn.Module):
         self._order = [grouped.index(row) for row in range(len(grouped))]
         for key in self._rows:
             # derived from the options, so it need not swell every checkpoint
-            self.register_buffer(key, _band_pass_matrix(key, self.bands[key]), persistent=False)
+            self.register_buffer(key, band_pass_matrix(key, self.bands[key]), persistent=False)
         self.register_buffer("acc_scale", torch.ones(()))
         self.register_buffer("acc_fitted", torch.zeros((), dtype=torch.bool))
 
@@ -184,7 +184,16 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
     return torch.lerp(ordered[..., below : below + 1], ordered[..., above : above + 1], position - below)
 
 
-def _band_pass_matrix(key: str, band: tuple[float, float] | None) -> Tensor:
+def band_pass_matrix(key: str, band: tuple[float, float] | None) -> Tensor:
+    """Return the zero-phase band pass as a matrix ``[1250, 1250]`` to multiply windows with; a zero without a band.
+
+    Args:
+        key: Name of the option, for messages.
+        band: Lower and upper edge in Hz, or None.
+
+    Raises:
+        UserError: If the band is impossible.
+    """
     if band is None:
         return torch.zeros(())
     low, high = (float(edge) for edge in band)
