@@ -93,16 +93,33 @@ def _merge(spec: dict[str, Any], more: dict[str, Any]) -> None:
         spec[key] = {**spec[key], **value} if both else value
 
 
-def _encoder_of(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
+    """Read a YAML file of keys.
+
+    Args:
+        path: The file.
+        name: What to call it in messages.
+        empty: What to say of a file without keys, after its name.
+
+    Raises:
+        UserError: If it cannot be read, is no YAML, or holds no keys.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config {path} cannot be read as text: {error}") from None
+        raise UserError(f"{name} cannot be read as text: {error}") from None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"config {path} is not valid YAML, line {line}: {error.problem}") from None
+        raise UserError(f"{name} is not valid YAML, line {line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"config {path} holds no keys; write sections such as model, data and trainer")
+        raise UserError(f"{name} {empty}")
+    return content
+
+
+def _encoder_of(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, f"config {path}", "holds no keys; write sections such as model, data and trainer")
     for section in _SECTIONS:
         if not isinstance(content.get(section, {}), dict):
             raise UserError(f"config {path}: {section} is {content[section]}; expected keys below it")

@@ -8,8 +8,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from butppg_lightning.commands.configs import read_yaml
 from butppg_lightning.commands.sweep.parameter import Parameter, read_parameter
 from butppg_lightning.errors import UserError
 
@@ -169,17 +168,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path} is not valid YAML, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no keys; a sweep needs base and parameters")
+    content = read_yaml(path, str(path), "holds no keys; a sweep needs base and parameters")
     if "parameters" not in content and {"model", "data", "trainer", "stages"} & set(content):
         raise UserError(f"{path} is a config of `butppg fit`; name it under base: of a sweep's YAML, or after that one")
     return content
