@@ -8,15 +8,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from butppg_lightning.version import __version__
+
 if TYPE_CHECKING:
-    from butppg_lightning.callbacks.staged_unfreezing import StagedUnfreezing as StagedUnfreezing
     from butppg_lightning.data.finetune import BUTPPGDataModule as BUTPPGDataModule
     from butppg_lightning.data.pretrain import PretrainDataModule as PretrainDataModule
     from butppg_lightning.models.encoder import PatchTransformer as PatchTransformer
     from butppg_lightning.tasks.classifier import PPGQualityClassifier as PPGQualityClassifier
     from butppg_lightning.tasks.pretrainer import MaskedPretrainer as MaskedPretrainer
-
-__version__ = "0.1.0"
+    from butppg_lightning.training.staged_unfreezing import StagedUnfreezing as StagedUnfreezing
 
 _HOMES = {
     "BUTPPGDataModule": "butppg_lightning.data.finetune",
@@ -24,7 +24,7 @@ _HOMES = {
     "PPGQualityClassifier": "butppg_lightning.tasks.classifier",
     "PatchTransformer": "butppg_lightning.models.encoder",
     "PretrainDataModule": "butppg_lightning.data.pretrain",
-    "StagedUnfreezing": "butppg_lightning.callbacks.staged_unfreezing",
+    "StagedUnfreezing": "butppg_lightning.training.staged_unfreezing",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

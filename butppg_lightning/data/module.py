@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from butppg_lightning.data.dataset import Batch, WindowDataset
 from butppg_lightning.data.sampler import EpochBatches
-from butppg_lightning.data.windows import Batch, WindowDataset
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:

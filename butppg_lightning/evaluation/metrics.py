@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.calibration import (
+from butppg_lightning.evaluation.calibration_figures import (
     brier_score,
     calibration_slope,
     debiased_calibration_error,
     expected_ece,
 )
-from butppg_lightning.evaluation.calibration import expected_calibration_error as expected_calibration_error
+from butppg_lightning.evaluation.calibration_figures import expected_calibration_error as expected_calibration_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.calibration import expected_calibration_error, expected_ece, reliability_curve
+from butppg_lightning.evaluation.calibration_figures import expected_calibration_error, expected_ece, reliability_curve
 from butppg_lightning.evaluation.drawing import require_matplotlib
 from butppg_lightning.files import atomic_write
 

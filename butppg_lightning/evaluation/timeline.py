@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation.clock_axis import clock, span, time_ticks
 from butppg_lightning.evaluation.drawing import require_matplotlib
-from butppg_lightning.evaluation.time_axis import clock, span, time_ticks
-from butppg_lightning.evaluation.usability import VERDICTS, Scores
+from butppg_lightning.evaluation.scores import VERDICTS, Scores
 from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.decoder import MaskedDecoder
 
 if TYPE_CHECKING:
-    from butppg_lightning.models.augment import Augment
+    from butppg_lightning.models.augmentation.pretraining import Augment
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.preprocess import Preprocess
 

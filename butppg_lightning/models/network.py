@@ -12,7 +12,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.freezing import evaluating
 from butppg_lightning.models.heads import HEADS
-from butppg_lightning.models.indices import SignalIndices
+from butppg_lightning.models.indices.signal_indices import SignalIndices
 from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:

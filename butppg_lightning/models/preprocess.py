@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.usability import channel_faults
+from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:

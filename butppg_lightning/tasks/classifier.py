@@ -9,8 +9,9 @@ import torch
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
+from butppg_lightning.models.augmentation import Variation, lower_targets
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoint import (
+from butppg_lightning.models.checkpoints.pretrained import (
     LoadReport,
     PretrainedEncoder,
     load_encoder,
@@ -22,11 +23,10 @@ from butppg_lightning.models.losses import LossOptions, quality_loss
 from butppg_lightning.models.network import assemble
 from butppg_lightning.models.prefix import run_prefix, run_suffix
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.variation import Variation, lower_targets
-from butppg_lightning.optim.groups import adamw, parameter_groups
-from butppg_lightning.optim.schedules import ScheduleName, StagedLR
 from butppg_lightning.tasks.judged_module import JudgedModule
 from butppg_lightning.tasks.totals import EpochTotals
+from butppg_lightning.training.parameter_groups import adamw, parameter_groups
+from butppg_lightning.training.schedules import ScheduleName, StagedLR
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class PPGQualityClassifier(JudgedModule):
         finetune_channels: Channels of the classifier, names or 5.
         encoder_channels: Channels that enter the encoder, the others only the indices; null for all.
         indices: Groups of signal indices given to the head as side inputs (rhythm, ppg, acc, ecg, amplitude; see
-            models/indices.py); null for none.
+            models/indices/); null for none.
         inflation: How channels that the pretrained encoder does not know start.
         preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip); null for the
             checkpoint's, or the defaults.

@@ -15,15 +15,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.export.model_card import GENERATED, model_card
+from butppg_lightning.export.training_record import provenance
+from butppg_lightning.extras import quiet, require
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.calibration import stored_calibration
-from butppg_lightning.models.export.description import LICENCE, file_sha256
-from butppg_lightning.models.export.model_card import GENERATED, model_card
-from butppg_lightning.models.export.packages import quiet, require
-from butppg_lightning.models.export.portable import CONFIG, SUFFIX, WEIGHTS, read_portable, read_stored, write_portable
-from butppg_lightning.models.export.provenance import provenance
-from butppg_lightning.models.restore import restore_network
+from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints.description import LICENCE, file_sha256
+from butppg_lightning.models.checkpoints.portable import (
+    CONFIG,
+    SUFFIX,
+    WEIGHTS,
+    read_portable,
+    read_stored,
+    write_portable,
+)
 from butppg_lightning.tasks.window_module import WindowModule
 
 if TYPE_CHECKING:

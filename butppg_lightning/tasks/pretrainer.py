@@ -11,15 +11,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augment import Augment
-from butppg_lightning.models.continuation import read_pretraining
+from butppg_lightning.models.augmentation.pretraining import Augment
+from butppg_lightning.models.checkpoints.pretraining import read_pretraining
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.spectral_loss import SpectralLoss
-from butppg_lightning.optim.groups import adamw, parameter_groups
-from butppg_lightning.optim.schedules import SCHEDULES, ScheduleName, StagedLR
 from butppg_lightning.tasks.totals import EpochTotals
 from butppg_lightning.tasks.window_module import WindowModule
+from butppg_lightning.training.parameter_groups import adamw, parameter_groups
+from butppg_lightning.training.schedules import SCHEDULES, ScheduleName, StagedLR
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningModule
 
-from butppg_lightning.models.torch_file import refuse_stranger
+from butppg_lightning.models.checkpoints.torch_file import refuse_stranger
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -89,7 +89,7 @@ def staging(tool: str, folder: Path) -> list:
     """Return the tool's callbacks for: head alone for two epochs, then everything."""
     if tool == "butppg_lightning":
         from butppg_lightning import StagedUnfreezing
-        from butppg_lightning.optim.stages import Stage
+        from butppg_lightning.training.stage_plan import Stage
 
         return [StagedUnfreezing(plan=[Stage("head", BOUNDARY), Stage("all")])]
     if tool == "BackboneFinetuning":

@@ -22,15 +22,15 @@ from rivals import AllPatches, template_match
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from butppg_lightning.commands.precision import automatic_precision
+from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
 from butppg_lightning.models.heads import LinearHead
 from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.models.prefix import run_prefix, run_suffix
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.optim.groups import parameter_groups
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
+from butppg_lightning.training.parameter_groups import parameter_groups
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
 
 TRAIN_BATCH, FORWARD_BATCH, SCORE_BATCH = 32, 128, 256

@@ -119,9 +119,9 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     """Score the first windows again in fp32 and tell how far the command's probabilities lie from that."""
     import csv
 
-    from butppg_lightning.models.restore import restore_network
+    from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.sources.recordings import read_recording
-    from butppg_lightning.sources.recordings.windows import Windows
+    from butppg_lightning.sources.recordings.windowing import Windows
 
     network, _ = restore_network(checkpoint)
     exact: list[float] = []

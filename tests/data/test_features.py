@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import make_windows
 
+from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.data.features import Features
-from butppg_lightning.data.windows import WindowDataset
 from butppg_lightning.window import CHANNELS
 
 ROWS = torch.arange(24.0).view(12, 2)

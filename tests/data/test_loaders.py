@@ -7,10 +7,10 @@ from conftest import make_windows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.data.sampler import EpochBatches
-from butppg_lightning.data.windows import WindowDataset
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS
 

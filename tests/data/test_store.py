@@ -16,9 +16,9 @@ from conftest import make_windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.data.store import StoredWindows, StoreWriter, read_store, rows
-from butppg_lightning.data.windows import WindowDataset
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet, read_windows
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.calibration import (
+from butppg_lightning.evaluation.calibration_figures import (
     calibration_slope,
     debiased_calibration_error,
     expected_calibration_error,

@@ -7,9 +7,9 @@ import pytest
 from conftest import make_windows
 
 from butppg_lightning.evaluation.metrics import auroc, bootstrap_intervals
+from butppg_lightning.evaluation.report.bootstrap import GRID, Ranking, area, bands, roc, window_weights
 from butppg_lightning.evaluation.report.cases import choose_cases, occlusion
 from butppg_lightning.evaluation.report.heart_rate import SHARES, match_heart_rates, pulse_rates
-from butppg_lightning.evaluation.report.resampling import GRID, Ranking, area, bands, roc, window_weights
 from butppg_lightning.evaluation.report.strata import describe_groups, motion_thirds, strata
 
 TIME = np.arange(1250) / 125

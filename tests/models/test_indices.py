@@ -12,7 +12,7 @@ import torch
 from conftest import REAL_DATA
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices import GROUPS, INDEX_NAMES, SignalIndices, index_names
+from butppg_lightning.models.indices.signal_indices import GROUPS, INDEX_NAMES, SignalIndices, index_names
 from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, read_windows
 
 if TYPE_CHECKING:

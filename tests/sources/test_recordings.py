@@ -15,7 +15,7 @@ from butppg_lightning.sources.recordings.envelope import outline
 from butppg_lightning.sources.recordings.gaps import Gaps
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble
 from butppg_lightning.sources.recordings.resampling import Resampler
-from butppg_lightning.sources.recordings.windows import STATES, Windows
+from butppg_lightning.sources.recordings.windowing import STATES, Windows
 from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES
 
 

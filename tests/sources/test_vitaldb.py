@@ -14,7 +14,7 @@ from vital_files import ECG_II, PLETH, heart, write_vital
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, band_pass, template_correlation
 from butppg_lightning.sources.vitaldb.recording import Track, UnusableError, read_case
-from butppg_lightning.sources.vitaldb.windows import REASONS, Gate, case_windows, cut_windows
+from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate, case_windows, cut_windows
 from butppg_lightning.window import read_windows
 
 EVERYTHING = Gate(min_sqi=-1, min_ecg_sqi=-1, min_cycles=0, max_windows_per_case=0)

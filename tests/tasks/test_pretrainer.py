@@ -11,10 +11,10 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader
 
-from butppg_lightning.data.windows import WindowDataset
+from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder
-from butppg_lightning.models.checkpoint import load_encoder, read_encoder
+from butppg_lightning.models.checkpoints.pretrained import load_encoder, read_encoder
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet

@@ -9,7 +9,7 @@ Shards are only ever added. Each is written under a temporary name, synchronised
 replaced in one step, so that a writer killed at any moment leaves a readable store of the shards finished before.
 """
 
-from butppg_lightning.data.store.manifest import STORE_SUFFIX
+from butppg_lightning.data.store.layout import STORE_SUFFIX
 from butppg_lightning.data.store.reader import StoredWindows, read_store
 from butppg_lightning.data.store.writer import StoreWriter
 

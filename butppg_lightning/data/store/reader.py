@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from butppg_lightning.console import say
-from butppg_lightning.data.store.manifest import HEADER_BYTES, Manifest, read_manifest
+from butppg_lightning.data.store.layout import HEADER_BYTES, Manifest, read_manifest
 from butppg_lightning.data.store.rows import MEND, ShardedRows, SubjectNames
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import WindowSet
 
 if TYPE_CHECKING:
-    from butppg_lightning.data.store.manifest import Column
+    from butppg_lightning.data.store.layout import Column
     from butppg_lightning.npz import Array
 
 _CHUNK = 4 * 2**20  # bytes read together when checksums are verified

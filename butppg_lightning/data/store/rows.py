@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from butppg_lightning.data.store.manifest import HEADER_BYTES, Column
+from butppg_lightning.data.store.layout import HEADER_BYTES, Column
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.data.store.manifest import DTYPES, MANIFEST, Column, Manifest, Shard, ShardFile, read_manifest
+from butppg_lightning.data.store.layout import DTYPES, MANIFEST, Column, Manifest, Shard, ShardFile, read_manifest
 from butppg_lightning.data.store.reader import check_files
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, make_folder

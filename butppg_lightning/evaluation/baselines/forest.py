@@ -65,7 +65,7 @@ class IndexForest:
 
 
 def _ppg_names() -> tuple[str, ...]:
-    from butppg_lightning.models.indices import index_names
+    from butppg_lightning.models.indices.signal_indices import index_names
 
     return index_names(["ppg"])
 

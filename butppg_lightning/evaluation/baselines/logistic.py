@@ -21,7 +21,7 @@ class IndexLogistic:
 
     Args:
         name: Key in the table of results.
-        indices: Names of PPG indices (group ``ppg``), see :mod:`butppg_lightning.models.indices`.
+        indices: Names of PPG indices (group ``ppg``), see :mod:`butppg_lightning.models.indices.signal_indices`.
     """
 
     def __init__(self, name: str, indices: Sequence[str]) -> None:

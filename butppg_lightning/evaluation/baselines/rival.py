@@ -96,7 +96,7 @@ def usable_channels(windows: WindowSet) -> Array:
     """Return ``[N, C]`` bool: channels that are there and neither flat nor railed."""
     import torch
 
-    from butppg_lightning.models.usability import channel_faults
+    from butppg_lightning.models.usable_channels import channel_faults
 
     parts = [
         channel_faults(torch.from_numpy(chunk), windows.channels).numpy() == 0 for _, chunk in _chunks(windows.signals)
@@ -113,7 +113,7 @@ def index_columns(windows: WindowSet, names: Sequence[str]) -> Array:
     """
     import torch
 
-    from butppg_lightning.models.indices import GROUPS, SignalIndices
+    from butppg_lightning.models.indices.signal_indices import GROUPS, SignalIndices
 
     _ppg_row(windows)
     groups = [group for group, members in GROUPS.items() if set(members) & set(names)]

@@ -8,10 +8,10 @@ from butppg_lightning.evaluation.drawing import require_matplotlib
 from butppg_lightning.evaluation.report.gallery import gallery_section
 from butppg_lightning.evaluation.report.gating import gating_section
 from butppg_lightning.evaluation.report.headline import cautions, headline, tiles
+from butppg_lightning.evaluation.report.history import training_section
 from butppg_lightning.evaluation.report.page import render
 from butppg_lightning.evaluation.report.people import stratum_section, subject_section
 from butppg_lightning.evaluation.report.ranking import ranking_section, verdict_section
-from butppg_lightning.evaluation.report.training import training_section
 from butppg_lightning.evaluation.report.trust import reliability_section
 from butppg_lightning.evaluation.report.words import counted, percent
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.report.resampling import Bands, bands
+from butppg_lightning.evaluation.report.bootstrap import Bands, bands
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.report.heart_rate import HeartRates

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation.report.bootstrap import window_weights
 from butppg_lightning.evaluation.report.canvas import ACCENT, FAINT, GOOD, INK, drawing
 from butppg_lightning.evaluation.report.heart_rate import SHARES, TOLERANCE, HeartRates, coverage_curves
 from butppg_lightning.evaluation.report.page import Picture, Section, Table
-from butppg_lightning.evaluation.report.resampling import window_weights
 from butppg_lightning.evaluation.report.words import counted, percent
 
 if TYPE_CHECKING:

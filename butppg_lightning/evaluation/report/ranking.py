@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation.report.bootstrap import GRID, Ranking, roc
 from butppg_lightning.evaluation.report.canvas import FAINT, GOOD, INK, POOR, drawing
 from butppg_lightning.evaluation.report.page import Picture, Section, Table
-from butppg_lightning.evaluation.report.resampling import GRID, Ranking, roc
 from butppg_lightning.evaluation.report.words import counted, fraction, percent, span
 
 if TYPE_CHECKING:

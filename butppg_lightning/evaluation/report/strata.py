@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from butppg_lightning.evaluation.metrics import auroc
-from butppg_lightning.evaluation.report.resampling import area_interval, wilson
+from butppg_lightning.evaluation.report.bootstrap import area_interval, wilson
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array

@@ -10,7 +10,7 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.synthetic.rhythm import Beats
+    from butppg_lightning.sources.synthetic.beat_times import Beats
     from butppg_lightning.sources.synthetic.subjects import Subject
 
 _REFERENCE_INTERVAL = 0.8  # s; the rate (75 bpm) the subject's widths are given for

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.sources.synthetic.beat_times import Beats, draw_beats
 from butppg_lightning.sources.synthetic.cardiac import draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
 from butppg_lightning.sources.synthetic.readers import READER_ERRORS, judge, read_rates, signal_to_noise
 from butppg_lightning.sources.synthetic.recording import record_ecg, record_ppg
-from butppg_lightning.sources.synthetic.rhythm import Beats, draw_beats
 from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, Subject, draw_subject
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
 

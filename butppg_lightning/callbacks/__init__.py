@@ -1,1 +1,0 @@
-"""Lightning callbacks: staged unfreezing and what a run leaves in its folder."""

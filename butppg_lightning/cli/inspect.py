@@ -1,0 +1,125 @@
+"""`butppg inspect PATH`: what a checkpoint, an npz file or a run folder contains."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from butppg_lightning.cli.parser import command_parser, parse
+from butppg_lightning.console import print_table
+from butppg_lightning.data.store import STORE_SUFFIX, read_store
+from butppg_lightning.errors import UserError
+from butppg_lightning.window import SAMPLING_RATE, read_windows
+
+_DESCRIBED = (".npz", STORE_SUFFIX, ".pt", ".ckpt", ".json", ".yaml")
+
+
+def run(arguments: list[str]) -> None:
+    """Describe a file or folder."""
+    parser = command_parser(
+        "inspect",
+        "Tell what a checkpoint, an npz file or store of windows, a data folder or a run folder contains.",
+        "butppg inspect artifacts/but_ppg_finetuned/best_model.pt",
+    )
+    parser.add_argument("path", type=Path, help="the file or folder")
+    path = parse(parser, arguments).path
+    if path.suffix == STORE_SUFFIX and path.is_dir():
+        _windows(path)
+    elif path.is_dir():
+        _folder(path)
+    elif not path.is_file():
+        raise UserError(f"{path} does not exist")
+    elif path.suffix == ".npz" or _is_npz(path):
+        _windows(path)
+    else:
+        _checkpoint(path)
+
+
+def _folder(path: Path) -> None:
+    files = sorted(item for item in path.iterdir() if item.suffix in _DESCRIBED)
+    if not files:
+        raise UserError(f"{path} holds neither npz files nor a run")
+    print_table(str(path), None, ((item.name, f"{_bytes(item) / 1e6:,.2f} MB") for item in files))
+    metrics = path / "test_metrics.json"
+    if metrics.is_file():
+        print_table(
+            "test_metrics.json", None, ((key, _short(value)) for key, value in json.loads(metrics.read_text()).items())
+        )
+
+
+def _windows(path: Path) -> None:
+    windows = read_store(path) if path.is_dir() else read_windows(path, labelled=False)
+    signals = windows.signals
+    mapped = path.is_dir() or isinstance(signals, np.memmap)
+    rows = [
+        ("windows", f"{len(windows):,}"),
+        ("shape", f"{list(signals.shape)} {signals.dtype}, {SAMPLING_RATE} Hz"),
+        ("stored", "uncompressed, memory-mapped" if mapped else "compressed, read"),
+    ]
+    if windows.labels is not None:
+        good = int(windows.labels.sum())
+        rows.append(("labels", f"{good:,} good, {len(windows) - good:,} poor ({100 * good / len(windows):.1f} % good)"))
+    if windows.subjects is not None:
+        rows.append(("subjects", f"{len(np.unique(np.asarray(windows.subjects)))}"))
+    if windows.hr_ref is not None:
+        known = windows.hr_ref[np.isfinite(windows.hr_ref)]
+        rows.append(("hr_ref", f"{known.min():.0f} to {known.max():.0f} bpm" if known.size else "unknown throughout"))
+    rows += [(key, f"{list(value.shape)} {value.dtype}") for key, value in windows.extras.items()]
+    print_table(str(path), None, rows)
+    channels = []
+    picked = np.unique(np.linspace(0, len(windows) - 1, min(len(windows), 1000)).astype(int))
+    part = np.asarray(signals[picked], dtype=np.float64)
+    there = np.ones(signals.shape[:2], dtype=bool) if windows.present is None else np.asarray(windows.present)
+    for row, name in enumerate(windows.channels):
+        recorded = part[there[picked, row], row]  # the zeros of an absent channel are no samples
+        figures = np.percentile(recorded, [50, 5, 95]) if recorded.size else []
+        shown = [f"{figure:.4g}" for figure in figures] or ["", "", ""]
+        channels.append((name, *shown, str(int((~there[:, row]).sum()))))
+    columns = ("channel", "median", "5 %", "95 %", "absent")
+    print_table(f"Channels (over {len(picked):,} windows)", columns, channels)
+
+
+def _bytes(path: Path) -> int:
+    return sum(item.stat().st_size for item in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def _checkpoint(path: Path) -> None:
+    from butppg_lightning.models.checkpoints.pretrained import read_encoder
+    from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+
+    content = read_checkpoint(path)
+    source = read_encoder(path)
+    state = source.containers[-1] if not content.get("state_dict") else content["state_dict"]
+    named = ("epoch", "stage", "global_step", "pytorch-lightning_version")
+    rows: list[tuple[str, str]] = [(key, _short(content[key])) for key in named if key in content]
+    rows.append(
+        ("parameters and buffers", f"{sum(value.numel() for value in state.values()):,} in {len(state)} tensors")
+    )
+    if source.spec is not None:
+        rows.append(("encoder", source.spec["class_path"]))
+        rows += [(f"  {key}", _short(value)) for key, value in source.spec["init_args"].items()]
+    hparams = content.get("hyper_parameters")
+    if isinstance(hparams, dict):
+        rows += [(key, _short(value)) for key, value in hparams.items() if key != "encoder"]
+    print_table(str(path), None, rows)
+    metrics = content.get("metrics")
+    if isinstance(metrics, dict):
+        print_table("Validation figures at this epoch", None, ((key, _short(value)) for key, value in metrics.items()))
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_short(item) for item in value)}]"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_npz(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError):
+        return False  # then it is no npz; the reader of checkpoints says what it makes of it

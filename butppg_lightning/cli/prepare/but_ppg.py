@@ -1,0 +1,207 @@
+"""`butppg prepare but-ppg`: the PhysioNet release → subject-wise splits."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
+from butppg_lightning.cli.prepare.writing import (
+    SPLITS,
+    add_split_options,
+    assign_subjects,
+    check_split_options,
+    print_splits,
+    split_folders,
+    write_splits,
+)
+from butppg_lightning.console import print_table, progress_bar
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.sources.but_ppg.annotations import Annotation, read_annotations
+from butppg_lightning.sources.but_ppg.assemble import Choices, assemble
+from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
+from butppg_lightning.sources.but_ppg.manifest import (
+    MANIFEST_FILE,
+    count_reasons,
+    describe_source,
+    describe_windows,
+    records_by_note,
+)
+from butppg_lightning.sources.but_ppg.release import Release, find_release
+from butppg_lightning.sources.parallel import usable_cores
+from butppg_lightning.version import __version__
+
+if TYPE_CHECKING:
+    from butppg_lightning.window import WindowSet
+
+_PLAUSIBLE_G = (0.5, 2.0)  # of a body that is not falling
+
+
+def run(arguments: list[str]) -> None:
+    """Read a release, split it by subject, and say what was written.
+
+    Args:
+        arguments: The words after ``butppg prepare but-ppg``.
+
+    Raises:
+        UserError: If an option is wrong, splits exist, the release is incomplete or damaged, or wfdb is missing.
+    """
+    options = parse(_parser(), arguments)
+    output: Path = options.output
+    parts = output / PARTS_FOLDER
+    # the folder is there only while a run is unfinished, and that run was allowed to write
+    options.overwrite = options.overwrite or parts.is_dir()
+    _check(options)
+    release = find_release(options.source)
+    annotations = read_annotations(release.quality_file, release.info_file)
+    left_out, readable = _readable(release, annotations)
+    require_writable(parts)
+    with progress_bar("reading records", len(readable)) as progress:
+        recordings = read_recordings(release, readable, parts, options.workers or usable_cores(), progress)
+    left_out |= _damaged(recordings, options.damaged)
+    choices = Choices(options.ppg_channel, options.polarity, options.missing_acc)
+    windows, devices, further = assemble(recordings, annotations, choices)
+    left_out |= further
+    manifest = {
+        "written_by": f"butppg_lightning {__version__}, prepare but-ppg",
+        "source": describe_source(options.source, release),
+        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "counts": {**describe_windows(windows, len(annotations)), "left_out": len(left_out)},
+        "devices": devices,
+        "splits": _write(windows, options),
+        "left_out": dict(sorted(left_out.items())),
+        "notes": records_by_note(recordings.notes),
+    }
+    write_json(output / MANIFEST_FILE, manifest)
+    shutil.rmtree(parts)
+    _tell(manifest, split_folders(options)[0], output)
+
+
+def _check(options: Any) -> None:
+    check_split_options(options)
+    manifest = options.output / MANIFEST_FILE
+    if manifest.exists() and not options.overwrite:
+        raise UserError(f"{manifest} exists; choose another --output, or replace it with --overwrite")
+    if options.workers < 0:
+        raise UserError(f"--workers is {options.workers}; it must be 0 (one for each core) or more")
+    if importlib.util.find_spec("wfdb") is None:
+        raise UserError("reading BUT PPG needs wfdb; pip install 'butppg-lightning[recordings]'")
+
+
+def _write(windows: WindowSet, options: Any) -> dict[str, dict[str, Any]]:
+    """Write the splits and tell, for the manifest, what is in each."""
+    splits = {}
+    assignments = assign_subjects(windows, options)
+    for folder, assigned in assignments.items():
+        written = write_splits(windows, assigned, folder)
+        print_splits(folder, written)
+        splits[folder.name if options.folds else "."] = {
+            split: {**vars(part), "good_share": round(part.good_share, 4)} for split, part in written.items()
+        }
+    _remove_stale(options.output, set(assignments))
+    return splits
+
+
+def _parser() -> OneLineErrors:
+    parser = command_parser(
+        "prepare but-ppg",
+        "Turn the BUT PPG database, as PhysioNet releases it, into windows of 10 s at 125 Hz, split by subject.",
+        "butppg prepare but-ppg --source downloads/butppg-2.0.0 --output data/but_ppg",
+    )
+    parser.add_argument("--source", type=Path, required=True, help="folder the release was unpacked into")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the splits and manifest.json")
+    parser.add_argument(
+        "--ppg_channel",
+        choices=("red", "green", "blue", "best"),
+        default="red",
+        help="colour of the camera that becomes PPG (records 100001 to 111004 have red only); best: for each camera "
+        "the colour with most of its power at the heart rate and its double, over the good records",
+    )
+    parser.add_argument(
+        "--polarity",
+        choices=("auto", "keep", "invert"),
+        default="auto",
+        help="auto: for each camera, negate when its good records show the steep slope falling; keep and invert: all",
+    )
+    parser.add_argument(
+        "--missing_acc",
+        choices=("present", "drop"),
+        default="present",
+        help="records without acceleration: kept with the channels marked absent in `present`, or dropped",
+    )
+    parser.add_argument(
+        "--damaged",
+        choices=("error", "leave_out"),
+        default="error",
+        help="records whose files are truncated or differ from SHA256SUMS.txt: stop, or leave them out",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that read; 0: one for each core")
+    add_split_options(parser)
+    return parser
+
+
+def _readable(release: Release, annotations: dict[str, Annotation]) -> tuple[dict[str, str], list[str]]:
+    """Part the records in those left out, with the reason, and those to read."""
+    left_out = {record: "not in quality-hr-ann.csv" for record in release.records if record not in annotations}
+    readable = []
+    for record, annotation in annotations.items():
+        if record not in release.records:
+            left_out[record] = "no files in the source folder"
+        elif annotation.label is None:
+            left_out[record] = "quality is neither 0 nor 1"
+        else:
+            readable.append(record)
+    if not readable:
+        first, reason = min(left_out.items(), default=("none", "it lists no records"))
+        raise UserError(f"no record of {release.quality_file} can be read, the first is {first}: {reason}")
+    return left_out, readable
+
+
+def _damaged(recordings: Recordings, treatment: str) -> dict[str, str]:
+    damaged = recordings.damaged
+    if damaged and treatment == "error":
+        first = min(damaged)
+        raise UserError(
+            f"{len(damaged)} of {len(recordings.records)} records are damaged, the first is {first}: {damaged[first]}; "
+            "download them again, or leave them out with --damaged leave_out"
+        )
+    return {record: f"damaged: {reason}" for record, reason in damaged.items()}
+
+
+def _remove_stale(output: Path, written: set[Path]) -> None:
+    """Remove the splits of an earlier run with another number of folds, which would be taken for this run's."""
+    for folder in (output, *output.glob("fold_*")):
+        if folder not in written:
+            for name in (*(f"{split}.npz" for split in SPLITS), "splits.json"):
+                (folder / name).unlink(missing_ok=True)
+
+
+def _tell(manifest: dict[str, Any], first: Path, output: Path) -> None:
+    rows = [
+        (name, str(found["records"]), str(found["good"]), found["ppg_channel"], _polarity(found["polarity"]))
+        for name, found in manifest["devices"].items()
+    ]
+    print_table("Cameras", ("camera", "records", "good", "PPG", "polarity"), rows)
+    counts = manifest["counts"]
+    print(
+        f"{counts['windows']} windows of {counts['subjects']} subjects, {100 * counts['good_share']:.1f} % good; "
+        f"{counts['without_acceleration']} without acceleration, {counts['without_ecg']} without ECG (marked absent)"
+    )
+    for reason, count in count_reasons(manifest["left_out"])[:5]:
+        print(f"left out: {count} of {counts['annotated']} records: {reason}")
+    magnitude = counts["acceleration_magnitude_g"]
+    if magnitude is not None and not _PLAUSIBLE_G[0] <= magnitude <= _PLAUSIBLE_G[1]:
+        print(f"acceleration has a median magnitude of {magnitude:g} g instead of about 1: wrong unit in the headers?")
+    if manifest["source"]["checked_against"] is None:
+        print("the release came without SHA256SUMS.txt, so its files are not checked")
+    print(f"{output / MANIFEST_FILE} tells every record left out and why")
+    folder, name = shlex.quote(str(first)), first.name if first != output else "but_ppg"
+    print(f"\nnext: butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/{name}")
+
+
+def _polarity(found: dict[str, Any]) -> str:
+    return f"{'inverted' if found['invert'] else 'kept'}: {found['reason']}"

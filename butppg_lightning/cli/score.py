@@ -1,0 +1,216 @@
+"""`butppg score`: the quality of every window of a long recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from butppg_lightning.cli.cut import check_cut, threshold
+from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
+from butppg_lightning.console import print_table, say
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.models.calibration import OPERATING_POINTS
+
+if TYPE_CHECKING:
+    from butppg_lightning.evaluation.scores import Scores
+    from butppg_lightning.evaluation.timeline import Example
+    from butppg_lightning.sources.recordings import Recording
+
+TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
+SUMMARY, TIMELINE = "summary.json", "timeline.png"
+_OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
+
+
+def run(arguments: list[str]) -> None:
+    """Score a recording and write the table, the summary and the timeline.
+
+    Args:
+        arguments: The words after ``butppg score``.
+
+    Raises:
+        UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist.
+    """
+    options = parse(_parser(), arguments)
+    output = _check(options)
+    recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
+    from butppg_lightning.cli.scoring import score_windows
+    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.sources.recordings.windowing import Windows
+
+    network, trained = restore_network(options.checkpoint)
+    channels = network.preprocess.channels
+    _check_channels(recording, channels, trained)
+    cut, decided_by = threshold(options, network.calibration, recording.notes)
+    windows = Windows(recording, channels, options.hop)
+    require_writable(output)
+    scores, examples, precision = score_windows(network, windows, recording, cut, options.batch_size, options.prior)
+    for name in (*TABLES.values(), SUMMARY, TIMELINE):
+        (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
+    decision = {
+        "threshold_from": decided_by,
+        "calibrated": network.calibration.fitted,
+        "prior": options.prior if options.prior is not None else network.calibration.prior,
+    }
+    _write(output, options, scores, examples, recording, {**decision, "precision": precision})
+
+
+def _parser() -> OneLineErrors:
+    parser = command_parser(
+        "score",
+        "Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.",
+        "butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night",
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, help="best_model.pt of `butppg fit`")
+    add("--input", type=Path, required=True, help="the recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea)")
+    add("--output_dir", type=Path, required=True, help="folder for the table, summary.json and timeline.png")
+    add("--hop", type=float, default=10.0, help="seconds from one window's start to the next one's (below 10: overlap)")
+    add(
+        "--channels",
+        type=str,
+        nargs="+",
+        help="names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out",
+    )
+    add("--fs", type=str, help="sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz)")
+    add("--acc_unit", choices=("g", "mg", "m/s2"), help="unit of acceleration; default: what the file states, or g")
+    add(
+        "--operating_point",
+        choices=OPERATING_POINTS,
+        help="which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not calibrated)",
+    )
+    add("--prior", type=float, help="share of good windows to expect in the recording, 0 to 1: shifts probabilities")
+    add("--threshold", type=float, help="from this probability on a window is good, in place of an operating point")
+    add("--batch_size", type=int, default=64, help="windows per forward pass; on CPUs small ones stay in the cache")
+    add("--format", choices=tuple(TABLES), default="csv", help="of the table; parquet needs pyarrow")
+    add("--overwrite", type=bool, default=False, help="replace an earlier score in the output folder")
+    return parser
+
+
+def _check(options: Any) -> Path:
+    from butppg_lightning.evaluation.drawing import require_matplotlib
+    from butppg_lightning.evaluation.scores import require_pyarrow
+
+    output: Path = options.output_dir
+    check_cut(options)
+    if not options.checkpoint.is_file():
+        raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
+    existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
+    if existing and not options.overwrite:
+        raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
+    require_matplotlib("the timeline", "recordings")
+    if options.format == "parquet":
+        require_pyarrow()
+    return output
+
+
+def _read(options: Any) -> Recording:
+    from rich.console import Console
+    from rich.markup import escape
+
+    from butppg_lightning.sources.recordings import Selection, read_recording
+    from butppg_lightning.sources.recordings.selection import parse_channels, parse_rates
+
+    selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
+    with Console(stderr=True, force_jupyter=False).status(
+        f"reading {escape(options.input.name)}"
+    ):  # seen on a terminal only
+        return read_recording(options.input, selection)
+
+
+def _check_channels(recording: Recording, channels: tuple[str, ...], trained: dict[str, Any]) -> None:
+    if "PPG" not in channels:
+        raise UserError(
+            f"the checkpoint's model takes {', '.join(channels)} and no PPG; it cannot judge a PPG's quality"
+        )
+    if "PPG" not in recording.channels:
+        from butppg_lightning.sources.recordings.selection import listed
+
+        raise UserError(
+            f"{recording.path} has no PPG, whose quality is asked for; it has {listed(recording.names)}: "
+            "if one of them is the PPG, say --channels PPG=NAME"
+        )
+    lacking = [name for name in channels if name not in recording.channels and _is_used(name, trained)]
+    dropout = trained.get("channel_dropout")
+    unknown = [name for name in lacking if not (dropout or {}).get(name, (dropout or {}).get(name[:3], 0))]
+    if unknown:
+        recording.notes.append(
+            f"scored without {', '.join(unknown)}, which the model always had in training (no channel dropout): "
+            "its probabilities may be off"
+        )
+
+
+def _is_used(name: str, trained: dict[str, Any]) -> bool:
+    """Tell whether a channel enters the encoder or the head's indices."""
+    groups = trained.get("indices") or []
+    entering = trained.get("encoder_channels")
+    return entering is None or name in entering or (name[:3].lower() in groups and name != "PPG")
+
+
+def _write(
+    output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
+) -> None:
+    from butppg_lightning.evaluation.scores import write_csv, write_parquet
+    from butppg_lightning.evaluation.timeline import draw_timeline
+    from butppg_lightning.sources.recordings.envelope import outline
+
+    (write_csv if options.format == "csv" else write_parquet)(scores, output / TABLES[options.format])
+    figures = scores.summary()
+    presence = figures.pop("presence")
+    start_time = recording.start_time
+    summary = {
+        "recording": str(options.input),
+        "checkpoint": str(options.checkpoint),
+        "start_time": None if start_time is None else start_time.isoformat(timespec="milliseconds"),
+        "duration_seconds": recording.duration,
+        "window_seconds": scores.seconds,
+        "hop_seconds": options.hop,
+        "threshold": scores.threshold,
+        **how,
+        **figures,
+        "channels": {
+            name: {"name_in_file": channel.source, "rate": channel.rate, **presence[name]}
+            for name, channel in recording.channels.items()
+            if name in presence
+        },
+        "notes": recording.notes,
+    }
+    write_json(output / SUMMARY, summary)
+    ppg = recording.channels["PPG"]
+    draw_timeline(
+        output / TIMELINE, options.input.name, scores, outline(ppg, recording.duration, _OUTLINE_COLUMNS), examples
+    )
+    for note in recording.notes:
+        say(f"note: {note}")
+    _show(output, options, summary)
+
+
+def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    begin, stretch = summary["longest_usable_start"], summary["longest_usable_seconds"]
+    print_table(
+        f"{options.input}: {_duration(summary['duration_seconds'])}, a window every {options.hop:g} s",
+        None,
+        [
+            ("windows", f"{summary['windows']:,}"),
+            ("usable", f"{summary['good']:,} ({summary['share_usable']:.1%}), {summary['hours_usable']:.2f} h"),
+            ("poor", f"{summary['poor']:,}"),
+            ("without PPG", f"{summary['no_ppg']:,}"),
+            ("longest usable stretch", "-" if begin is None else f"{_duration(stretch)} from {_duration(begin)} on"),
+            ("threshold", f"{summary['threshold']:.4g} ({summary['threshold_from']})"),
+        ],
+    )
+    states = ("present", "missing", "flat", "railed")
+    rows = [
+        (name, escape(told["name_in_file"]), f"{told['rate']:.4g}", *(f"{told[state]:.1%}" for state in states))
+        for name, told in summary["channels"].items()
+    ]
+    print_table("Channels (share of the windows)", ("channel", "in the file", "Hz", *states), rows)
+    print(f"Results: {output / TABLES[options.format]}, {output / SUMMARY}, {output / TIMELINE}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min {rest:02d} s" if hours else f"{minutes} min {rest:02d} s"

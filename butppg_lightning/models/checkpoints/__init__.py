@@ -1,0 +1,1 @@
+"""Reading and writing checkpoints: torch and safetensors files, pretrained encoders, trained classifiers."""

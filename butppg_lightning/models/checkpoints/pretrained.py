@@ -1,0 +1,243 @@
+"""Pretrained encoders in: find one in a checkpoint, load it by name and say what happened to every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.architecture import Spec, infer_spec, normal_spec
+from butppg_lightning.models.checkpoints.torch_file import HOW_TO_PRETRAIN, read_checkpoint
+from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
+from butppg_lightning.window import channel_names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from butppg_lightning.models.encoder import Encoder
+
+_CONTAINERS = ("encoder_state_dict", "model_state_dict", "state_dict", "model")
+_FILTERS, _ABSENT = "embedding.weight", "embedding.absent"
+
+
+@dataclass
+class LoadReport:
+    """What became of every key when an encoder was loaded.
+
+    Attributes:
+        path: The checkpoint.
+        matched: Keys copied as they are.
+        inflated: Keys made from the pretrained ones for other channels.
+        missing: Keys of the model that the checkpoint lacks; they keep their initial values.
+        unused: Keys of the checkpoint that the model has no place for.
+        channels: What became of each channel's filters, checked after the fact; empty when nothing was inflated.
+        notes: Things a reader should know.
+    """
+
+    path: str
+    matched: list[str] = field(default_factory=list)
+    inflated: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    channels: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """Return a summary with the keys that were not simply matched."""
+        lines = [
+            f"pretrained encoder from {self.path}: {len(self.matched)} keys matched, {len(self.inflated)} inflated, "
+            f"{len(self.missing)} missing, {len(self.unused)} unused"
+        ]
+        for kind in ("inflated", "missing", "unused"):
+            keys = getattr(self, kind)
+            if keys:
+                lines.append(f"  {kind}: {', '.join(keys[:6])}{f' and {len(keys) - 6} more' if len(keys) > 6 else ''}")
+        lines += [f"  {name}: {finding}" for name, finding in self.channels.items()]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+@dataclass
+class PretrainedEncoder:
+    """The encoder part of a checkpoint.
+
+    Attributes:
+        path: Where it was read.
+        containers: Every state dict found in the file, most specific first.
+        spec: The architecture; None if the file does not say and it cannot be inferred.
+        channels: Channel names of its filters, or None if the file does not say.
+        preprocess: Preprocessing options it was trained with, or None if the file does not say.
+        declared: Whether the architecture was written in the file (else inferred from shapes).
+    """
+
+    path: str
+    containers: list[dict[str, Tensor]]
+    spec: Spec | None
+    channels: tuple[str, ...] | None
+    preprocess: dict[str, Any] | None
+    declared: bool
+
+
+def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
+    """Read a checkpoint and find the encoder in it.
+
+    Own checkpoints, Lightning ``.ckpt`` files, bare state dicts and any of the usual prefixes (``model.``,
+    ``encoder.``, ``module.``) are understood.
+
+    Args:
+        path: The file.
+        asked: The user's architecture, possibly partial; used only where the file is silent.
+
+    Returns:
+        What was found.
+
+    Raises:
+        UserError: As :func:`read_checkpoint`, or if there are no tensors in it.
+    """
+    content = read_checkpoint(path)
+    containers = [_tensors(content[key]) for key in _CONTAINERS if isinstance(content.get(key), dict)]
+    containers = [state for state in [*containers, _tensors(content)] if state]
+    if not containers:
+        raise UserError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
+    hparams = content.get("hyper_parameters")
+    hparams = hparams if isinstance(hparams, dict) else {}
+    declared = isinstance(hparams.get("encoder"), dict)
+    spec = normal_spec(hparams["encoder"]) if declared else None
+    for state in containers:
+        spec = spec or infer_spec(state, asked)
+    channels = spec["init_args"].get("channels") if spec else None
+    preprocess = hparams.get("preprocess")
+    return PretrainedEncoder(
+        path=str(path),
+        containers=containers,
+        spec=spec,
+        channels=channel_names(channels) if channels else None,
+        preprocess=preprocess if isinstance(preprocess, dict) else None,
+        declared=declared,
+    )
+
+
+def load_encoder(
+    encoder: nn.Module, source: PretrainedEncoder, source_channels: Sequence[str] | None, inflation: Inflation
+) -> LoadReport:
+    """Copy pretrained weights into ``encoder``, inflating the filters by channel name.
+
+    Args:
+        encoder: The encoder to fill, in place.
+        source: The pretrained one.
+        source_channels: Names of the pretrained channels where the checkpoint does not say; None for the standard
+            names of its number of channels.
+        inflation: How new channels start.
+
+    Returns:
+        What became of every key.
+
+    Raises:
+        UserError: If nothing matches, a shape differs, or the channel names contradict the checkpoint.
+    """
+    target = encoder.state_dict()
+    state, prefix = _best_match(source, target)
+    names = _source_channels(source, source_channels, state[prefix + _FILTERS])
+    channels = cast("Encoder", encoder).channels
+    report = LoadReport(source.path)
+    filled: dict[str, Tensor] = {}
+    for key, tensor in target.items():
+        stored = state.get(prefix + key)
+        if stored is not None:
+            _check_numbers(source.path, key, stored)
+        if key == _ABSENT:
+            if stored is not None:
+                _check_shape(source.path, key, stored, tensor[:1].expand(len(names), -1))
+            filled[key] = _absent_by_name(stored, names, tensor, channels)
+            (report.inflated if names != channels or stored is None else report.matched).append(key)
+        elif stored is None:
+            report.missing.append(key)
+        elif key == _FILTERS and names != channels:
+            _check_shape(source.path, key, stored, tensor[:, :1].expand(-1, len(names), -1))
+            filled[key] = inflate_filters(stored.to(tensor.dtype), names, channels, inflation)
+            report.channels = verify_inflation(stored.to(tensor.dtype), filled[key], names, channels, inflation)
+            report.inflated.append(key)
+        else:
+            _check_shape(source.path, key, stored, tensor)
+            filled[key] = stored
+            report.matched.append(key)
+    if report.missing and source.declared:
+        raise UserError(
+            f"{source.path} declares an encoder whose {report.missing[0]} it does not hold "
+            f"({len(report.missing)} keys are missing): it is incomplete; write it again"
+        )
+    known = {prefix + key for key in target}
+    report.unused = [key for key in state if key not in known]
+    if not source.declared and source.spec is not None:
+        heads = source.spec["init_args"].get("heads")
+        report.notes.append(
+            f"the file does not state its architecture: read off the shapes, with {heads} heads assumed"
+        )
+    encoder.load_state_dict(filled, strict=False)
+    return report
+
+
+def _best_match(source: PretrainedEncoder, target: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    best: tuple[int, dict[str, Tensor], str] = (0, {}, "")
+    for state in source.containers:
+        prefixes = {key.removesuffix(_FILTERS) for key in state if key.endswith(_FILTERS)}
+        for prefix in sorted(prefixes, key=len):
+            if prefix and not prefix.endswith("."):
+                continue
+            count = sum(prefix + key in state for key in target)
+            if count > best[0]:
+                best = (count, state, prefix)
+    if not best[0]:
+        found = ", ".join(list(source.containers[0])[:4])
+        raise UserError(
+            f"no key of {source.path} matches the encoder (it has {found} ...); "
+            f"give a checkpoint of this encoder, or {HOW_TO_PRETRAIN}"
+        )
+    return best[1], best[2]
+
+
+def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, filters: Tensor) -> tuple[str, ...]:
+    count = filters.shape[1] if filters.ndim == 3 else -1
+    if source.channels and asked and tuple(asked) != source.channels:
+        raise UserError(
+            f"pretrain_channels says {list(asked)}, but {source.path} holds {list(source.channels)}; drop the flag"
+        )
+    names = source.channels or (tuple(asked) if asked else None)
+    if names is None:
+        names = channel_names(count)
+    if len(names) != count:
+        raise UserError(f"pretrain_channels names {len(names)} channels, but {source.path} has filters for {count}")
+    return names
+
+
+def _absent_by_name(stored: Tensor | None, names: Sequence[str], initial: Tensor, channels: Sequence[str]) -> Tensor:
+    vectors = torch.zeros_like(initial)
+    if stored is not None:
+        for row, name in enumerate(channels):
+            if name in names:
+                vectors[row] = stored[list(names).index(name)]
+    return vectors
+
+
+def _check_shape(path: str, key: str, stored: Tensor, tensor: Tensor) -> None:
+    if stored.shape != tensor.shape:
+        raise UserError(
+            f"{path} has {key} of shape {list(stored.shape)}, the model {list(tensor.shape)}; "
+            "leave the encoder's sizes to the checkpoint"
+        )
+
+
+def _check_numbers(path: str, key: str, stored: Tensor) -> None:
+    if stored.layout != torch.strided or not (stored.is_floating_point() and bool(stored.isfinite().all())):
+        raise UserError(
+            f"{path}: {key} does not hold finite real numbers (a diverged training leaves NaN); choose another"
+        )
+
+
+def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}

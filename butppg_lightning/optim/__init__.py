@@ -1,1 +1,0 @@
-"""Plain functions: the stage plan, learning-rate schedules, parameter groups."""

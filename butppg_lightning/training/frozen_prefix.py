@@ -1,0 +1,257 @@
+"""The frozen-prefix cache: the frozen part of the network runs once per window, not once per epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import BaseFinetuning
+
+from butppg_lightning.console import say
+from butppg_lightning.data.feature_files import remove_features
+from butppg_lightning.data.module import WindowDataModule
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.freezing import evaluating
+from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.prefix import (
+    Depth,
+    depth_before,
+    frozen_depth,
+    prefix_digest,
+    prefix_versions,
+    run_suffix,
+)
+from butppg_lightning.training.feature_builder import FeatureBuilder, alike
+from butppg_lightning.training.feature_order import FeatureOrder, SplitClassifier, shallower_base
+from butppg_lightning.training.run_folder import CACHE, RunFolder
+from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+    from butppg_lightning.data.dataset import WindowDataset
+
+_SPLITS = ("train", "val")
+
+
+class FrozenPrefixCache(Callback):
+    """Runs the frozen part once per window and stage; training and validation go on from what it made.
+
+    The result is the same as without it, but for the rounding of another batch shape. It switches itself off, in one
+    line, where that could not be: random variation of the training windows (unless ``views`` stores some), a
+    trainable input projection, no room.
+
+    Args:
+        enabled: Whether to cache at all.
+        budget_gb: Gigabytes that files in the run's folder may take; 0 for none.
+        memory_gb: Gigabytes that may be held in memory; what is larger is mapped from its file.
+        views: With random variation: how many variations of each training window to store, drawn afresh at each
+            stage and used in turn, epoch by epoch; 0 for none, so that variation is drawn anew for every batch.
+        folder: Folder for the files, shared between runs; null for one in the run's folder, removed with its end.
+        keep: Keep the files after the run's end.
+
+    Raises:
+        UserError: If a number is negative.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = True,
+        budget_gb: float = 10.0,
+        memory_gb: float = 0.5,
+        views: int = 0,
+        folder: str | None = None,
+        keep: bool = False,
+    ) -> None:
+        for name, value in (("budget_gb", budget_gb), ("memory_gb", memory_gb), ("views", views)):
+            if value < 0:
+                raise UserError(f"cache.{name} is {value}; expected at least 0")
+        self.enabled = enabled
+        self.budget_gb = budget_gb
+        self.memory_gb = memory_gb
+        self.views = views
+        self.folder = folder
+        self.keep = keep
+        self._builder: FeatureBuilder | None = None
+        self._depth: Depth | None = None
+        self._since = 0
+        self._resumed: tuple[Depth | None, int] | None = None
+        self._versions: tuple[int, ...] = ()
+        self._digest = ""
+        self._orders: dict[str, FeatureOrder] = {}
+        self._impossible: str | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Start with nothing stored."""
+        self._builder, self._orders, self._resumed, self._impossible = None, {}, None, None
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        for other in callbacks[callbacks.index(self) :]:
+            if isinstance(other, StagedUnfreezing | BaseFinetuning):
+                raise UserError(f"the callback FrozenPrefixCache stands before {type(other).__name__}; put it after")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return since which epoch which depth is in force: it decides which variation an epoch sees."""
+        return {"depth": self._depth, "since": self._since, "views": self.views}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the stored variations.
+
+        Raises:
+            UserError: If the run had another number of views; its epochs would see other windows.
+        """
+        if self.enabled and state_dict["views"] != self.views:
+            raise UserError(
+                f"the checkpoint was trained with cache.views {state_dict['views']}, this run asks for {self.views}; "
+                "resume with the same number"
+            )
+        self._resumed = (state_dict["depth"], state_dict["since"])
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Serve the validation windows; the epoch that follows needs them as well."""
+        self._serve(trainer, pl_module, ("val",))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Serve; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
+        self._serve(trainer, pl_module, _SPLITS)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Serve what fits the stage and the epoch."""
+        self._serve(trainer, pl_module, _SPLITS)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let go of everything; a finished run's files go too."""
+        self._forget(trainer)
+        own = self._files(trainer)
+        if own is not None and self.folder is None and not self.keep and trainer.is_global_zero:
+            remove_features(own)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of everything but the files, which a resumed run takes up again."""
+        self._forget(trainer)
+
+    def _forget(self, trainer: Trainer) -> None:
+        for dataset in _datasets(trainer).values():
+            dataset.features = dataset.indices = None
+        self._builder, self._orders = None, {}
+
+    def _serve(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> None:
+        if not self.enabled or self._is_impossible(trainer, pl_module):
+            return
+        model = cast("SplitClassifier", pl_module)
+        if self._has_changed(trainer, model):
+            self._place_orders(trainer, model)
+        datasets, builder = _datasets(trainer), cast("FeatureBuilder", self._builder)
+        for split in splits:
+            if order := self._orders.pop(split, None):
+                datasets[split].features = order.build(builder)
+                if model.network.indices is not None and datasets[split].indices is None:
+                    datasets[split].indices = order.side_inputs()
+        if served := datasets["train"].features:
+            served.view = (trainer.current_epoch - self._since) % len(served.views)
+
+    def _has_changed(self, trainer: Trainer, model: SplitClassifier) -> bool:
+        depth = frozen_depth(model.network)
+        versions = prefix_versions(model.network, depth) if depth is not None else ()
+        if self._builder is not None and (depth, versions) == (self._depth, self._versions):
+            return False
+        digest = prefix_digest(model.network, depth) if depth is not None else ""
+        changed = self._builder is None or (depth, digest) != (self._depth, self._digest)
+        self._depth, self._versions, self._digest = depth, versions, digest
+        return changed
+
+    def _place_orders(self, trainer: Trainer, model: SplitClassifier) -> None:
+        resumed, self._resumed = self._resumed, None
+        same = resumed is not None and resumed[0] == self._depth
+        self._since = resumed[1] if resumed is not None and same else trainer.current_epoch
+        self._orders = {}
+        datasets = _datasets(trainer)
+        for dataset in datasets.values():
+            dataset.features = None
+        if self._builder is None:
+            folder = None if trainer.fast_dev_run else self._files(trainer)  # type: ignore[attr-defined]
+            self._builder = FeatureBuilder(trainer, folder, self.budget_gb * 1e9, self.memory_gb * 1e9)
+        if self._depth is None:
+            self._builder.keep_only(set())
+            say("frozen-prefix cache off: the input projection trains, so that nothing stays the same")
+            return
+        base = shallower_base(self._depth, _later_depths(trainer, model), model)
+        for split in datasets:
+            varied = split == "train" and bool(model.variation)
+            if varied and (reason := self._reason_against_views(model)):
+                say(f"frozen-prefix cache off for train: its windows are varied at random for every batch{reason}")
+                continue
+            views = self.views if varied else 0
+            part = None if varied else base
+            self._orders[split] = FeatureOrder(trainer, model, split, self._depth, part, views, self._since)
+        self._builder.keep_only({key for order in self._orders.values() for key in order.wanted()})
+
+    def _reason_against_views(self, model: SplitClassifier) -> str:
+        variation = model.variation
+        if variation.changes_labels:
+            return ", and their labels with them"
+        if model.network.indices is not None and variation.drops_channels:
+            return ", and the indices with the channels they lose"
+        return "" if self.views else " (--cache.views K stores K variations of each)"
+
+    def _is_impossible(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        if self._impossible is None:
+            self._impossible = _reason_against(trainer, pl_module)
+            if self._impossible:
+                say(f"frozen-prefix cache off: {self._impossible}")
+        return bool(self._impossible)
+
+    def _files(self, trainer: Trainer) -> Path | None:
+        if self.folder is not None:
+            return Path(self.folder)
+        runs = [callback.folder for callback in trainer.checkpoint_callbacks if isinstance(callback, RunFolder)]
+        return runs[0] / CACHE if runs else None
+
+
+def _datasets(trainer: Trainer) -> dict[str, WindowDataset]:
+    splits: dict[str, WindowDataset] = getattr(trainer.datamodule, "splits", {})  # type: ignore[attr-defined]
+    return {split: splits[split] for split in _SPLITS if split in splits}
+
+
+def _later_depths(trainer: Trainer, model: SplitClassifier) -> list[Depth | None]:
+    staged = [callback for callback in trainer.callbacks if isinstance(callback, StagedUnfreezing)]  # type: ignore[attr-defined]
+    return [depth_before(model.network, stage.trainable) for callback in staged for stage in callback.later_stages]
+
+
+def _reason_against(trainer: Trainer, pl_module: LightningModule) -> str:
+    if not isinstance(getattr(pl_module, "network", None), QualityNetwork) or not hasattr(pl_module, "prefix"):
+        return f"{type(pl_module).__name__} is no PPGQualityClassifier"
+    if not isinstance(trainer.datamodule, WindowDataModule):  # type: ignore[attr-defined]
+        return "the windows do not come from a BUTPPGDataModule"
+    if trainer.num_nodes > 1:
+        return "the run is on several machines, which need not share a disk"
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        return "overfit_batches replaces the sampler"
+    if not _goes_on_alike(trainer, cast("SplitClassifier", pl_module)):
+        name = type(pl_module.network.encoder).__name__  # type: ignore[union-attr]
+        return f"{name}.forward does more than embed, blocks and norm"
+    return ""
+
+
+@torch.no_grad()
+def _goes_on_alike(trainer: Trainer, model: SplitClassifier) -> bool:
+    # an encoder of the user's own may do more on its way than its parts do one after the other
+    dataset = next(iter(_datasets(trainer).values()))
+    # a window that lacks a channel too: some encoders go another way then
+    present = dataset.windows.present
+    lacking = np.empty(0, np.int64) if present is None else np.flatnonzero(~present.all(axis=1))[:1]
+    rows = np.unique([0, len(dataset) - 1, *lacking])
+    batch = {key: value.to(model.device) for key, value in dataset.fetch(rows).items()}
+    precision = trainer.precision_plugin
+    batch = precision.convert_input(batch)
+    middle = len(model.network.encoder.blocks) // 2  # type: ignore[arg-type]
+    # without autocast: its rounding would hide a small difference
+    with evaluating(model.network), precision.forward_context(), torch.autocast(model.device.type, enabled=False):
+        whole = model.logits(batch)
+        side = model.side_inputs(batch)
+        return all(
+            alike(run_suffix(model.network, model.prefix(batch, depth), depth, side), whole)
+            for depth in (middle, "encoded")
+        )

@@ -1,0 +1,305 @@
+"""What a run leaves behind: checkpoints, configuration and history, in one folder."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from butppg_lightning.data.feature_files import remove_features
+from butppg_lightning.errors import UserError
+from butppg_lightning.files import atomic_write, require_writable, write_json
+from butppg_lightning.training.provenance import DATA_FILES
+from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightning.pytorch import LightningModule, Trainer
+
+BEST, FINAL, LAST = "best_model.pt", "final_model.pt", "last.ckpt"
+CONFIG, HISTORY, TEST_METRICS = "training_config.json", "training_history.json", "test_metrics.json"
+SETTINGS = "config.yaml"
+CACHE = "cache"
+"""Name of the folder in a run's folder that holds stored features while it goes on."""
+RUN_FILES = (BEST, FINAL, LAST, CONFIG, HISTORY, TEST_METRICS, SETTINGS)
+
+_SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_msm")
+
+Monitor = tuple[str, str]
+"""A metric and ``max`` or ``min``."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a kind of run writes down.
+
+    Attributes:
+        monitors: Metrics to choose the best epoch by; the first that is a number after the first epoch counts for
+            the whole run.
+        history: History key to metric name, one value per epoch each.
+        metrics: Key in a checkpoint's ``metrics`` to metric name.
+    """
+
+    monitors: tuple[Monitor, ...]
+    history: dict[str, str]
+    metrics: dict[str, str]
+
+
+_FIGURES = ("auroc", "auprc", "f1", "mcc", "ece")
+FINETUNING = Record(
+    monitors=(("val_auroc", "max"), ("val_loss", "min"), ("train_loss", "min")),
+    history={
+        **{name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
+        **{f"val_{name}": f"val_{name}" for name in _FIGURES},
+    },
+    metrics={
+        "loss": "val_loss",
+        "accuracy": "val_acc",
+        **{name: f"val_{name}" for name in ("class_0_acc", "class_1_acc", *_FIGURES)},
+    },
+)
+PRETRAINING = Record(
+    monitors=(("val_loss", "min"), ("train_loss", "min")),
+    history={
+        **{name: f"train_{name}" for name in ("loss", "msm", "stft")},
+        **{name: name for name in ("val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")},
+    },
+    metrics={name: name for name in ("train_loss", "val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")},
+)
+
+
+class RunFolder(Checkpoint):
+    """Keeps a run's folder up to date after every epoch.
+
+    ``last.ckpt`` is the state after the last epoch, ``best_model.pt`` after the best one; both are ordinary
+    Lightning checkpoints with the guide's keys (epoch, model_state_dict, optimizer_state_dict, metrics, config)
+    beside Lightning's. They share storage: the best one is a second name of the same file.
+
+    Args:
+        folder: The run's folder.
+        config: The resolved configuration in plain types, for training_config.json and the checkpoints.
+        record: What to write down.
+        overwrite: Remove an earlier run's files first.
+        select: What ``best_model.pt`` is: the best epoch by the monitors, or the last one, whatever its figures.
+        every_n_steps: Also write ``last.ckpt`` every so many optimizer steps; None for at epochs' ends only.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        record: Record,
+        overwrite: bool = False,
+        every_n_steps: int | None = None,
+        select: Literal["best", "last"] = "best",
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.config = dict(config)
+        self.record = record
+        self.overwrite = overwrite
+        if every_n_steps is not None and every_n_steps < 1:
+            raise UserError(f"save_every_n_steps is {every_n_steps}; expected at least 1")
+        self.every_n_steps = every_n_steps
+        self.select = select
+        self._step = 0
+        self.history: dict[str, list[Any]] = {}
+        self.monitor: Monitor | None = None
+        self.best_score = math.nan
+        self.best_epoch = -1
+        self._validated = False
+        self._latest: dict[str, float | None] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Prove that the folder can be written."""
+        if stage == "fit" and trainer.is_global_zero:
+            require_writable(self.folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history and the best epoch so far, in plain types."""
+        return {
+            "config": self.config,
+            "history": self.history,
+            "monitor": list(self.monitor) if self.monitor else None,
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the stored history."""
+        self.config = state_dict["config"]
+        self.history = {key: list(values) for key, values in state_dict["history"].items()}
+        self.monitor = tuple(state_dict["monitor"]) if state_dict["monitor"] else None
+        self.best_score = state_dict["best_score"]
+        self.best_epoch = state_dict["best_epoch"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the validation figures are this epoch's (the check before training does not count)."""
+        self._validated = not trainer.sanity_checking
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remove an earlier run's features; the check before training stores the first of this one's."""
+        if self.overwrite and trainer.is_global_zero:
+            remove_features(self.folder / CACHE)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Replace an earlier run only now, when data, model and optimizer have passed their checks."""
+        self._step = trainer.global_step
+        if trainer.is_global_zero:
+            _remove_halves(self.folder)
+            if self.overwrite:
+                remove_run(self.folder)
+            # a resumed run keeps the words it was started with (they name the pretrained encoder)
+            if not (self.folder / CONFIG).exists():
+                write_json(self.folder / CONFIG, self.config)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write ``last.ckpt`` between epochs' ends, right after an optimizer step (gradients are not stored)."""
+        stepped = trainer.global_step != self._step
+        self._step = trainer.global_step
+        # the epoch's last batch is followed by validation and by the save at the epoch's end
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if self.every_n_steps is not None and stepped and not last and self._step % self.every_n_steps == 0:
+            trainer.save_checkpoint(self.folder / LAST)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Extend the history and write the checkpoints."""
+        self._latest = self._figures(trainer)
+        self._validated = False
+        best = self._is_best()
+        if best:
+            self.best_epoch = trainer.current_epoch
+        self._extend_history(trainer)
+        # the best one first: a crash between the two is then made good by running the epoch again
+        trainer.save_checkpoint(self.folder / (BEST if best else LAST))
+        if trainer.is_global_zero:
+            if best:
+                same_file(self.folder / BEST, self.folder / LAST)
+            self.write_history()
+            pl_module.print(self._line(trainer, best))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the guide's keys; tensors are shared with Lightning's own entries and stored once."""
+        network = {key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()}
+        checkpoint["model_state_dict"] = network
+        if checkpoint.get("optimizer_states"):
+            checkpoint["optimizer_state_dict"] = checkpoint["optimizer_states"][0]
+        checkpoint["metrics"] = {key: self._latest.get(name) for key, name in self.record.metrics.items()}
+        checkpoint["config"] = self.config
+        checkpoint["stage"] = _stage_name(trainer)
+
+    @property
+    def best_path(self) -> Path:
+        """The best epoch's checkpoint."""
+        return self.folder / BEST
+
+    def write_history(self) -> None:
+        """Write training_history.json."""
+        write_json(self.folder / HISTORY, self.history)
+
+    def finish(self) -> None:
+        """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
+        same_file(self.folder / LAST, self.folder / FINAL)
+        self.write_history()
+        settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
+        with atomic_write(self.folder / SETTINGS) as file:
+            file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+
+    def _figures(self, trainer: Trainer) -> dict[str, float | None]:
+        figures: dict[str, float | None] = {}
+        for name, value in trainer.callback_metrics.items():
+            fresh = self._validated or not name.startswith("val_")
+            figures[name] = float(value) if fresh and math.isfinite(float(value)) else None
+        return figures
+
+    def _is_best(self) -> bool:
+        if self.select == "last":
+            return True
+        if self.monitor is None:
+            usable = [pair for pair in self.record.monitors if self._latest.get(pair[0]) is not None]
+            self.monitor = usable[0] if usable else self.record.monitors[0]
+            if self.monitor != self.record.monitors[0]:
+                rank_zero_warn(
+                    f"{self.record.monitors[0][0]} is undefined here (no validation data, or a single class in it): "
+                    f"the best model is chosen by {self.monitor[0]}"
+                )
+        score = self._latest.get(self.monitor[0])
+        # the first epoch is the best so far whatever its figures are: a finished run has a best model
+        better = score is not None and (
+            math.isnan(self.best_score)
+            or (score > self.best_score if self.monitor[1] == "max" else score < self.best_score)
+        )
+        if better and score is not None:
+            self.best_score = score
+        return better or self.best_epoch < 0
+
+    def _extend_history(self, trainer: Trainer) -> None:
+        for key, name in self.record.history.items():
+            self.history.setdefault(key, []).append(self._latest.get(name))
+        stage = _stage_name(trainer)
+        if stage is not None:
+            self.history.setdefault("stage", []).append(stage)
+
+    def _line(self, trainer: Trainer, best: bool) -> str:
+        shown = [
+            f"{key} {value:.2f} %" if key.endswith("acc") else f"{key} {value:.4f}"
+            for key in _SHOWN
+            if (value := self._latest.get(key)) is not None
+        ]
+        stage = self.history["stage"][-1] + "  " if "stage" in self.history else ""
+        mark = "  (best so far)" if best and self.select == "best" else ""
+        return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {stage}{'  '.join(shown)}{mark}"
+
+
+def _stage_name(trainer: Trainer) -> str | None:
+    staged = [callback for callback in trainer.callbacks if isinstance(callback, StagedUnfreezing)]  # type: ignore[attr-defined]
+    return staged[0].stage.name if staged else None
+
+
+def holds_run(folder: Path) -> bool:
+    """Tell whether ``folder`` holds any file of a run."""
+    return any((folder / name).exists() for name in RUN_FILES)
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run from ``folder``, and nothing else."""
+    for name in RUN_FILES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _remove_halves(folder: Path) -> None:
+    # a killed process leaves what it was writing under a temporary name
+    for name in RUN_FILES:
+        for half in folder.glob(f".{name}.*"):
+            shutil.rmtree(half) if half.is_dir() else half.unlink()
+
+
+def same_file(source: Path, target: Path) -> None:
+    """Give ``source`` the second name ``target`` in one step, or copy it where the file system has no links.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        temporary = Path(folder) / target.name
+        try:
+            os.link(source, temporary)
+        except OSError:
+            try:
+                shutil.copyfile(source, temporary)
+            except OSError as error:
+                raise UserError(
+                    f"cannot write {target}: {error.strerror}; free space or choose another folder"
+                ) from error
+        temporary.replace(target)

@@ -1,0 +1,260 @@
+"""Staged unfreezing: head only; last N blocks; everything at a lower rate; or any other list of stages."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import nn
+
+from butppg_lightning.console import print_table, say
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.freezing import set_trainable, trainable_parts
+from butppg_lightning.training.schedules import StagedLR
+from butppg_lightning.training.stage_plan import (
+    Stage,
+    check_plan,
+    complete_plan,
+    guide_plan,
+    plan_as_dicts,
+    stage_ends,
+    stage_index,
+)
+
+_CONFLICTS: dict[type[Callback], str] = {
+    EarlyStopping: "it would end the run in its first stage; use --stages.patience",
+    StochasticWeightAveraging: "it writes the learning rate too, which must have one owner; drop it",
+    BackboneFinetuning: "it freezes and unfreezes as well; drop it",
+}
+
+
+class StagedUnfreezing(Callback):
+    """Sets what trains, and at which share of the learning rate.
+
+    The stage is a function of the epoch, the plan and the stages that ended early so far; all of it is in the
+    checkpoint. Works on any LightningModule that has ``encoder`` (with ``blocks`` and ``norm``) and ``head``, itself
+    or in ``network``. One optimizer holds all parameters from the start; frozen ones have no gradient.
+
+    Args:
+        head_only_epochs: Epochs of stage 1, where only the head trains.
+        unfreeze_last_n: Encoder blocks that train in stage 2, with the final norm and the head.
+        full_finetune_epochs: Last epochs of the run, where everything trains (stage 3); 0 for none.
+        lr_divisor: Stage 3 divides the learning rate by this.
+        patience: A stage hands over to the next after this many epochs without a better val_auroc (val_loss where
+            that is undefined), the last stage ends the run; null for never.
+        restore_best: Begin each further stage from the best weights so far instead of the last ones; all moments of
+            the optimizer then start afresh.
+        plan: The general form: a list of stages (trainable: head, all or a number of blocks; epochs; lr_divisor;
+            patience; name). Replaces the options above.
+
+    Raises:
+        UserError: In ``setup``, if the plan or the strategy is impossible; on resuming, if the plan differs from the
+            checkpoint's.
+    """
+
+    def __init__(
+        self,
+        head_only_epochs: int = 5,
+        unfreeze_last_n: int = 2,
+        full_finetune_epochs: int = 0,
+        lr_divisor: float = 10.0,
+        patience: int | None = None,
+        restore_best: bool = False,
+        plan: list[Stage] | None = None,
+    ) -> None:
+        self.head_only_epochs = head_only_epochs
+        self.unfreeze_last_n = unfreeze_last_n
+        self.full_finetune_epochs = full_finetune_epochs
+        self.lr_divisor = lr_divisor
+        self.patience = patience
+        self.restore_best = restore_best
+        self.plan = plan
+        self.stages: list[Stage] = []
+        self.boundaries: list[int] = []
+        self._network: nn.Module | None = None
+        self._current = 0
+        self._best = math.nan
+        self._waited = 0
+        self._finished = False
+        self._validated = False
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in force."""
+        return self.stages[self._current]
+
+    @property
+    def later_stages(self) -> list[Stage]:
+        """The stages after the one in force."""
+        return self.stages[self._current + 1 :]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Resolve the plan and apply its first stage, before any strategy wraps the module."""
+        if stage != "fit":
+            return
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy | DeepSpeedStrategy):
+            raise UserError(
+                f"{type(trainer.strategy).__name__} shards frozen and trainable parameters together, so a stage could "
+                "not be changed; use --trainer.strategy ddp"
+            )
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if reason := _CONFLICTS.get(type(callback)):
+                raise UserError(f"{type(callback).__name__} does not go with stages: {reason}")
+        self._network = _network_of(pl_module)
+        trainable_parts(self._network, "head")
+        depth = len(self._network.encoder.blocks)  # type: ignore[union-attr, arg-type]
+        self.stages = self._resolve(trainer.max_epochs or 0, depth)
+        self.boundaries, self._current, self._finished = [], 0, False
+        self._best, self._waited = math.nan, 0
+        set_trainable(self._network, self.stages[0].trainable)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the plan and where in it the run is, in plain types."""
+        return {
+            "plan": plan_as_dicts(self.stages),
+            "stage": self._current,
+            "boundaries": list(self.boundaries),
+            "best": self._best,
+            "waited": self._waited,
+            "finished": self._finished,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to the stored stage, before any strategy wraps the module.
+
+        Raises:
+            UserError: If the checkpoint was trained with another plan.
+        """
+        if self._network is None:  # validate, test, predict: nothing to freeze
+            return
+        stored, present = state_dict["plan"], plan_as_dicts(self.stages)
+        if stored != present:
+            raise UserError(
+                f"the checkpoint was trained with the stages {_in_words(stored)}, this run asks for "
+                f"{_in_words(present)}; resume with the same plan, or start afresh with --model.pretrained"
+            )
+        self._current = state_dict["stage"]
+        self.boundaries = list(state_dict["boundaries"])
+        self._best, self._waited = state_dict["best"], state_dict["waited"]
+        self._finished = state_dict["finished"]
+        set_trainable(self._network, self.stage.trainable)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the plan; a run that had decided to stop stays stopped."""
+        if trainer.is_global_zero:
+            columns = ("stage", "epochs", "trains", "trainable parameters", "learning rate")
+            print_table("Stage plan", columns, self._rows(pl_module))
+        trainer.should_stop = trainer.should_stop or self._finished
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the stage of the epoch; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
+        self._enter(trainer, pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the stage of the epoch."""
+        self._enter(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that the validation figures are this epoch's (the check before training does not count)."""
+        self._validated = not trainer.sanity_checking
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let a stage that no longer improves hand over; end the run with its last stage."""
+        epoch = trainer.current_epoch
+        stalled = self.stage.patience is not None and self._validated and self._has_stalled(trainer)
+        self._validated = False
+        if stalled:
+            say(f"{self.stage.name} ends early, after epoch {epoch + 1}: no better figure")
+            self.boundaries = [*stage_ends(self.stages, self.boundaries)[: self._current], epoch + 1]
+        if epoch + 1 >= stage_ends(self.stages, self.boundaries)[-1]:
+            self._finished = trainer.should_stop = True
+
+    def _resolve(self, epochs: int, depth: int) -> list[Stage]:
+        if self.plan is not None:
+            check_plan(self.plan, depth)
+            return complete_plan(self.plan, epochs)
+        # stage 2 is checked even where this run is too short to reach it: a longer one would fail half-way
+        check_plan([Stage(self.unfreeze_last_n, lr_divisor=self.lr_divisor, name="stage2_partial")], depth)
+        options = (self.head_only_epochs, self.unfreeze_last_n, self.full_finetune_epochs, self.lr_divisor)
+        stages = guide_plan(epochs, *options, self.patience)
+        check_plan(stages, depth)
+        return stages
+
+    def _enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        index = stage_index(self.stages, trainer.current_epoch, self.boundaries)
+        if index != self._current:
+            self._best, self._waited = math.nan, 0
+            if self.restore_best:
+                _load_best(trainer, pl_module)
+        self._current = index
+        changed = set_trainable(_network_of(pl_module), self.stage.trainable)
+        if changed and isinstance(trainer.strategy, DDPStrategy):
+            _wrap_again(trainer.strategy, pl_module)
+        self._set_rates(trainer)
+
+    def _has_stalled(self, trainer: Trainer) -> bool:
+        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        score = figures.get("val_auroc", math.nan)
+        if math.isnan(score):
+            score = -figures.get("val_loss", math.nan)
+        if math.isnan(self._best) or score > self._best:
+            self._best, self._waited = score, 0
+        else:
+            self._waited += 1
+        return self._waited >= (self.stage.patience or math.inf)
+
+    def _set_rates(self, trainer: Trainer) -> None:
+        schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+        staged = [schedule for schedule in schedules if isinstance(schedule, StagedLR)]
+        if len(staged) < len(trainer.optimizers) and any(stage.lr_divisor != 1 for stage in self.stages):
+            raise UserError(
+                "a stage divides the learning rate, but the module's schedule would overwrite that: "
+                "return a butppg_lightning.training.schedules.StagedLR from configure_optimizers"
+            )
+        for schedule in staged:
+            schedule.set_stage_factor(1 / self.stage.lr_divisor)
+
+    def _rows(self, pl_module: LightningModule) -> list[tuple[str, ...]]:
+        network = _network_of(pl_module)
+        rate = getattr(pl_module.hparams, "lr", None)
+        first = 1
+        rows: list[tuple[str, ...]] = []
+        for stage, end in zip(self.stages, stage_ends(self.stages, self.boundaries), strict=True):
+            parts = trainable_parts(network, stage.trainable)
+            count = sum(parameter.numel() for part in parts for parameter in part.parameters())
+            trains = (
+                f"last {stage.trainable} blocks, norm, head" if isinstance(stage.trainable, int) else stage.trainable
+            )
+            shown = f"{rate / stage.lr_divisor:g}" if rate is not None else f"/ {stage.lr_divisor:g}"
+            rows.append((str(stage.name), f"{first}-{end}", trains, f"{count:,}", shown))
+            first = end + 1
+        return rows
+
+
+def _network_of(pl_module: LightningModule) -> nn.Module:
+    network = getattr(pl_module, "network", pl_module)
+    return network if isinstance(network, nn.Module) else pl_module
+
+
+def _wrap_again(strategy: DDPStrategy, pl_module: LightningModule) -> None:
+    # DDP registers its gradient hooks when it wraps: what is unfrozen later would silently not be averaged
+    strategy.model = strategy._setup_model(pl_module)
+    strategy._register_ddp_hooks()
+
+
+def _load_best(trainer: Trainer, pl_module: LightningModule) -> None:
+    paths = [callback.best_path for callback in trainer.checkpoint_callbacks if hasattr(callback, "best_path")]
+    if not paths:
+        raise UserError("stages.restore_best needs a callback that keeps the best model (RunFolder)")
+    state: Any = read_checkpoint(paths[0])["state_dict"] if trainer.is_global_zero else None
+    pl_module.load_state_dict(trainer.strategy.broadcast(state))
+    for optimizer in trainer.optimizers:
+        optimizer.state.clear()
+
+
+def _in_words(plan: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{stage['name']} ({stage['epochs']} epochs, lr / {stage['lr_divisor']:g})" for stage in plan)

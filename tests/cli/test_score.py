@@ -1,0 +1,385 @@
+"""`butppg score`: from a file to the table, the summary and the picture, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from butppg_lightning import PPGQualityClassifier
+from butppg_lightning.cli import main
+from butppg_lightning.evaluation.scores import Scores
+from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("matplotlib")
+SECONDS = 300
+
+
+def save(path: Path, **options: Any) -> Path:
+    torch.manual_seed(3)
+    model = PPGQualityClassifier(encoder={"init_args": TINY}, **options)
+    torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("run") / "best_model.pt")
+
+
+def draw() -> dict[str, np.ndarray]:
+    """Five minutes of five channels: PPG stops after a minute for half a minute, ECG comes a minute late."""
+    generator = np.random.default_rng(0)
+    times = np.arange(SECONDS * 64) / 64
+    ppg = 100 + np.sin(2 * np.pi * 1.2 * times) * (1 + (times > 150)) + 0.05 * generator.normal(size=len(times))
+    ppg[(times >= 60) & (times < 90)] = np.nan
+    ppg[(times >= 200) & (times < 230)] = 77.0
+    acc = np.tile([0.0, 0.6, 0.8], (SECONDS * 50, 1)) + generator.normal(0, 0.01, (SECONDS * 50, 3))
+    ecg = generator.normal(size=(SECONDS - 60) * 250)
+    return {"PPG": ppg, "acc": acc, "II": ecg, "start_II": 60.0, "fs_PPG": 64, "fs_acc": 50, "fs_II": 250}
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recording") / "night.npz"
+    np.savez(path, **draw(), start_time="2024-02-29T23:58:00+01:00")
+    return path
+
+
+def score(checkpoint: Path, recording: Path, output: Path, *words: str) -> int:
+    return main(
+        ["score", "--checkpoint", str(checkpoint), "--input", str(recording), "--output-dir", str(output), *words]
+    )
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "scores.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def refuse(capsys: pytest.CaptureFixture[str], code: int, message: str) -> None:
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("butppg: ")
+    assert message in printed.err
+
+
+def test_the_table_summary_and_picture(
+    checkpoint: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert score(checkpoint, recording, tmp_path / "out", "--threshold", "0.4") == 0
+    table = rows(tmp_path / "out")
+    assert list(table[0]) == [
+        "start", "end", "start_time", "end_time", "probability", "verdict", "channels", "reason",
+    ]  # fmt: skip
+    assert [float(row["start"]) for row in table] == [10.0 * number for number in range(30)]
+    assert table[12]["start_time"] == "2024-03-01T00:00:00.000+01:00"
+    assert table[12]["end_time"] == "2024-03-01T00:00:10.000+01:00"
+    without = [number for number, row in enumerate(table) if row["verdict"] == "no_ppg"]
+    assert without == [6, 7, 8, 20, 21, 22]
+    assert all((row["probability"] == "") == (number in without) for number, row in enumerate(table))
+    assert table[6]["reason"] == "PPG missing"
+    assert table[20]["reason"] == "PPG flat"
+    assert table[0]["channels"] == "ACC_X ACC_Y ACC_Z PPG"
+    assert table[10]["channels"] == "ACC_X ACC_Y ACC_Z PPG ECG"
+    for row in table:
+        if row["probability"]:
+            assert row["verdict"] == ("good" if float(row["probability"]) >= 0.4 else "poor")
+    good = [number for number, row in enumerate(table) if row["verdict"] == "good"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["windows"] == 30
+    assert (summary["good"], summary["no_ppg"]) == (len(good), 6)
+    assert summary["share_usable"] == pytest.approx(len(good) / 30)
+    assert summary["hours_usable"] == pytest.approx(len(good) * 10 / 3600)
+    assert summary["channels"]["ECG"] == {
+        "name_in_file": "II", "rate": 250.0, "present": 0.8, "missing": 0.2, "flat": 0.0, "railed": 0.0,
+    }  # fmt: skip
+    assert summary["channels"]["PPG"]["flat"] == pytest.approx(0.1)
+    assert (tmp_path / "out" / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr()
+    assert "longest usable stretch" in printed.out
+    assert "\x1b" not in printed.out + printed.err
+    assert printed.err.splitlines() == ["note: the unit of acceleration is not stated; taken as g (--acc-unit)"]
+
+
+def test_the_probabilities_are_the_models(
+    checkpoint: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows cut by hand at 125 Hz, through the LightningModule."""
+    monkeypatch.setattr("butppg_lightning.cli.scoring.automatic_precision", lambda device: "32-true")
+    signals = draw()
+    rated = {f"fs_{name}": 125 for name in ("PPG", "acc", "ECG")}
+    ppg = np.interp(
+        np.arange(SECONDS * 125) / 125, np.arange(SECONDS * 64) / 64, np.nan_to_num(signals["PPG"], nan=100)
+    )[: 60 * 125]
+    acc, ecg = np.random.default_rng(1).normal(size=(3, 60 * 125)), np.random.default_rng(2).normal(size=60 * 125)
+    np.savez(tmp_path / "even.npz", PPG=ppg, acc=acc, ECG=ecg, **rated)
+    assert score(checkpoint, tmp_path / "even.npz", tmp_path / "out", "--acc-unit", "g", "--batch-size", "2") == 0
+    windows = np.concatenate([acc, ppg[None], ecg[None]]).reshape(5, 6, WINDOW_SAMPLES).transpose(1, 0, 2)
+    model = PPGQualityClassifier.load_from_checkpoint(checkpoint)
+    wanted = model.predict_probabilities(windows.astype(np.float32)).numpy()
+    told = [float(row["probability"]) for row in rows(tmp_path / "out")]
+    np.testing.assert_allclose(told, wanted, atol=1e-5)
+    assert np.ptp(told) > 1e-3
+
+
+def test_absent_channels_are_absent(checkpoint: Path, recording: Path, tmp_path: Path) -> None:
+    """Not zeros that look like data: an absent channel's learned vector decides."""
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["network.encoder.embedding.absent"].normal_(0, 3)
+    torch.save(content, tmp_path / "vectors.pt")
+    words = ["--channels", "ECG=none", "--channels", "ECG=none,ACC_X=none"]
+    for model, output in ((checkpoint, "plain"), (tmp_path / "vectors.pt", "vectors")):
+        assert score(model, recording, tmp_path / output, *words[:2]) == 0
+    plain, vectors = rows(tmp_path / "plain"), rows(tmp_path / "vectors")
+    assert plain[10]["channels"] == "ACC_X ACC_Y ACC_Z PPG"
+    assert abs(float(plain[10]["probability"]) - float(vectors[10]["probability"])) > 1e-3
+
+
+def test_bf16_changes_little(
+    checkpoint: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for precision in ("32-true", "bf16-mixed"):
+        monkeypatch.setattr("butppg_lightning.cli.scoring.automatic_precision", lambda device, p=precision: p)
+        assert score(checkpoint, recording, tmp_path / precision) == 0
+        assert json.loads((tmp_path / precision / "summary.json").read_text())["precision"] == precision
+        found.append([float(row["probability"] or "nan") for row in rows(tmp_path / precision)])
+    apart = np.nanmax(np.abs(np.subtract(*found)))
+    assert 0 < apart < 0.05
+
+
+def test_csv_edf_and_wfdb_agree_with_npz(checkpoint: Path, tmp_path: Path) -> None:
+    edfio, wfdb = pytest.importorskip("edfio"), pytest.importorskip("wfdb")
+    ppg = np.nan_to_num(draw()["PPG"], nan=100.0)[: 64 * 60]
+    np.savez(tmp_path / "night.npz", PPG=ppg, fs=64)
+    stamps = (f"{row / 64:.6f},{value:.5f}" for row, value in enumerate(ppg))
+    (tmp_path / "night.csv").write_text("\n".join(["time,PPG", *stamps]))
+    edfio.Edf([edfio.EdfSignal(ppg, 64, label="Pleth")]).write(tmp_path / "night.edf")
+    wfdb.wrsamp("record", 64, ["NU"], ["PLETH"], ppg[:, None], fmt=["16"], write_dir=str(tmp_path))
+    found = {}
+    for name in ("night.npz", "night.csv", "night.edf", "record"):
+        assert score(checkpoint, tmp_path / name, tmp_path / f"of_{name}") == 0
+        found[name] = [float(row["probability"]) for row in rows(tmp_path / f"of_{name}")]
+    for name, probabilities in found.items():
+        np.testing.assert_allclose(probabilities, found["night.npz"], atol=0.02, err_msg=name)
+
+
+def test_names_that_look_like_markup(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a [bold] $x_{.npz"
+    np.savez(path, **{"PPG [/au]": np.random.default_rng(0).normal(size=64 * 30)}, fs=64)
+    assert score(checkpoint, path, tmp_path / "out") == 0
+    assert "PPG [/au]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("hop", "count"), [("2.5", 117), ("60", 5)])
+def test_hops(checkpoint: Path, recording: Path, tmp_path: Path, hop: str, count: int) -> None:
+    assert score(checkpoint, recording, tmp_path, "--hop", hop) == 0
+    assert len(rows(tmp_path)) == count
+
+
+def test_results_are_replaced_only_when_told(
+    checkpoint: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scores.parquet").write_bytes(b"precious")
+    refuse(capsys, score(checkpoint, recording, tmp_path), "already holds scores.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+    assert score(checkpoint, recording, tmp_path, "--overwrite") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "summary.json", "timeline.png"]
+
+
+def test_parquet(
+    checkpoint: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    assert score(checkpoint, recording, tmp_path, "--format", "parquet") == 0
+    table = pyarrow.parquet.read_table(tmp_path / "scores.parquet")
+    assert table.column("probability").null_count == 6
+    assert str(table.schema.field("start_time").type).startswith("timestamp")
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_parquet_without_pyarrow(
+    checkpoint: Path, recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refuse(capsys, score(checkpoint, recording, tmp_path / "o", "--format", "parquet"), "needs pyarrow; pip install")
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("module", ["matplotlib.figure", "edfio", "wfdb"])
+def test_a_missing_extra_is_told(
+    checkpoint: Path, recording: Path, tmp_path: Path, module: str, capsys: Any, monkeypatch: Any
+) -> None:
+    (tmp_path / "a.edf").write_bytes(b"0")
+    (tmp_path / "b.hea").write_bytes(b"b 0")
+    monkeypatch.setitem(sys.modules, module, None)
+    given = {"edfio": tmp_path / "a.edf", "wfdb": tmp_path / "b"}.get(module, recording)
+    refuse(capsys, score(checkpoint, given, tmp_path / "o"), "pip install 'butppg-lightning[recordings]'")
+
+
+def test_a_recording_without_any_usable_ppg(checkpoint: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "off.npz", PPG=np.zeros(64 * 60), ECG=np.random.default_rng(0).normal(size=64 * 60), fs=64)
+    assert score(checkpoint, tmp_path / "off.npz", tmp_path / "out") == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["no_ppg"], summary["hours_usable"], summary["longest_usable_start"]) == (6, 0, None)
+    assert summary["median_probability"] is None
+    assert any("scored without ACC_X, ACC_Y, ACC_Z" in note for note in summary["notes"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--hop", "0"], "--hop is 0"),
+        (["--hop", "often"], "hop"),
+        (["--threshold", "1.5"], "--threshold is 1.5; expected 0 to 1"),
+        (["--batch-size", "0"], "--batch_size is 0"),
+        (["--format", "xlsx"], "format"),
+        (["--acc-unit", "stone"], "acc_unit"),
+        (["--channels", "PPG"], "is not CHANNEL=NAME-IN-THE-FILE"),
+        (["--channels", "SPO2=PPG"], "is not CHANNEL=NAME-IN-THE-FILE"),
+        (["--channels", "PPG=PPG", "ppg=II"], "names PPG twice"),
+        (["--channels", "PPG=green"], "has no signal 'green'; it has PPG, II, acc_X, acc_Y, acc_Z"),
+        (["--channels", "PPG=none"], "has no PPG, whose quality is asked for"),
+        (["--fs", "fast"], "--fs 'fast' is neither"),
+        (["--fs", "PPG=-3"], "--fs 'PPG=-3' is neither"),
+        (["--fs", "32"], "but"),
+        (["--nonsense", "3"], "unknown option --nonsense"),
+    ],
+)
+def test_wrong_options(
+    checkpoint: Path, recording: Path, tmp_path: Path, words: list[str], message: str, capsys: Any
+) -> None:
+    refuse(capsys, score(checkpoint, recording, tmp_path / "out", *words), message)
+    assert not (tmp_path / "out").exists()
+
+
+def spoil(content: dict[str, Any], what: str) -> None:
+    state, options = content["state_dict"], content["hyper_parameters"]
+    if what == "weights":
+        state["network.head.score.weight"][0, 0] = float("nan")
+    elif what == "missing":
+        del state["network.encoder.norm.weight"]
+    elif what == "shape":
+        state["network.encoder.norm.weight"] = torch.zeros(3)
+    elif what == "width":
+        options["encoder"]["init_args"]["width"] = 10**9
+    elif what == "depth":
+        options["encoder"]["init_args"]["depth"] = 10**9
+    elif what == "foreign":
+        options["encoder"]["class_path"] = "os.system"
+    elif what == "head":
+        del options["head"]
+    elif what == "channels":
+        options["finetune_channels"] = ["ECG"]
+    elif what == "blocks":
+        for key in [key for key in state if ".blocks.0." in key]:
+            del state[key]
+    elif what == "expanded":
+        state["network.encoder.blocks.0.fc1.weight"] = torch.zeros(1).expand(10**12)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("weights", "head.score.weight does not hold finite numbers"),
+        ("missing", "encoder.norm.weight it does not hold"),
+        ("shape", "encoder.norm.weight it does not hold, or in another shape"),
+        ("width", "declares an encoder of width 1000000000, but holds 32"),
+        ("depth", "declares an encoder of depth 1000000000, but holds 2"),
+        ("foreign", "os.system, which is not ours"),
+        ("head", "is no fine-tuned classifier"),
+        ("channels", "another shape|takes ECG and no PPG"),
+        ("blocks", "holds no encoder's weights"),
+        ("expanded", "declares more weights than it holds"),
+    ],
+)
+def test_spoilt_checkpoints(
+    checkpoint: Path, recording: Path, tmp_path: Path, what: str, message: str, capsys: Any
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    spoil(content, what)
+    torch.save(content, tmp_path / "spoilt.pt")
+    code = score(tmp_path / "spoilt.pt", recording, tmp_path / "out")
+    printed = capsys.readouterr().err
+    assert code == 2
+    assert printed.count("\n") == 1
+    assert any(part in printed for part in message.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("which", "message"),
+    [("gone.pt", "gone.pt not found"), ("", "not found"), ("text.pt", "is not a torch checkpoint")],
+)
+def test_what_is_no_checkpoint(recording: Path, tmp_path: Path, which: str, message: str, capsys: Any) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    refuse(capsys, score(tmp_path / which, recording, tmp_path / "out"), message)
+
+
+def test_a_model_of_ppg_alone_is_refused_what_it_lacks(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only_ecg = save(tmp_path / "ecg.pt", finetune_channels=["ECG"])
+    refuse(capsys, score(only_ecg, recording, tmp_path / "out"), "takes ECG and no PPG")
+    two = save(tmp_path / "two.pt", finetune_channels=["PPG", "ECG"], channel_dropout={"ECG": 0.5})
+    assert score(two, recording, tmp_path / "two", "--channels", "ECG=none") == 0
+    assert {row["channels"] for row in rows(tmp_path / "two")} == {"PPG", ""}
+    assert "scored without" not in capsys.readouterr().err  # trained to do without
+
+
+def test_the_restored_network_is_the_loaded_one(checkpoint: Path) -> None:
+    network, options = restore_network(checkpoint)
+    model = PPGQualityClassifier.load_from_checkpoint(checkpoint)
+    signals, present = torch.randn(3, 5, WINDOW_SAMPLES), torch.rand(3, 5) > 0.3
+    assert torch.equal(network.score(signals, present), model.predict_probabilities(signals, present))
+    assert options["finetune_channels"] == list(CHANNELS)
+    assert not network.training
+
+
+def test_nothing_of_lightning_is_imported(checkpoint: Path, recording: Path, tmp_path: Path) -> None:
+    words = ["score", "--checkpoint", str(checkpoint), "--input", str(recording), "--output-dir", str(tmp_path)]
+    script = (
+        "import sys; from butppg_lightning.cli import main; "
+        f"assert main({words!r}) == 0; "
+        "print({'lightning', 'matplotlib.pyplot', 'pandas', 'wfdb', 'edfio'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "set()"
+
+
+def test_usable_time_and_stretches() -> None:
+    def of(probabilities: list[float], hop: float) -> Scores:
+        starts = np.arange(len(probabilities)) * hop
+        states = np.zeros((len(starts), 1), dtype=np.uint8)
+        return Scores(starts, 10.0, np.array(probabilities), 0.5, ("PPG",), states, ("", "missing"))
+
+    nan = float("nan")
+    scores = of([0.9, 0.9, 0.1, 0.5, 0.6, 0.7, nan, 0.8], 10)
+    assert scores.longest_stretch == (30, 60)
+    assert scores.usable_seconds == 60
+    assert scores.verdicts.tolist() == [0, 0, 1, 0, 0, 0, 2, 0]
+    overlapping = of([0.9, 0.9, 0.1, 0.9], 2.5)
+    assert overlapping.usable_seconds == 17.5  # 0 to 17.5 s, each second once
+    assert overlapping.longest_stretch == (0, 12.5)
+    apart = of([0.9, 0.9, 0.9], 60)
+    assert apart.usable_seconds == 30
+    assert apart.longest_stretch == (0, 10)
+    assert of([0.1, nan], 10).longest_stretch == (0, 0)
+    assert of([0.1, nan], 10).usable_seconds == 0

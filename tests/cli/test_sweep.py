@@ -1,0 +1,417 @@
+"""Sweeps through the command line; most with a stand-in for `butppg fit`, a few with real runs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import optuna
+import pytest
+import torch
+import yaml
+from conftest import make_windows
+from exactness import command, environment
+
+from butppg_lightning.cli import main
+from butppg_lightning.cli.configs import shipped_configs
+from butppg_lightning.cli.sweep import liveness, outcome, worker
+from butppg_lightning.cli.sweep.liveness import Alive, Watch
+from butppg_lightning.cli.sweep.plan import grid_point, read_plan
+from butppg_lightning.cli.sweep.study import PlacedSampler
+
+LR = {"low": 1e-5, "high": 0.1, "log": True}
+SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
+
+
+def write(folder: Path, data: Path, **content) -> Path:
+    """Write a sweep's YAML."""
+    whole = {
+        "base": ["finetune.yaml", "tiny.yaml"],
+        "fixed": {"data.root": str(data), **SHORT, **content.pop("fixed", {})},
+        "parameters": {"model.lr": LR},
+        "sampler": "random",
+        **content,
+    }
+    path = folder / "search.yaml"
+    path.write_text(yaml.safe_dump(whole, sort_keys=False))
+    return path
+
+
+def sweep(config: Path, output: Path, *words: str) -> int:
+    return main(["sweep", "--config", str(config), "--output-dir", str(output), *words])
+
+
+def table(output: Path) -> list[dict[str, str]]:
+    with (output / "trials.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+class Pretended:
+    """Stands for a trial's process: writes what `fit` would, at once; `outcomes` says how each trial goes."""
+
+    outcomes: ClassVar[list] = []
+    words: ClassVar[list] = []
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        number = int(folder.name)
+        story = self.outcomes[number] if number < len(self.outcomes) else [0.5, 0.6]
+        self.folder, self.log, self.exit_code, self._said = folder, folder / "log.txt", 0, ""
+        Pretended.words.append(words)
+        if isinstance(story, str):
+            self.exit_code, self._said, story = 2, story, []
+        self._history = story
+        figures = [value for value in story if value is not None]
+        torch.save({"metrics": {"auroc": max(figures, default=None)}}, folder / "best_model.pt")
+        config = {"output_dir": str(folder), "test": False, "cache": {"folder": None}, "data": {"root": "d"}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        self._looked = 0
+
+    def wait(self, seconds: float) -> bool:
+        self._looked += 1
+        return self._looked >= max(len(self._history), 1)
+
+    def history(self, metric: str) -> list:
+        return self._history[: self._looked]
+
+    def last_line(self) -> str:
+        return self._said
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def pretended(monkeypatch) -> type[Pretended]:
+    monkeypatch.setattr(worker, "TrialProcess", Pretended)
+    monkeypatch.setattr(worker, "_WAIT", 0.01)
+    for name in ("draw_history", "draw_importance"):  # the real sweep draws
+        monkeypatch.setattr(outcome, name, lambda *_: "")
+    Pretended.outcomes, Pretended.words = [], []
+    return Pretended
+
+
+@pytest.fixture(scope="module")
+def real(data_folder: Path, tmp_path_factory) -> Path:
+    """The folder of a sweep of two real trials."""
+    folder = tmp_path_factory.mktemp("sweep")
+    config = write(folder, data_folder, trials=2, parameters={"model.lr": LR, "model.head": ["linear", "mlp"]})
+    assert sweep(config, folder / "out") == 0
+    return folder / "out"
+
+
+def test_a_sweep_leaves_a_table_and_a_config(real: Path) -> None:
+    rows = table(real)
+    assert [row["state"] for row in rows] == ["complete"] * 2
+    assert len({row["model.lr"] for row in rows}) == 2
+    best = max(rows, key=lambda row: float(row["val_auroc"]))
+    config = yaml.safe_load((real / "best.yaml").read_text())
+    assert config["model"]["lr"] == float(best["model.lr"])
+    assert config["model"]["head"] == best["model.head"]
+    assert config["output_dir"] == str(real / "best")
+    assert config["cache"]["folder"] is None
+
+
+def test_trials_never_meet_the_test_split(real: Path) -> None:
+    assert not list(real.rglob("test_metrics.json"))
+    assert "not tested" in (real / "trials" / "0000" / "log.txt").read_text()
+
+
+def test_only_the_best_trial_keeps_its_weights(real: Path) -> None:
+    best = max(table(real), key=lambda row: float(row["val_auroc"]))["trial"]
+    assert {path.parent.name for path in real.glob("trials/*/best_model.pt")} == {f"{int(best):04d}"}
+
+
+def test_the_trials_shared_their_features(real: Path) -> None:
+    assert "taken from an earlier run" in (real / "trials" / "0001" / "log.txt").read_text()
+    assert not (real / "cache").exists()
+
+
+def test_fit_takes_the_best_config_and_does_the_same(real: Path, tmp_path: Path) -> None:
+    assert main(["fit", "--config", str(real / "best.yaml"), "--output_dir", str(tmp_path / "run")]) == 0
+    again = json.loads((tmp_path / "run" / "training_history.json").read_text())["val_auroc"]
+    best = max(float(row["val_auroc"]) for row in table(real))
+    assert max(again) == pytest.approx(best, abs=1e-6)
+    assert (tmp_path / "run" / "test_metrics.json").exists()
+
+
+def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(data_folder: Path, tmp_path: Path, capsys) -> None:
+    config = write(tmp_path, data_folder, trials=1, fixed={"trainer.max_epochs": 500})
+    output = tmp_path / "out"
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while not (output / "trials/0000/training_history.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if (output / "trials/0000/training_history.json").exists():  # else another test would be interrupted
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where the suite is a job in the background
+    threading.Thread(target=interrupt).start()
+    assert sweep(config, output) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "butppg: interrupted after 0 of 1 trials; the same command continues the sweep"
+    assert "stopped by SIGTERM" in (output / "trials/0000/log.txt").read_text(), "the run ended in order"
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_one_trial(data_folder: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, data_folder, trials=4, fixed={"trainer.max_epochs": 60})
+    output = tmp_path / "out"
+    words = ["sweep", "--config", str(config), "--output_dir", str(output)]
+    start = {"env": {**environment(), "PYTHONUNBUFFERED": "1"}, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen(command(*words), stderr=subprocess.STDOUT, **start) for _ in range(2)]
+    owner, deadline = None, time.monotonic() + 120
+    while owner is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+        for mark in output.glob("trials/*/.worker"):
+            if (mark.parent / "training_history.json").exists() and mark.read_text():
+                owner = json.loads(mark.read_text())["process"]
+                lost = int(mark.parent.name)
+    victim, other = sorted(workers, key=lambda process: process.pid != owner)
+    assert victim.pid == owner
+    log = output / "trials" / f"{lost:04d}" / "log.txt"
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+    time.sleep(0.5)
+    size = log.stat().st_size
+    said = other.communicate(timeout=240)[0]
+    assert other.returncode == 0, said
+    assert f"trial {lost} was lost with its worker" in said
+    assert log.stat().st_size == size, "the killed worker's run died with it"
+    rows = table(output)
+    assert [row["state"] for row in rows].count("complete") == 4
+    assert [row["trial"] for row in rows if row["state"] == "lost"] == [str(lost)]
+    replaced = next(row for row in rows if row["instead_of"] == str(lost))
+    assert replaced["model.lr"] == rows[lost]["model.lr"]
+
+
+def test_another_yaml_for_the_same_folder_is_refused(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    config, output = write(tmp_path, data_folder, trials=1, name="one"), tmp_path / "out"
+    assert sweep(config, output) == 0
+    assert sweep(config, output, "--data.num-workers", "0", "--trials", "0") == 0, "a machine's own affair"
+    assert "1 complete" in capsys.readouterr().out, "and no trials show what there is"
+    assert sweep(config, output, "--data.batch_size", "7") == 2
+    assert "data.batch_size is 32" in capsys.readouterr().err
+    for key, value in {"seed": 1, "metric": "val_mcc", "parameters": {"model.lr": {**LR, "low": 1e-6}}}.items():
+        assert sweep(write(tmp_path, data_folder, name="one", **{key: value}), output) == 2
+        said = capsys.readouterr().err
+        assert {"parameters": "model.lr"}.get(key, key) in said
+        assert "--overwrite" in said
+
+
+def test_pictures_are_drawn(pretended, data_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(worker, "TrialProcess", Pretended)
+    pretended.outcomes = [[0.6], "out of memory", [0.7], [0.8], [0.75]]
+    config, output = write(tmp_path, data_folder), tmp_path / "out"
+    assert sweep(config, output, "--trials", "4") == 0
+    assert "no importance.png: 3 complete trials" in capsys.readouterr().out
+    assert sweep(config, output, "--trials", "5") == 0
+    for name in ("history.png", "importance.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_bad_trials_are_pruned(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    pretended.outcomes = [[0.6, 0.7, 0.8], [0.6, 0.7, 0.8], [0.5, 0.5, 0.9], [0.65, 0.75, None, 0.85]]
+    pruning = {"method": "median", "n_startup_trials": 2, "n_warmup_steps": 1}
+    config = write(tmp_path, data_folder, trials=4, pruning=pruning)
+    assert sweep(config, tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert [row["state"] for row in rows] == ["complete", "complete", "pruned", "complete"]
+    assert (rows[2]["epochs"], rows[2]["val_auroc"]) == ("2", "0.5")
+    assert "trial 2: pruned after 2 epochs" in capsys.readouterr().out
+    assert "Trial 3" in (tmp_path / "out" / "best.yaml").read_text()
+
+
+def test_a_failed_trial_is_told_and_the_sweep_goes_on(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    pretended.outcomes = [[0.6], "stage2 is impossible", [None]]
+    assert sweep(write(tmp_path, data_folder, trials=4), tmp_path / "out") == 0
+    rows = table(tmp_path / "out")
+    assert [row["state"] for row in rows] == ["complete", "failed", "failed", "complete"]
+    assert rows[1]["reason"] == "stage2 is impossible"
+    assert "undefined" in rows[2]["reason"]
+    assert "trial 1 failed: stage2 is impossible" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("before", "word"), [([], "no trial has succeeded"), ([[0.5]], "3 trials failed one after")])
+def test_a_first_failure_or_three_in_a_row_end_the_sweep(
+    before: list, word: str, pretended, data_folder: Path, tmp_path: Path, capsys
+) -> None:
+    pretended.outcomes = [*before, *["no space left"] * 9]
+    assert sweep(write(tmp_path, data_folder, trials=9), tmp_path / "out") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert word in said
+    assert "no space left" in said
+    assert sweep(write(tmp_path, data_folder, trials=1), tmp_path / "out", "--overwrite") == (0 if before else 2)
+
+
+def test_a_grid_is_gone_through_once(pretended, data_folder: Path, tmp_path: Path) -> None:
+    parameters = {
+        "model.inflation": [{"new_channels": "zero"}, {"new_channels": "mean", "noise": 0.2}],
+        "seed_everything": {"low": 0, "high": 2},
+    }
+    config = write(tmp_path, data_folder, parameters=parameters, sampler="grid", trials=99)
+    for trials in ("4", "99"):
+        assert sweep(config, tmp_path / "out", "--trials", trials) == 0
+    drawn = {(row["model.inflation"], row["seed_everything"]) for row in table(tmp_path / "out")}
+    assert len(drawn) == len(table(tmp_path / "out")) == 6
+    assert '--model.inflation={"new_channels": "mean", "noise": 0.2}' in pretended.words[-1]
+
+
+def test_a_continued_sweep_draws_what_an_uninterrupted_one_would(pretended, data_folder: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, data_folder, trials=7, sampler={"method": "tpe", "n_startup_trials": 3})
+    pretended.outcomes = [[number / 20] for number in range(7)]
+    assert sweep(config, tmp_path / "whole") == 0
+    for trials in ("5", "7"):
+        assert sweep(config, tmp_path / "parts", "--trials", trials) == 0
+    drawn = [[row["model.lr"] for row in table(tmp_path / name)] for name in ("whole", "parts")]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 7
+
+
+def test_lost_trials_are_done_again_with_the_same_parameters(pretended, data_folder: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, data_folder, trials=3)
+    output = tmp_path / "out"
+    assert sweep(config, output, "--trials", "1") == 0
+    # what a worker leaves behind that is killed in the middle of its trial
+    left = (
+        "import os, sys, optuna\n"
+        "from pathlib import Path\n"
+        "from optuna.storages.journal import JournalFileBackend\n"
+        "from butppg_lightning.cli.sweep.liveness import Alive\n"
+        "storage = optuna.storages.JournalStorage(JournalFileBackend(sys.argv[1] + '/study.journal'))\n"
+        "trial = optuna.load_study(study_name='search', storage=storage).ask()\n"
+        "mark = Alive(Path(sys.argv[1]) / 'trials' / '0001')\n"
+        "trial.suggest_float('model.lr', 1e-5, 0.1, log=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", left, str(output)], check=False).returncode == -signal.SIGKILL
+    assert sweep(config, output) == 0
+    rows = table(output)
+    assert [row["state"] for row in rows] == ["complete", "lost", "complete", "complete"]
+    assert rows[2]["instead_of"] == "1"
+    assert rows[2]["model.lr"] == rows[1]["model.lr"]
+
+
+def test_of_two_workers_at_the_last_place_one_stands_back(pretended, data_folder: Path, tmp_path: Path) -> None:
+    config = write(tmp_path, data_folder, trials=1)
+    assert sweep(config, tmp_path / "out") == 0
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(str(tmp_path / "out" / "study.journal"))
+    )
+    plan = read_plan(config)
+    study = optuna.load_study(study_name="search", storage=storage, sampler=PlacedSampler(plan))
+    worker.Worker(plan, study, [], tmp_path / "out")._run_one()  # it saw the study before the other one's trial began
+    assert study.trials[1].user_attrs == {"surplus": True}
+    assert sweep(config, tmp_path / "out", "--trials", "2") == 0
+    assert [row["trial"] for row in table(tmp_path / "out")] == ["0", "2"]
+
+
+def test_a_database_takes_the_journals_place(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    config, url = write(tmp_path, data_folder, trials=1), f"sqlite:///{tmp_path}/studies.db"
+    assert sweep(config, tmp_path / "out", "--study", url) == 0
+    assert not (tmp_path / "out" / "study.journal").exists()
+    assert sweep(config, tmp_path / "elsewhere", "--study", url) == 2
+    assert "all workers need the same --output_dir" in capsys.readouterr().err
+    assert sweep(config, tmp_path / "out", "--study", "nothing://x") == 2
+    assert "--study nothing://x cannot be opened" in capsys.readouterr().err
+
+
+def test_signs_of_life(tmp_path: Path, monkeypatch) -> None:
+    mark, watch = Alive(tmp_path), Watch()
+    assert not watch.is_lost(tmp_path), "held, on this machine"
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(liveness, "machine", lambda: "another machine")
+        elsewhere.setattr(liveness, "GRACE", 0.1)
+        assert not watch.is_lost(tmp_path), "seen for the first time"
+        time.sleep(0.15)
+        elsewhere.setattr(liveness, "BEAT", 0.0)
+        mark.beat()
+        assert not watch.is_lost(tmp_path), "it has beaten since"
+        time.sleep(0.15)
+        assert watch.is_lost(tmp_path)
+    mark._file.close()
+    assert watch.is_lost(tmp_path), "its process is gone, the mark stays"
+    assert not Watch().is_lost(tmp_path / "not begun"), "its mark may come in a moment"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"metric": "test_auroc"}, "nothing is ever chosen on the test split; take val_auroc"),
+        ({"metric": "val_auc"}, "the nearest is val_auroc"),
+        ({"direction": "minimize"}, "the worst val_auroc"),
+        ({"parameters": {"model.lrr": LR}}, "unknown option --model.lrr; the nearest is --model.lr"),
+        ({"parameters": {"model.lr": ["fast"]}}, "--model.lr: expected float, got fast"),
+        ({"parameters": {"model.augment.nose": [0.1]}}, "nose"),
+        ({"parameters": {"model.lr": 1e-3}}, "put a single value under fixed"),
+        ({"parameters": {"model.lr": {"low": 1, "high": 0.1}}}, "expected low below high"),
+        ({"parameters": {"model.lr": {"low": 0, "high": 0.1, "log": True}}}, "lies above 0"),
+        ({"parameters": {"model.lr": {"low": 0, "hihg": 0.1}}}, "hihg"),
+        ({"parameters": {}}, "names no parameters"),
+        ({"parameters": {"output_dir": ["a", "b"]}}, "the sweep's own affair"),
+        ({"parameters": {"trainer.max_epochs": [1, 2]}}, "under fixed and under parameters"),
+        ({"parametres": {}}, "the nearest is parameters"),
+        ({"trials": -3}, "whole number"),
+        ({"sampler": "bayes"}, "sampler is bayes"),
+        ({"sampler": "grid"}, "has no steps"),
+        ({"sampler": {"method": "tpe", "n_startup": 3}}, "the nearest is n_startup_trials"),
+        ({"pruning": {"method": "median", "warmup": 3}}, "n_warmup_steps"),
+        ({"fixed": {"model.pretrained": "nothing.pt"}}, "nothing.pt not found"),
+        ({"base": ["nothing.yaml"]}, "nothing.yaml not found"),
+    ],
+)
+def test_mistakes_end_in_one_line_before_any_trial(
+    change: dict, word: str, pretended, data_folder: Path, tmp_path: Path, capsys
+) -> None:
+    assert sweep(write(tmp_path, data_folder, **change), tmp_path / "out") == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("butppg: ")
+    assert word in said
+    assert not (tmp_path / "out").exists()
+    assert not pretended.words
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["--model.lr", "0.1"], "is a parameter of"),
+        (["--resume", "auto"], "no option of a sweep"),
+        (["--model.haed", "mlp"], "the nearest is --model.head"),
+        (["--trails", "3"], "unknown option --trails"),
+    ],
+)
+def test_options_that_do_not_fit(words: list[str], word: str, data_folder: Path, tmp_path: Path, capsys) -> None:
+    assert sweep(write(tmp_path, data_folder), tmp_path / "out", *words) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_without_val_nothing_is_chosen_on_test(data_folder: Path, tmp_path: Path, capsys) -> None:
+    for split in ("train", "test"):
+        make_windows(12, subjects=split).save(tmp_path / f"{split}.npz")
+    assert sweep(write(tmp_path, tmp_path), tmp_path / "out") == 2
+    assert "no val.npz" in capsys.readouterr().err
+    words = ["fit", "--config", "tiny.yaml", "--data.root", str(tmp_path), "--output_dir", str(tmp_path / "run")]
+    assert main([*words, "--test", "false"]) == 2
+    assert "no val.npz" in capsys.readouterr().err
+    assert main(["sweep", "--config", "finetune.yaml"]) == 2
+    assert "is a config of `butppg fit`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["lr", "inflation", "augment"])
+def test_shipped_sweeps_are_taken(name: str, pretended, pretrained: Path, data_folder: Path, tmp_path: Path) -> None:
+    words = ["--config", f"sweep/{name}.yaml", "--output_dir", str(tmp_path), "--data.root", str(data_folder)]
+    assert main(["sweep", *words, "--trials", "1", "--model.pretrained", str(pretrained)]) == 0
+    assert (tmp_path / "best.yaml").exists()
+
+
+def test_the_inflation_sweep_is_its_whole_grid() -> None:
+    plan = read_plan(shipped_configs() / "sweep" / "inflation.yaml")
+    assert len({json.dumps(grid_point(plan, number)) for number in range(plan.trials)}) == 21
