@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of
+from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, WindowSet
 
 # two threads waiting for each other cost more than they bring on encoders this small
@@ -31,6 +33,11 @@ def make_windows(count: int, seed: int = 0, subjects: str = "s") -> WindowSet:
     signals = np.concatenate([acc, ppg[:, None], np.cos(2 * np.pi * rate * time)[:, None]], axis=1)
     names = np.array([f"{subjects}{index % 4}" for index in range(count)])
     return WindowSet(signals.astype(np.float32), CHANNELS, labels=labels, subjects=names)
+
+
+def logits_of(network: QualityNetwork, signals: np.ndarray, present: np.ndarray | None = None) -> torch.Tensor:
+    """Return the logits of raw windows in float32, through the one prediction path."""
+    return torch.from_numpy(predict_windows(network, signals, present, precision="32-true").logits)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -138,9 +139,9 @@ class CompareRanks(Callback):
         self.stage = stage
         self.own = None
         if stage not in self.gaps:
-            totals = pl_module.totals.state_dict()
+            means = copy.deepcopy(pl_module.train_metrics)
             loss = pl_module.training_step(batch, batch_idx)
-            pl_module.totals.load_state_dict(totals)
+            pl_module.train_metrics = means
             trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
             self.own = torch.autograd.grad(loss, trained, allow_unused=True)
 

@@ -142,6 +142,7 @@ def _from_windows(options: Any) -> tuple[Array, Array, str]:
 
     from butppg_lightning.data.dataset import WindowDataset
     from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.prediction import predict_windows
     from butppg_lightning.window import read_windows
 
     path = options.data_dir / f"{options.split}.npz"
@@ -163,7 +164,7 @@ def _from_windows(options: Any) -> tuple[Array, Array, str]:
         for start in range(0, len(windows), options.batch_size):
             rows = np.arange(start, min(start + options.batch_size, len(windows)))
             batch = served.fetch(rows)
-            found.append(network.score_logits(batch["signals"], batch["present"], options.batch_size).numpy())
+            found.append(predict_windows(network, **batch, batch_size=options.batch_size).logits)
             progress(len(rows))
     labels = np.asarray(windows.labels)
     return labels, np.concatenate(found).astype(np.float64), f"{path}, {_counted(labels)}"

@@ -18,6 +18,7 @@ from butppg_lightning.evaluation.report.heart_rate import HeartRates, match_hear
 from butppg_lightning.files import checksum
 from butppg_lightning.models.calibration import OPERATING_POINTS
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.npz import read_npz
 from butppg_lightning.version import __version__
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from butppg_lightning.data.dataset import WindowDataset
-    from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.models.network import Prepared, QualityNetwork
     from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
 
@@ -41,8 +42,8 @@ def score_split(network: QualityNetwork, served: WindowDataset, batch_size: int,
         for start in range(0, len(served), batch_size):
             rows = np.arange(start, min(start + batch_size, len(served)))
             batch = served.fetch(rows)
-            scored = network.score(batch["signals"], batch["present"], batch_size, prior)
-            found.append(scored.double().numpy())
+            scored = predict_windows(network, **batch, batch_size=batch_size, prior=prior)
+            found.append(scored.probabilities.astype(np.float64))
             progress(len(rows))
     return np.concatenate(found)
 
@@ -77,13 +78,17 @@ def find_cases(network: QualityNetwork, served: WindowDataset, probabilities: Ar
     with torch.no_grad(), progress_bar("what drove the verdicts", len(chosen)) as progress:
         for kind, row in chosen:
             batch = served.fetch(np.array([row]))
-            scaled, usable = network.scaled(batch["signals"].to(device), batch["present"].to(device))
+            prepared = network.prepare(batch["signals"].to(device), batch["present"].to(device))
+            usable = prepared.usable
 
-            def logits(pieces: Array, usable: torch.Tensor = usable) -> Array:
-                there = usable.expand(len(pieces), -1)
-                return network.classify(torch.from_numpy(pieces).to(device), there).float().cpu().numpy()
+            def logits(pieces: Array, prepared: Prepared = prepared) -> Array:
+                there = prepared.usable.expand(len(pieces), -1)
+                side = None if prepared.side is None else prepared.side.expand(len(pieces), -1)
+                varied = prepared._replace(scaled=torch.from_numpy(pieces).to(device), usable=there)
+                found: Array = network.run(varied, "prepared", "logits", side).float().cpu().numpy()
+                return found
 
-            signals = scaled[0].cpu().numpy()
+            signals = prepared.scaled[0].cpu().numpy()
             found.append(
                 Case(
                     row=row,

@@ -58,8 +58,6 @@ def fit(arguments: list[str]) -> None:
     waits = waits or any(stage.get("patience") is not None for stage in cli.config.get("stages.plan") or [])
     if waits and cli.config.select == "last" and not data.has("val"):
         raise UserError(f"stages.patience waits for better validation figures, but {data.root} has no val.npz; drop it")
-    if cli.model.load_report is not None and cli.trainer.is_global_zero:
-        print(cli.model.load_report)
     cli.train()
     if not cli.config.trainer.fast_dev_run:
         finish(cli)

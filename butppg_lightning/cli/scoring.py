@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.console import progress_bar
 from butppg_lightning.evaluation.scores import Scores
 from butppg_lightning.evaluation.timeline import Example
+from butppg_lightning.models.prediction import EXACT, predict_windows
 from butppg_lightning.sources.recordings.windowing import STATES, WINDOW_SECONDS
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.recordings import Recording
     from butppg_lightning.sources.recordings.windowing import WindowChunk, Windows
-
-_HALF = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def score_windows(
@@ -45,10 +42,7 @@ def score_windows(
     Returns:
         The scores, the best and the worst window, and the precision that was used.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = automatic_precision(device)
-    half = _HALF.get(precision)
-    network = network.to(device)
+    precision = EXACT
     column = windows.channels.index("PPG")
     parts: list[tuple[Array, Array, Array]] = []
     extremes: dict[str, tuple[float, Example]] = {}
@@ -56,9 +50,10 @@ def score_windows(
         probabilities = np.full(len(chunk.starts), np.nan, dtype=np.float32)
         judged = np.flatnonzero(chunk.present[:, column])
         if len(judged):
-            with torch.autocast(device, dtype=half, enabled=half is not None):
-                scored = network.score(chunk.signals[judged], chunk.present[judged], batch_size, prior)
-            probabilities[judged] = scored.numpy()
+            scored = predict_windows(
+                network, chunk.signals[judged], chunk.present[judged], batch_size=batch_size, prior=prior
+            )
+            probabilities[judged] = scored.probabilities
             for title, sign in (("best window", 1.0), ("worst window", -1.0)):
                 row = int(judged[np.argmax(sign * probabilities[judged])])
                 value = sign * float(probabilities[row])

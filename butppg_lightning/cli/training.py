@@ -20,11 +20,11 @@ from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
 from butppg_lightning.cli.loggers import LoggerName, build_loggers, forget_folder, log_into
 from butppg_lightning.cli.memory import out_of_memory_told
 from butppg_lightning.cli.parser import OneLineErrors, one_line
-from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.cli.quiet import quieten
 from butppg_lightning.cli.stored_model import take_model, tell_differences
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
+from butppg_lightning.models.precision import automatic_precision
 from butppg_lightning.training.checkpoint_io import AtomicCheckpointIO
 from butppg_lightning.training.exact_resume import ExactResume
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
@@ -202,7 +202,7 @@ class TrainingCLI(LightningCLI):
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
         if self.trains and not self.config.trainer.fast_dev_run:
             self.run_folder = self._run_folder()
-            record = DataRecord(self.datamodule.root, self.run_folder)
+            record = DataRecord(self.datamodule.root, self.run_folder.config)
             callbacks += [ExactResume(), self.stage_record, *self._logs(kwargs), record, self.run_folder]
         else:
             callbacks.append(self.stage_record)

@@ -10,6 +10,7 @@ import numpy as np
 from butppg_lightning.errors import UserError
 from butppg_lightning.export.onnx import OUTPUTS
 from butppg_lightning.extras import require
+from butppg_lightning.models.prediction import predict_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -136,8 +137,8 @@ def compare(network: QualityNetwork, session: Any, signals: Array, present: Arra
 
 
 def _torch(network: QualityNetwork, signals: Array, present: Array) -> tuple[Array, Array]:
-    logits = network.score_logits(signals, present, max(1, len(signals)))
-    return network.calibration.probabilities(logits).numpy(), logits.numpy()
+    found = predict_windows(network, signals, present, precision="32-true")
+    return found.probabilities, found.logits
 
 
 def _on_edge(network: QualityNetwork, signals: Array, present: Array, found: tuple[float, float]) -> bool:

@@ -133,12 +133,11 @@ class MaskedAutoencoder(nn.Module):
         Returns:
             Prediction and target.
         """
-        present = self.preprocess.usable(signals, present)
-        scaled = self.preprocess(signals, present)
-        seen = present
+        scaled, faults = self.preprocess.prepare(signals, present)
+        usable = seen = faults == 0
         if augment is not None:
-            scaled, seen = augment(scaled, present, generator)
-        target, counted = standardise(scaled, present)
+            scaled, seen = augment(scaled, usable, generator)
+        target, counted = standardise(scaled, usable)
         latent, visible, masked = self.encode_visible(scaled * seen.unsqueeze(-1), seen, generator)
         prediction = self.decoder(latent, visible, masked.shape[1])
         return Reconstruction(prediction, target, masked, counted)

@@ -1,26 +1,53 @@
-"""The quality network: raw windows in, one logit out. This is what is trained, scored and exported."""
+"""The quality network: raw windows in, one logit out. This is what is trained, scored and exported.
+
+It is one chain of named steps, composed here and nowhere else::
+
+    raw windows --prepare--> "prepared" --embed--> block 0 ... block k ... --norm--> "encoded" --pool--> "pooled"
+                                                                                      --classify--> "logits"
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.freezing import evaluating
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.indices.signal_indices import SignalIndices
-from butppg_lightning.window import WINDOW_SAMPLES, channel_names
+from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from butppg_lightning.models.augmentation.fine_tuning import Varied
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.heads import LinearHead
     from butppg_lightning.models.preprocess import Preprocess
+
+Depth = int | Literal["encoded", "pooled"]
+"""A place half-way: before block k (k blocks are behind it), after the final norm, or after the head's pooling."""
+
+
+class Prepared(NamedTuple):
+    """Windows as they enter the encoder and the head.
+
+    Attributes:
+        scaled: ``[B, C, 1250]`` float32, filtered and scaled.
+        faults: ``[B, C]`` int8, why a channel cannot be used: an index into
+            :data:`~butppg_lightning.models.usable_channels.FAULTS`, 0 where it can.
+        usable: ``[B, C]`` bool; where random variation took a channel away, it is not usable though it has no fault.
+        side: Side inputs of the head ``[B, K]``, NaN where a channel they need is not usable; None for a head without.
+        spoiled: ``[B]`` in 0..1, the share of each window that random variation spoiled; None without variation.
+    """
+
+    scaled: Tensor
+    faults: Tensor
+    usable: Tensor
+    side: Tensor | None = None
+    spoiled: Tensor | None = None
 
 
 class QualityNetwork(nn.Module):
@@ -59,6 +86,18 @@ class QualityNetwork(nn.Module):
         self._encoded = None if encoder_channels is None else [name in chosen for name in preprocess.channels]
         self.calibration = Calibration()
 
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels it takes, in order."""
+        return self.preprocess.channels
+
+    @property
+    def used_channels(self) -> tuple[str, ...]:
+        """Names of the channels that can move the logit: those of the encoder, and those of the side inputs."""
+        entering = [True] * len(self.channels) if self._encoded is None else self._encoded
+        needed = () if self.indices is None else self.indices.needed_channels
+        return tuple(name for name, enters in zip(self.channels, entering, strict=True) if enters or name in needed)
+
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Classify raw windows.
 
@@ -69,8 +108,32 @@ class QualityNetwork(nn.Module):
         Returns:
             Logits ``[B]``; above 0 means good is likelier than poor.
         """
-        scaled, usable = self.scaled(signals, present)
-        return self.classify(scaled, usable, None if self.indices is None else self.side_inputs(signals, usable))
+        prepared = self.prepare(signals, present)
+        return self.run(prepared, "prepared", "logits", prepared.side)
+
+    def prepare(
+        self,
+        signals: Tensor,
+        present: Tensor | None = None,
+        vary: Callable[[Tensor, Tensor], Varied] | None = None,
+        *,
+        side: bool = True,
+    ) -> Prepared:
+        """Filter and scale raw windows, judge which channels are usable, and compute the side inputs.
+
+        Args:
+            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
+            present: ``[B, C]`` bool, or None when every channel is there.
+            vary: Random variation of scaled windows and their usable channels. Side inputs are then those of the
+                window as it was recorded, less the channels that the variation took away.
+            side: Whether to compute the side inputs.
+        """
+        scaled, faults = self.preprocess.prepare(signals, present)
+        usable, spoiled = faults == 0, None
+        if vary is not None:
+            scaled, usable, spoiled = vary(scaled, usable)
+        computed = self.side_inputs(signals, usable) if side and self.indices is not None else None
+        return Prepared(scaled, faults, usable, computed, spoiled)
 
     @torch.no_grad()
     def side_inputs(self, signals: Tensor, usable: Tensor) -> Tensor:
@@ -78,89 +141,55 @@ class QualityNetwork(nn.Module):
 
         Args:
             signals: ``[B, C, 1250]``, unfiltered and unscaled.
-            usable: ``[B, C]`` bool; see :meth:`Preprocess.usable`.
+            usable: ``[B, C]`` bool.
         """
         indices = self.indices
         assert indices is not None
         return torch.where(indices.available(usable), indices(signals, usable), torch.nan)
 
-    def scaled(self, signals: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Preprocess raw windows; channels that are flat or railed count as absent from here on.
+    def run(
+        self,
+        value: Prepared | Tensor,
+        start: Literal["prepared"] | Depth,
+        stop: Depth | Literal["logits"],
+        side: Tensor | None = None,
+    ) -> Tensor:
+        """Go along the chain from one named step to a later one.
 
         Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
+            value: What is there at ``start``: prepared windows, tokens ``[B, P, W]``, or pooled features ``[B, F]``.
+            start: ``prepared``, the number of the block that the tokens enter, ``encoded`` or ``pooled``.
+            stop: The number of a block, ``encoded``, ``pooled`` or ``logits``.
+            side: Side inputs ``[B, K]`` for the last step, of a head that has some.
 
         Returns:
-            Preprocessed windows ``[B, C, 1250]`` and ``[B, C]`` bool.
+            Tokens, pooled features, or logits ``[B]``.
         """
-        usable = self.preprocess.usable(signals, present)
-        return self.preprocess(signals, usable), usable
+        encoder = cast("Encoder", self.encoder)
+        if isinstance(stop, int):
+            tokens = encoder.embed(*self._entering(value)) if isinstance(value, Prepared) else value
+            for block in encoder.blocks[start if isinstance(start, int) else 0 : stop]:
+                tokens = block(tokens)
+            return tokens
+        if isinstance(value, Prepared):
+            value = encoder(*self._entering(value))
+        elif isinstance(start, int):
+            value = encoder(value, start=start)
+        if stop == "encoded":
+            return value
+        # in half precision logits would keep three digits: windows would tie, and a score depend on its batch
+        with torch.autocast(value.device.type, enabled=False):
+            value = value.to(torch.promote_types(value.dtype, torch.float32))
+            if start != "pooled":
+                value = self.head.pool(value)
+            return self.head.classify(value, side) if stop == "logits" else value
 
-    def seen(self, scaled: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return preprocessed windows ``[B, C, T]`` and their ``present`` as the encoder sees them."""
+    def _entering(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
+        """Return windows ``[B, C, T]`` and their usable channels as the encoder sees them."""
         if self._encoded is None:
-            return scaled, present
-        entering = torch.tensor(self._encoded, device=scaled.device)
-        present = entering.expand(len(scaled), -1) if present is None else present & entering
-        return scaled * present.unsqueeze(-1), present
-
-    def classify(self, scaled: Tensor, present: Tensor | None = None, side: Tensor | None = None) -> Tensor:
-        """Classify preprocessed windows ``[B, C, T]`` with the head's side inputs ``[B, K]``; return logits ``[B]``."""
-        return cast("Tensor", self.head(cast("Encoder", self.encoder)(*self.seen(scaled, present)), side))
-
-    @torch.no_grad()
-    def probabilities(self, signals: Tensor, present: Tensor | None = None, prior: float | None = None) -> Tensor:
-        """Return the calibrated probability of good quality, ``[B]`` float32 in 0..1, of raw windows ``[B, C, 1250]``.
-
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
-            prior: Share of good windows where the model is used; None for the one it was calibrated at.
-        """
-        logits: Tensor = self(signals, present)
-        return self.calibration.probabilities(logits, prior)
-
-    @torch.no_grad()
-    def score(self, signals: Any, present: Any = None, batch_size: int = 256, prior: float | None = None) -> Tensor:
-        """Score any number of raw windows in eval mode, leaving the user's mode as it was.
-
-        Args:
-            signals: ``[N, C, 1250]`` array or tensor, unfiltered and unscaled, channels in the order of
-                ``preprocess.channels``; may be memory-mapped.
-            present: ``[N, C]`` bool, or None when every channel is there.
-            batch_size: Windows per forward pass.
-            prior: Share of good windows where the model is used; None for the one it was calibrated at.
-
-        Returns:
-            Calibrated probability of good quality, ``[N]`` float32 in 0..1, on the CPU.
-
-        Raises:
-            UserError: If the shape does not fit, or the prior needs a calibration that is not there.
-        """
-        return self.calibration.probabilities(self.score_logits(signals, present, batch_size), prior)
-
-    @torch.no_grad()
-    def score_logits(self, signals: Any, present: Any = None, batch_size: int = 256) -> Tensor:
-        """Return the logits ``[N]`` float32, on the CPU, of any number of raw windows; arguments as :meth:`score`.
-
-        Raises:
-            UserError: If the shape does not fit.
-        """
-        channels = self.preprocess.channels
-        if len(signals.shape) != 3 or tuple(signals.shape[1:]) != (len(channels), WINDOW_SAMPLES):
-            raise UserError(
-                f"signals have shape {list(signals.shape)}; expected [N, {len(channels)}, {WINDOW_SAMPLES}] "
-                f"with channels {', '.join(channels)}"
-            )
-        device = self.preprocess.acc_scale.device
-        found = []
-        with evaluating(self):
-            for start in range(0, len(signals), batch_size):
-                rows = slice(start, start + batch_size)
-                there = None if present is None else _tensor(present[rows]).to(device)
-                found.append(self(_tensor(signals[rows]).to(device), there).float().cpu())
-        return torch.cat(found) if found else torch.empty(0)
+            return prepared.scaled, prepared.usable
+        usable = prepared.usable & torch.tensor(self._encoded, device=prepared.usable.device)
+        return prepared.scaled * usable.unsqueeze(-1), usable
 
 
 def assemble(
@@ -184,14 +213,10 @@ def assemble(
     Raises:
         UserError: If a name is unknown.
     """
-    if head not in HEADS:
+    heads: dict[Any, type[LinearHead]] = dict(HEADS)
+    if head not in heads:
         raise UserError(f"model.head is '{head}'; choose {', '.join(HEADS)}")
     computed = SignalIndices(preprocess.channels, indices) if indices else None
     count = 0 if computed is None else len(computed.names)
-    built = HEADS[head](cast("Encoder", encoder).width, head_dropout, count)
+    built = heads[head](cast("Encoder", encoder).width, head_dropout, count)
     return QualityNetwork(preprocess, encoder, built, computed, encoder_channels)
-
-
-def _tensor(values: Any) -> Tensor:
-    # a copy: torch cannot look at read-only memory, which is what a memory-mapped file is
-    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from butppg_lightning.models.encoder import Encoder
-    from butppg_lightning.models.network import QualityNetwork
-
-Depth = int | Literal["encoded", "pooled"]
-"""Where a prefix ends: before block k (k blocks are in it), after the final norm, or after a head's fixed pooling."""
+    from butppg_lightning.models.network import Depth, QualityNetwork
 
 
 def frozen_depth(network: QualityNetwork) -> Depth | None:
@@ -53,40 +50,6 @@ def depth_before(network: QualityNetwork, trainable: Literal["head", "all"] | in
 def blocks_in(network: QualityNetwork, depth: Depth) -> int:
     """Return how many blocks a prefix holds."""
     return depth if isinstance(depth, int) else len(cast("Encoder", network.encoder).blocks)
-
-
-def run_prefix(network: QualityNetwork, scaled: Tensor, present: Tensor, depth: Depth) -> Tensor:
-    """Encode preprocessed windows up to a depth.
-
-    Args:
-        network: The network.
-        scaled: Preprocessed windows ``[B, C, T]``.
-        present: ``[B, C]`` bool.
-        depth: Where to stop.
-
-    Returns:
-        Tokens ``[B, P, width]``, or features ``[B, width]`` at depth ``pooled``.
-    """
-    return advance(network, cast("Encoder", network.encoder).embed(*network.seen(scaled, present)), 0, depth)
-
-
-def advance(network: QualityNetwork, tokens: Tensor, start: int, depth: Depth) -> Tensor:
-    """Take the tokens that enter block ``start`` on to a depth at or beyond it."""
-    encoder = cast("Encoder", network.encoder)
-    for block in encoder.blocks[start : blocks_in(network, depth)]:
-        tokens = block(tokens)
-    if isinstance(depth, int):
-        return tokens
-    tokens = encoder.norm(tokens)
-    return network.head.pool(tokens) if depth == "pooled" else tokens
-
-
-def run_suffix(network: QualityNetwork, features: Tensor, depth: Depth, side: Tensor | None = None) -> Tensor:
-    """Return the logits ``[B]`` of what :func:`run_prefix` made, and side inputs ``[B, K]`` where the head has some."""
-    if depth == "pooled":
-        return network.head.classify(features, side)
-    tokens = features if depth == "encoded" else cast("Encoder", network.encoder)(features, start=depth)
-    return cast("Tensor", network.head(tokens, side))
 
 
 def prefix_versions(network: QualityNetwork, depth: Depth) -> tuple[int, ...]:

@@ -128,15 +128,19 @@ class Preprocess(nn.Module):
             self.acc_scale.fill_(max(float((power / count).sqrt()), 1e-3))
             self.acc_fitted.fill_(True)
 
-    def usable(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Return ``[B, C]`` bool: which channels are there and neither flat nor railed.
+    def prepare(self, signals: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Judge the channels, then filter and scale; channels that are flat or railed count as absent from here on.
 
         Args:
-            signals: Raw windows ``[B, C, 1250]``.
+            signals: Raw windows ``[B, C, 1250]``, any real dtype.
             present: ``[B, C]`` bool, or None when every channel is there.
+
+        Returns:
+            Windows ``[B, C, 1250]`` as :meth:`forward` returns them, and ``[B, C]`` int8, an index into
+            :data:`~butppg_lightning.models.usable_channels.FAULTS`: 0 where a channel is usable.
         """
-        sound = channel_faults(signals, self.channels) == 0
-        return sound if present is None else sound & present
+        faults = channel_faults(signals, self.channels, present)
+        return self(signals, faults == 0), faults
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Filter and scale.

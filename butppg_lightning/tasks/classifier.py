@@ -6,37 +6,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation import Variation, lower_targets
+from butppg_lightning.models.augmentation.fine_tuning import Variation
+from butppg_lightning.models.augmentation.motion_mixing import lower_targets
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoints.pretrained import (
-    LoadReport,
-    PretrainedEncoder,
-    load_encoder,
-    read_encoder,
-)
+from butppg_lightning.models.checkpoints.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
 from butppg_lightning.models.heads import HeadName  # noqa: TC001  (jsonargparse resolves it at run time)
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.losses import LossOptions, quality_loss
 from butppg_lightning.models.network import assemble
-from butppg_lightning.models.prefix import run_prefix, run_suffix
+from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.tasks.judged_module import JudgedModule
-from butppg_lightning.tasks.totals import EpochTotals
-from butppg_lightning.training.parameter_groups import adamw, parameter_groups
-from butppg_lightning.training.schedules import ScheduleName, StagedLR
+from butppg_lightning.training.schedules import ScheduleName  # noqa: TC001
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from butppg_lightning.models.prefix import Depth
+    from butppg_lightning.models.network import Depth
 
 
 class PPGQualityClassifier(JudgedModule):
-    """Tells usable from unusable PPG windows: preprocessing, (inflated) encoder and head.
+    """Classifies PPG windows as usable or not: preprocessing, (inflated) encoder and head.
 
     Args:
         encoder: Architecture as {class_path, init_args}; null for the checkpoint's, or the default one
@@ -55,7 +50,10 @@ class PPGQualityClassifier(JudgedModule):
             checkpoint's, or the defaults.
         lr: Learning rate of stages whose divisor is 1.
         weight_decay: Weight decay of AdamW, on matrices.
-        lr_schedule: constant, linear, cosine or one_cycle, per optimizer step.
+        optimizer: {class_path, init_args} of an optimizer of torch.optim, without lr and weight_decay, which stay here;
+            null for AdamW.
+        lr_schedule: constant, linear, cosine or one_cycle, or {class_path, init_args} of a scheduler of
+            torch.optim.lr_scheduler that depends on the step alone; per optimizer step.
         warmup: Linear warm-up as a share of the run (below 1) or in steps.
         head_lr_multiplier: The head's learning rate as a multiple of lr.
         indices_lr_multiplier: That of the side inputs as a multiple of the head's.
@@ -83,7 +81,8 @@ class PPGQualityClassifier(JudgedModule):
         preprocess: dict[str, Any] | None = None,
         lr: float = 2e-5,
         weight_decay: float = 0.01,
-        lr_schedule: ScheduleName = "constant",
+        optimizer: dict[str, Any] | None = None,
+        lr_schedule: ScheduleName | dict[str, Any] = "constant",
         warmup: float = 0.0,
         head_lr_multiplier: float = 1.0,
         indices_lr_multiplier: float = 1.0,
@@ -92,58 +91,61 @@ class PPGQualityClassifier(JudgedModule):
         augment: dict[str, float] | None = None,
         loss: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        options = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.channels = channel_names(finetune_channels)
         self.load_report: LoadReport | None = None
-        source = read_encoder(Path(pretrained), encoder) if pretrained else None
-        spec = encoder
+        self._class_weights = (1.0, 1.0)
+        super().__init__(options, ("loss", "acc"))
+
+    def build(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Build the network, inflated from ``pretrained`` where a fresh fit names it."""
+        pretrained, asked, names = options.pop("pretrained"), options["encoder"], options.pop("pretrain_channels")
+        inflation = options.pop("inflation") or Inflation()
+        source = read_encoder(Path(pretrained), asked) if pretrained else None
+        spec = asked
         if source is not None and source.spec is not None:
-            spec = resolve_spec(encoder, source.spec, source.path)
-        by_user = source is None or bool((encoder or {}).get("class_path"))
+            spec = resolve_spec(asked, source.spec, source.path)
+        by_user = source is None or bool((asked or {}).get("class_path"))
         built, spec = build_encoder(spec or {}, self.channels, named_by_user=by_user)
-        scaling = Preprocess.from_options(self.channels, _preprocess_options(preprocess, source))
-        self.network = assemble(scaling, built, head, head_dropout, indices, encoder_channels)
+        scaling = Preprocess.from_options(self.channels, _preprocess_options(options["preprocess"], source))
+        parts = (options[key] for key in ("head", "head_dropout", "indices", "encoder_channels"))
+        self.network = assemble(scaling, built, *parts)
         if source is not None:
-            self._load(source, pretrain_channels, inflation or Inflation())
-        self.variation = Variation.from_options(self.channels, channel_dropout, augment, scaling)
-        if self.variation.changes_labels and indices:
+            known = None if names is None else channel_names(names)
+            self.load_report = load_encoder(built, source, known, inflation)
+            rank_zero_only(print)(self.load_report)
+        self.variation = Variation.from_options(self.channels, options["channel_dropout"], options["augment"], scaling)
+        if self.variation.changes_labels and options["indices"]:
             raise UserError(
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"
             )
-        self.loss_options = LossOptions.from_options(loss)
-        self._class_weights = (1.0, 1.0)
+        self.loss_options = LossOptions.from_options(options["loss"])
         # only plain types, and the resolved architecture: a checkpoint loads where `pretrained` is not
-        self.save_hyperparameters(
-            {
-                "encoder": spec,
-                "head": head,
-                "head_dropout": head_dropout,
-                "indices": indices,
-                "encoder_channels": encoder_channels,
-                "finetune_channels": list(self.channels),
-                "preprocess": scaling.options,
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "lr_schedule": lr_schedule,
-                "warmup": warmup,
-                "head_lr_multiplier": head_lr_multiplier,
-                "indices_lr_multiplier": indices_lr_multiplier,
-                "layer_decay": layer_decay,
-                "channel_dropout": channel_dropout,
-                "augment": augment,
-                "loss": loss,
-            }
-        )
-        self.totals = EpochTotals("loss", "acc")
+        resolved = {"encoder": spec, "finetune_channels": list(self.channels), "preprocess": scaling.options}
+        return {**options, **resolved}
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Classify raw windows ``[B, C, 1250]`` (``present [B, C]`` bool); return logits ``[B]``."""
         logits: Tensor = self.network(signals, present)
         return logits
 
-    def predict_probabilities(self, signals: Any, present: Any = None, batch_size: int = 256) -> Tensor:
-        """Return the probability of good quality of raw windows; see :meth:`QualityNetwork.score`."""
-        return self.network.score(signals, present, batch_size)
+    def predict_probabilities(
+        self, signals: Any, present: Any = None, batch_size: int = BATCH_SIZE, precision: str = EXACT
+    ) -> Tensor:
+        """Return the probability of good quality, ``[N]`` float32 in 0..1, of raw windows ``[N, C, 1250]``.
+
+        Args:
+            signals: Array or tensor, unfiltered and unscaled, channels in the order of ``channels``.
+            present: ``[N, C]`` bool, or None when every channel is there.
+            batch_size: Windows per forward pass.
+            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+        Raises:
+            UserError: If the shape does not fit.
+        """
+        options: Any = {"batch_size": batch_size, "precision": precision}
+        found = predict_windows(self.network, signals, present, prior=self.prior, **options)
+        return torch.from_numpy(found.probabilities)
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """Return the logits ``[B]`` of a batch of windows, or of what the frozen prefix made of them.
@@ -151,31 +153,36 @@ class PPGQualityClassifier(JudgedModule):
         Args:
             batch: ``signals`` and ``present``, or ``features``, their ``depth`` and, with side inputs, ``indices``.
         """
-        if "features" in batch:
-            return run_suffix(self.network, batch["features"], batch["depth"], batch.get("indices"))
-        return self(batch["signals"], batch["present"])  # type: ignore[no-any-return]
+        return self._logits(batch, vary=False)[0]
 
     @torch.no_grad()
     def prefix(self, batch: dict[str, Any], depth: Depth, *, vary: bool = False) -> Tensor:
-        """Return what the frozen prefix makes of a batch of windows; see :func:`run_prefix`."""
-        return run_prefix(self.network, *self._scaled(batch, vary=vary), depth)
+        """Return what the frozen prefix makes of a batch of windows, up to ``depth``.
+
+        Raises:
+            UserError: If variation is asked for that changes labels, which stored features cannot follow.
+        """
+        if vary and self.variation.changes_labels:
+            raise UserError(
+                "model.augment motion_mixing changes labels, so varied windows cannot be stored; "
+                "drop --cache.views or motion_mixing"
+            )
+        prepared = self.network.prepare(
+            batch["signals"], batch["present"], self.variation.vary if vary else None, side=False
+        )
+        return self.network.run(prepared, "prepared", depth)
 
     @torch.no_grad()
     def side_inputs(self, batch: dict[str, Any]) -> Tensor | None:
         """Return the head's side inputs ``[B, K]`` of a batch of windows; None for a head without."""
-        network = self.network
-        if network.indices is None:
-            return None
-        return network.side_inputs(batch["signals"], network.preprocess.usable(batch["signals"], batch["present"]))
+        return self.network.prepare(batch["signals"], batch["present"]).side
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; see :func:`quality_loss`."""
         soft, options = "soft_labels" in batch, self.loss_options
         classes = batch["labels"] == 1
-        if self.variation and "features" not in batch:
-            logits, spoiled = self._varied_logits(batch)
-        else:
-            logits, spoiled = self.logits(batch).float(), None
+        logits, spoiled = self._logits(batch, vary=bool(self.variation))
+        logits = logits.float()
         targets = batch["soft_labels" if soft else "labels"].to(logits.dtype)
         if self.variation.changes_labels and spoiled is not None:
             targets = lower_targets(targets, spoiled, soft=soft)
@@ -189,17 +196,8 @@ class PPGQualityClassifier(JudgedModule):
             label_smoothing=options.label_smoothing,
         )
         right = (logits.detach() >= 0) == classes
-        self.totals.add(len(logits), loss=loss, acc=100 * right.double().mean())
+        self.note(len(logits), loss=loss, acc=100 * right.double().mean())
         return loss
-
-    def on_train_epoch_start(self) -> None:
-        """Start the epoch's totals."""
-        self.totals.clear()
-
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's training loss and accuracy over all ranks."""
-        for name, value in self.totals.means(self.trainer).items():
-            self.log(f"train_{name}", value)
 
     def on_fit_start(self) -> None:
         """Weigh the classes, and forget a calibration: it is not that of the weights to come."""
@@ -209,39 +207,13 @@ class PPGQualityClassifier(JudgedModule):
             None if train is None else torch.as_tensor(train.windows.labels)
         )
 
-    def configure_optimizers(self) -> Any:
-        """One AdamW over all parameters from the start; frozen ones have no gradient and stay put."""
-        options = self.hparams
-        groups = parameter_groups(
-            self.network.named_parameters(),
-            lr=options["lr"],
-            weight_decay=options["weight_decay"],
-            depth=len(self.network.encoder.blocks),  # type: ignore[arg-type]
-            head_lr_multiplier=options["head_lr_multiplier"],
-            indices_lr_multiplier=options["indices_lr_multiplier"],
-            layer_decay=options["layer_decay"],
-        )
-        optimizer = adamw(groups, self.device)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _scaled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor]:
-        scaled, usable = self.network.scaled(batch["signals"], batch["present"])
-        return self.variation(scaled, usable) if vary else (scaled, usable)
-
-    def _varied_logits(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]`` of randomly varied windows, and how much of each was spoiled ``[B]``."""
-        varied = self.variation.vary(*self.network.scaled(batch["signals"], batch["present"]))
-        side = None
-        if self.network.indices is not None:
-            # of the window as it was recorded, less the channels that the variation took away
-            side = self.network.side_inputs(batch["signals"], varied.present)
-        return self.network.classify(varied.scaled, varied.present, side).float(), varied.spoiled
-
-    def _load(self, source: PretrainedEncoder, asked: int | list[str] | None, inflation: Inflation) -> None:
-        names = None if asked is None else channel_names(asked)
-        self.load_report = load_encoder(self.network.encoder, source, names, inflation)
+    def _logits(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits ``[B]``, and how much of each window random variation spoiled ``[B]``."""
+        network = self.network
+        if "features" in batch:
+            return network.run(batch["features"], batch["depth"], "logits", batch.get("indices")), None
+        prepared = network.prepare(batch["signals"], batch["present"], self.variation.vary if vary else None)
+        return network.run(prepared, "prepared", "logits", prepared.side), prepared.spoiled
 
 
 def _preprocess_options(asked: dict[str, Any] | None, source: PretrainedEncoder | None) -> dict[str, Any]:

@@ -255,7 +255,7 @@ def _holds(content: Mapping[str, Any], network: QualityNetwork) -> bool:
 
 
 def _network(module: HubModule) -> QualityNetwork:
-    network: QualityNetwork = module.network  # type: ignore[assignment]
+    network: QualityNetwork = module.network
     return network
 
 

@@ -16,10 +16,8 @@ from butppg_lightning.models.checkpoints.pretraining import read_pretraining
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.spectral_loss import SpectralLoss
-from butppg_lightning.tasks.totals import EpochTotals
 from butppg_lightning.tasks.window_module import WindowModule
-from butppg_lightning.training.parameter_groups import adamw, parameter_groups
-from butppg_lightning.training.schedules import SCHEDULES, ScheduleName, StagedLR
+from butppg_lightning.training.schedules import ScheduleName, check_schedule
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
@@ -27,7 +25,8 @@ if TYPE_CHECKING:
 
     from butppg_lightning.models.masked import Reconstruction
 
-_BETAS = (0.9, 0.95)  # of AdamW, as in He et al. 2022, table 8
+_AUTOENCODER = ("decoder_width", "decoder_depth", "decoder_heads", "mask_ratio", "masking", "block_patches")
+_VARIATIONS = ("modality_dropout", "amplitude", "time_shift", "invert_ppg")
 _STANDSTILL = 0.95  # share of the mean predictor's error above which a run has not begun to learn
 _VALIDATION_SEED = 2022  # of the masks of validation batch 0; the same in every run, so that runs compare
 
@@ -53,7 +52,10 @@ class MaskedPretrainer(WindowModule):
         lr: Peak learning rate.
         weight_decay: Weight decay of AdamW, on matrices.
         warmup: Linear warm-up as a share of the run (below 1) or in steps.
-        lr_schedule: constant, linear, cosine or one_cycle, per optimizer step.
+        optimizer: {class_path, init_args} of an optimizer of torch.optim, without lr and weight_decay, which stay here;
+            null for AdamW.
+        lr_schedule: constant, linear, cosine or one_cycle, or {class_path, init_args} of a scheduler of
+            torch.optim.lr_scheduler that depends on the step alone; per optimizer step.
         modality_dropout: Probability that one whole channel of a training window is withheld (the guide: 0.25).
         amplitude: Channels are scaled by a random factor within 1 plus and minus this (the guide: 0.2).
         time_shift: Windows are shifted by at most this share of their length, by cropping (the guide: 0.1).
@@ -64,6 +66,8 @@ class MaskedPretrainer(WindowModule):
     Raises:
         UserError: If an argument is impossible.
     """
+
+    betas = (0.9, 0.95)  # as in He et al. 2022, table 8
 
     def __init__(
         self,
@@ -80,64 +84,46 @@ class MaskedPretrainer(WindowModule):
         lr: float = 5e-4,
         weight_decay: float = 0.01,
         warmup: float = 0.05,
-        lr_schedule: ScheduleName = "cosine",
+        optimizer: dict[str, Any] | None = None,
+        lr_schedule: ScheduleName | dict[str, Any] = "cosine",
         modality_dropout: float = 0.0,
         amplitude: float = 0.0,
         time_shift: float = 0.0,
         invert_ppg: float = 0.0,
         pretrained: str | None = None,
     ) -> None:
-        super().__init__()
-        if lr_schedule not in SCHEDULES:
-            raise UserError(f"model.lr_schedule is '{lr_schedule}'; choose {', '.join(SCHEDULES)}")
+        options = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        if isinstance(lr_schedule, str):
+            check_schedule(lr_schedule)
         if stft_weight < 0:
             raise UserError(f"model.stft_weight is {stft_weight}; expected at least 0")
         self.channels = channel_names(channels)
+        self.best_msm = math.inf
+        super().__init__(options, ("loss", "msm", "stft") if stft_weight else ("loss", "msm"))
+
+    def build(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Build encoder and decoder, with the weights of ``pretrained`` where a fresh run names it."""
+        pretrained, asked = options.pop("pretrained"), options["encoder"]
         earlier = read_pretraining(Path(pretrained)) if pretrained else None
-        by_user = earlier is None or bool((encoder or {}).get("class_path"))
+        by_user = earlier is None or bool((asked or {}).get("class_path"))
+        preprocess = options["preprocess"] or {}
         if earlier is not None:
             earlier.require_channels(self.channels)
-            encoder = resolve_spec(encoder, earlier.spec, str(pretrained))
-            preprocess = {**earlier.preprocess, **(preprocess or {})}
-        built, spec = build_encoder(encoder or {}, self.channels, named_by_user=by_user)
-        scaling = Preprocess.from_options(self.channels, preprocess or {})
-        decoder: dict[str, Any] = {
-            "decoder_width": decoder_width,
-            "decoder_depth": decoder_depth,
-            "decoder_heads": decoder_heads,
-        }
-        masks: dict[str, Any] = {"mask_ratio": mask_ratio, "masking": masking, "block_patches": block_patches}
-        variations = {
-            "modality_dropout": modality_dropout,
-            "amplitude": amplitude,
-            "time_shift": time_shift,
-            "invert_ppg": invert_ppg,
-        }
-        self.network = MaskedAutoencoder(scaling, built, **decoder, **masks)
+            asked = resolve_spec(asked, earlier.spec, str(pretrained))
+            preprocess = {**earlier.preprocess, **preprocess}
+        built, spec = build_encoder(asked or {}, self.channels, named_by_user=by_user)
+        scaling = Preprocess.from_options(self.channels, preprocess)
+        self.network = MaskedAutoencoder(scaling, built, **{key: options[key] for key in _AUTOENCODER})
         if earlier is not None:
             earlier.load_into(self.network)
         ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
-        patch_size = self.network.decoder.patch_size
-        self.augment = Augment(**variations, ppg=ppg, patch_size=patch_size) if any(variations.values()) else None
-        self.spectral_loss = SpectralLoss() if stft_weight else None
+        variations = {key: options[key] for key in _VARIATIONS}
+        augment = Augment(**variations, ppg=ppg, patch_size=self.network.decoder.patch_size)
+        self.augment = augment if any(variations.values()) else None
+        self.spectral_loss = SpectralLoss() if options["stft_weight"] else None
         # only plain types, and the resolved architecture: the checkpoint says how to build what it holds
-        self.save_hyperparameters(
-            {
-                "encoder": spec,
-                "channels": list(self.channels),
-                "preprocess": scaling.options,
-                **decoder,
-                **masks,
-                "stft_weight": stft_weight,
-                "lr": lr,
-                "weight_decay": weight_decay,
-                "warmup": warmup,
-                "lr_schedule": lr_schedule,
-                **variations,
-            }
-        )
-        self.totals = EpochTotals(*(("loss", "msm", "stft") if stft_weight else ("loss", "msm")))
-        self.best_msm = math.inf
+        resolved = {"encoder": spec, "channels": list(self.channels), "preprocess": scaling.options}
+        return {**options, **resolved}
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Encode raw windows ``[B, C, 1250]`` (``present [B, C]`` bool) with nothing hidden.
@@ -145,18 +131,14 @@ class MaskedPretrainer(WindowModule):
         Returns:
             Tokens ``[B, P, width]``.
         """
-        usable = self.network.preprocess.usable(signals, present)
-        tokens: Tensor = self.network.encoder(self.network.preprocess(signals, usable), usable)
+        scaled, faults = self.network.preprocess.prepare(signals, present)
+        tokens: Tensor = self.network.encoder(scaled, faults == 0)
         return tokens
-
-    def on_train_epoch_start(self) -> None:
-        """Start the epoch's totals."""
-        self.totals.clear()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
         figures = self._figures(self.network(batch["signals"], batch["present"], augment=self.augment))
-        self.totals.add(len(batch["signals"]), **figures)
+        self.note(len(batch["signals"]), **figures)
         return figures["loss"]
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -172,9 +154,7 @@ class MaskedPretrainer(WindowModule):
 
     def on_train_epoch_end(self) -> None:
         """Say so if a quarter of the run has passed and nothing has been learned."""
-        means = self.totals.means(self.trainer)
-        for name, value in means.items():
-            self.log(f"train_{name}", value)
+        means = self.log_means()
         error = self.trainer.callback_metrics.get("val_msm", means["msm"])
         self.best_msm = min(self.best_msm, float(error))
         epochs = self.trainer.max_epochs or 0
@@ -185,17 +165,6 @@ class MaskedPretrainer(WindowModule):
                 f"after {self.current_epoch + 1} of {epochs} epochs the masked error is {self.best_msm:.3f} of the "
                 "mean predictor's: nothing learned yet; give more epochs, or another lr, warmup or batch size"
             )
-
-    def configure_optimizers(self) -> Any:
-        """AdamW over encoder and decoder; the schedule moves with every optimizer step."""
-        options = self.hparams
-        groups = parameter_groups(
-            self.network.named_parameters(), lr=options["lr"], weight_decay=options["weight_decay"]
-        )
-        optimizer = adamw(groups, self.device, _BETAS)
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = StagedLR(optimizer, options["lr_schedule"], steps, options["warmup"])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add encoder and decoder under names of their own; tensors are shared with Lightning's entry."""

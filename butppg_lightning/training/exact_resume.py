@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from butppg_lightning.data.module import WindowLoader
 from butppg_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torchmetrics import Metric
+
 
 class ExactResume(Callback):
     """Stores, for every rank, the states of the random generators, the epoch's running totals and its place in it.
 
-    A module's totals are its attribute ``totals``, with ``state_dict`` and ``load_state_dict``.
+    A module's running means are the metrics in its attribute ``train_metrics``.
     """
 
     def __init__(self) -> None:
@@ -34,7 +38,7 @@ class ExactResume(Callback):
         module, loader = cast("Any", self._trainer.lightning_module), self._trainer.train_dataloader
         own = {
             "random": _random_state(),
-            "totals": module.totals.state_dict() if hasattr(module, "totals") else None,
+            "means": _metric_states(module.train_metrics) if hasattr(module, "train_metrics") else None,
             "loader": loader.state_dict() if isinstance(loader, WindowLoader) else None,
         }
         shares: list[Any] = [own]
@@ -71,8 +75,22 @@ class ExactResume(Callback):
             # Lightning does so only if nothing asked for the loader before its loops were restored, which a schedule
             # that depends on the length of the run does
             loader.load_state_dict(state["loader"])
-        if state["totals"] is not None:
-            cast("Any", pl_module).totals.load_state_dict(state["totals"])
+        if state["means"] is not None:
+            _set_metric_states(cast("Any", pl_module).train_metrics, state["means"])
+
+
+def _metric_states(metrics: nn.ModuleDict) -> dict[str, dict[str, Any]]:
+    states = {name: cast("Metric", metric).metric_state for name, metric in metrics.items()}
+    return {
+        name: {key: cast("Tensor", value).cpu().clone() for key, value in state.items()}
+        for name, state in states.items()
+    }
+
+
+def _set_metric_states(metrics: nn.ModuleDict, states: dict[str, dict[str, Any]]) -> None:
+    for name, state in states.items():
+        for key, value in state.items():
+            setattr(metrics[name], key, value.to(cast("Metric", metrics[name]).device))
 
 
 def _random_state() -> dict[str, Any]:

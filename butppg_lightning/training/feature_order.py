@@ -12,7 +12,7 @@ import torch
 
 from butppg_lightning.data.features import Features
 from butppg_lightning.data.sampler import EpochBatches
-from butppg_lightning.models.prefix import Depth, advance, blocks_in, prefix_digest
+from butppg_lightning.models.prefix import blocks_in, prefix_digest
 from butppg_lightning.training.feature_builder import CHUNK
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from butppg_lightning.data.dataset import WindowDataset
     from butppg_lightning.data.module import WindowDataModule
-    from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.models.network import Depth, QualityNetwork
     from butppg_lightning.training.feature_builder import FeatureBuilder
 
 _FORMAT = 1  # of the stored features; another number makes every older file another key
@@ -144,7 +144,7 @@ class FeatureOrder:
     def _advanced(self, tokens: Tensor) -> Tensor:
         with self.trainer.precision_plugin.forward_context():
             tokens = tokens.to(self.model.device)
-            return advance(self.model.network, tokens, cast("int", self.base), self.depth).cpu()
+            return self.model.network.run(tokens, cast("int", self.base), self.depth).cpu()
 
     def _seed(self, view: int, chunk: int) -> int:
         numbers = f"{self.datamodule.seed} {self.since} {view} {chunk}".encode()

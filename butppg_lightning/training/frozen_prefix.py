@@ -17,22 +17,21 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import evaluating
 from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.models.prefix import (
-    Depth,
     depth_before,
     frozen_depth,
     prefix_digest,
     prefix_versions,
-    run_suffix,
 )
 from butppg_lightning.training.feature_builder import FeatureBuilder, alike
 from butppg_lightning.training.feature_order import FeatureOrder, SplitClassifier, shallower_base
 from butppg_lightning.training.run_folder import CACHE, RunFolder
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.staged_unfreezing import StagedUnfreezing, staging
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from butppg_lightning.data.dataset import WindowDataset
+    from butppg_lightning.models.network import Depth
 
 _SPLITS = ("train", "val")
 
@@ -216,8 +215,8 @@ def _datasets(trainer: Trainer) -> dict[str, WindowDataset]:
 
 
 def _later_depths(trainer: Trainer, model: SplitClassifier) -> list[Depth | None]:
-    staged = [callback for callback in trainer.callbacks if isinstance(callback, StagedUnfreezing)]  # type: ignore[attr-defined]
-    return [depth_before(model.network, stage.trainable) for callback in staged for stage in callback.later_stages]
+    staged = staging(trainer)
+    return [depth_before(model.network, stage.trainable) for stage in (staged.later_stages if staged else [])]
 
 
 def _reason_against(trainer: Trainer, pl_module: LightningModule) -> str:
@@ -252,6 +251,6 @@ def _goes_on_alike(trainer: Trainer, model: SplitClassifier) -> bool:
         whole = model.logits(batch)
         side = model.side_inputs(batch)
         return all(
-            alike(run_suffix(model.network, model.prefix(batch, depth), depth, side), whole)
+            alike(model.network.run(model.prefix(batch, depth), depth, "logits", side), whole)
             for depth in (middle, "encoded")
         )

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch.optim import AdamW
-
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import torch
     from torch import nn
 
 
@@ -25,7 +22,7 @@ def parameter_groups(
     indices_lr_multiplier: float = 1.0,
     layer_decay: float = 1.0,
 ) -> list[dict[str, Any]]:
-    """Group named parameters for AdamW: every parameter from the start, frozen or not.
+    """Group named parameters for an optimizer: every parameter from the start, frozen or not.
 
     Biases, norms and other vectors do not decay (as in timm). A frozen parameter has no gradient, and AdamW then
     neither moves nor decays it, so that one optimizer serves all stages.
@@ -68,23 +65,6 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
-
-
-def adamw(groups: list[dict[str, Any]], device: torch.device, betas: tuple[float, float] = (0.9, 0.999)) -> AdamW:
-    """Return AdamW (Loshchilov & Hutter 2019), on a CPU in the fused form: one pass instead of a dozen.
-
-    Args:
-        groups: From :func:`parameter_groups`.
-        device: Where the parameters are.
-        betas: Decay of the two moments.
-    """
-    if device.type != "cpu":
-        return AdamW(groups, betas=betas)
-    optimizer = AdamW(groups, betas=betas, fused=True)
-    # Lightning takes a fused optimizer for one that unscales gradients itself, and refuses to clip them; on a CPU
-    # nothing is scaled
-    optimizer._step_supports_amp_scaling = False
-    return optimizer
 
 
 def _multiplier(name: str, depth: int, head_lr_multiplier: float, layer_decay: float) -> float:

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
 from butppg_lightning.training.schedules import StagedLR
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.staged_unfreezing import stage_name
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -183,14 +183,6 @@ class RunProgress(ProgressBar):
 def is_wanted() -> bool:
     """Tell whether a progress bar belongs where the messages go: a terminal that may be drawn on."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def stage_name(trainer: Trainer) -> str | None:
-    """Return the name of the stage in force; None for a run without stages."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StagedUnfreezing) and callback.stages:
-            return callback.stage.name
-    return None
 
 
 def learning_rate(trainer: Trainer) -> float | None:

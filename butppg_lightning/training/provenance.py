@@ -19,8 +19,6 @@ from butppg_lightning.files import checksum
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-    from butppg_lightning.training.run_folder import RunFolder
-
 DATA_FILES = "data_files"
 """Key of a run's configuration that holds the files it was trained and tested on."""
 
@@ -40,19 +38,19 @@ class DataRecord(Callback):
 
     Args:
         root: The data's folder.
-        run_folder: Its configuration gets the files, under ``data_files``.
+        config: The run's configuration, which gets the files under ``data_files``.
     """
 
-    def __init__(self, root: Path, run_folder: RunFolder) -> None:
+    def __init__(self, root: Path, config: dict[str, Any]) -> None:
         self.root = root
-        self.run_folder = run_folder
+        self.config = config
         self.files: dict[str, DataFile] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Note the files; the data module has read them by now."""
         if stage == "fit":
             self.files = data_files(self.root)
-            self.run_folder.config[DATA_FILES] = self.files
+            self.config[DATA_FILES] = self.files
 
     def state_dict(self) -> dict[str, Any]:
         """Return the files."""

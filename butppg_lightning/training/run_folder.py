@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import tempfile
@@ -14,11 +13,13 @@ import yaml
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from butppg_lightning.console import say
 from butppg_lightning.data.feature_files import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.training.provenance import DATA_FILES
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.selection import QUALITY, RECONSTRUCTION, EpochFigures, Monitor, Selection
+from butppg_lightning.training.staged_unfreezing import stage_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,9 +34,6 @@ CACHE = "cache"
 RUN_FILES = (BEST, FINAL, LAST, CONFIG, HISTORY, TEST_METRICS, SETTINGS)
 
 _SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_msm")
-
-Monitor = tuple[str, str]
-"""A metric and ``max`` or ``min``."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Record:
 
 _FIGURES = ("auroc", "auprc", "f1", "mcc", "ece")
 FINETUNING = Record(
-    monitors=(("val_auroc", "max"), ("val_loss", "min"), ("train_loss", "min")),
+    monitors=QUALITY,
     history={
         **{name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
         **{f"val_{name}": f"val_{name}" for name in _FIGURES},
@@ -68,7 +66,7 @@ FINETUNING = Record(
     },
 )
 PRETRAINING = Record(
-    monitors=(("val_loss", "min"), ("train_loss", "min")),
+    monitors=RECONSTRUCTION,
     history={
         **{name: f"train_{name}" for name in ("loss", "msm", "stft")},
         **{name: name for name in ("val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")},
@@ -77,7 +75,7 @@ PRETRAINING = Record(
 )
 
 
-class RunFolder(Checkpoint):
+class RunFolder(EpochFigures, Checkpoint):
     """Keeps a run's folder up to date after every epoch.
 
     ``last.ckpt`` is the state after the last epoch, ``best_model.pt`` after the best one; both are ordinary
@@ -113,15 +111,24 @@ class RunFolder(Checkpoint):
         self.select = select
         self._step = 0
         self.history: dict[str, list[Any]] = {}
-        self.monitor: Monitor | None = None
-        self.best_score = math.nan
-        self.best_epoch = -1
-        self._validated = False
+        self.best = Selection(record.monitors)
         self._latest: dict[str, float | None] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prove that the folder can be written."""
-        if stage == "fit" and trainer.is_global_zero:
+        """Prove that the folder can be written, and that some epoch will be validated.
+
+        Raises:
+            UserError: If not.
+        """
+        if stage != "fit":
+            return
+        every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
+        if self.select == "best" and every > epochs >= 1:
+            raise UserError(
+                f"trainer.check_val_every_n_epoch is {every}, but trainer.max_epochs {epochs}: no epoch would be "
+                "validated, so none could be chosen; validate more often, or take the last epoch with --select last"
+            )
+        if trainer.is_global_zero:
             require_writable(self.folder)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,22 +136,15 @@ class RunFolder(Checkpoint):
         return {
             "config": self.config,
             "history": self.history,
-            "monitor": list(self.monitor) if self.monitor else None,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
+            "best": self.best.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the stored history."""
-        self.config = state_dict["config"]
+        self.config.clear()  # the same object: others write into it
+        self.config.update(state_dict["config"])
         self.history = {key: list(values) for key, values in state_dict["history"].items()}
-        self.monitor = tuple(state_dict["monitor"]) if state_dict["monitor"] else None
-        self.best_score = state_dict["best_score"]
-        self.best_epoch = state_dict["best_epoch"]
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the validation figures are this epoch's (the check before training does not count)."""
-        self._validated = not trainer.sanity_checking
+        self.best.load_state_dict(state_dict["best"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove an earlier run's features; the check before training stores the first of this one's."""
@@ -175,11 +175,9 @@ class RunFolder(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Extend the history and write the checkpoints."""
-        self._latest = self._figures(trainer)
+        self._latest = self.take_figures(trainer)
+        best = self._is_best(trainer)
         self._validated = False
-        best = self._is_best()
-        if best:
-            self.best_epoch = trainer.current_epoch
         self._extend_history(trainer)
         # the best one first: a crash between the two is then made good by running the epoch again
         trainer.save_checkpoint(self.folder / (BEST if best else LAST))
@@ -197,7 +195,7 @@ class RunFolder(Checkpoint):
             checkpoint["optimizer_state_dict"] = checkpoint["optimizer_states"][0]
         checkpoint["metrics"] = {key: self._latest.get(name) for key, name in self.record.metrics.items()}
         checkpoint["config"] = self.config
-        checkpoint["stage"] = _stage_name(trainer)
+        checkpoint["stage"] = stage_name(trainer)
 
     @property
     def best_path(self) -> Path:
@@ -210,44 +208,34 @@ class RunFolder(Checkpoint):
 
     def finish(self) -> None:
         """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
+        if not (self.folder / BEST).is_file():
+            say(f"warning: the run ended before any epoch was validated: {BEST} is the last epoch's")
+            same_file(self.folder / LAST, self.folder / BEST)
         same_file(self.folder / LAST, self.folder / FINAL)
         self.write_history()
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
 
-    def _figures(self, trainer: Trainer) -> dict[str, float | None]:
-        figures: dict[str, float | None] = {}
-        for name, value in trainer.callback_metrics.items():
-            fresh = self._validated or not name.startswith("val_")
-            figures[name] = float(value) if fresh and math.isfinite(float(value)) else None
-        return figures
-
-    def _is_best(self) -> bool:
+    def _is_best(self, trainer: Trainer) -> bool:
         if self.select == "last":
+            self.best.epoch = trainer.current_epoch
             return True
-        if self.monitor is None:
-            usable = [pair for pair in self.record.monitors if self._latest.get(pair[0]) is not None]
-            self.monitor = usable[0] if usable else self.record.monitors[0]
-            if self.monitor != self.record.monitors[0]:
-                rank_zero_warn(
-                    f"{self.record.monitors[0][0]} is undefined here (no validation data, or a single class in it): "
-                    f"the best model is chosen by {self.monitor[0]}"
-                )
-        score = self._latest.get(self.monitor[0])
-        # the first epoch is the best so far whatever its figures are: a finished run has a best model
-        better = score is not None and (
-            math.isnan(self.best_score)
-            or (score > self.best_score if self.monitor[1] == "max" else score < self.best_score)
-        )
-        if better and score is not None:
-            self.best_score = score
-        return better or self.best_epoch < 0
+        if not self.is_comparable(trainer):
+            return False
+        first = self.best.monitor is None
+        best = self.best.update(self._latest, trainer.current_epoch)
+        if first and self.best.monitor not in (None, self.record.monitors[0]):
+            rank_zero_warn(
+                f"{self.record.monitors[0][0]} is undefined here (no validation data, or a single class in it): "
+                f"the best model is chosen by {self.best.monitor[0]}"
+            )
+        return best
 
     def _extend_history(self, trainer: Trainer) -> None:
         for key, name in self.record.history.items():
             self.history.setdefault(key, []).append(self._latest.get(name))
-        stage = _stage_name(trainer)
+        stage = stage_name(trainer)
         if stage is not None:
             self.history.setdefault("stage", []).append(stage)
 
@@ -260,11 +248,6 @@ class RunFolder(Checkpoint):
         stage = self.history["stage"][-1] + "  " if "stage" in self.history else ""
         mark = "  (best so far)" if best and self.select == "best" else ""
         return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {stage}{'  '.join(shown)}{mark}"
-
-
-def _stage_name(trainer: Trainer) -> str | None:
-    staged = [callback for callback in trainer.callbacks if isinstance(callback, StagedUnfreezing)]  # type: ignore[attr-defined]
-    return staged[0].stage.name if staged else None
 
 
 def holds_run(folder: Path) -> bool:

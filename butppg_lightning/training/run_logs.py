@@ -15,8 +15,7 @@ from torch import Tensor
 
 from butppg_lightning.files import atomic_write
 from butppg_lightning.training.progress import learning_rate
-from butppg_lightning.training.stage_plan import stage_index
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.staged_unfreezing import staging
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -64,7 +63,8 @@ class StepLog(Callback):
             return
         self._step = step
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        figures = {"lr": self._rate, "stage": _stage_number(trainer)}
+        staged = staging(trainer)
+        figures = {"lr": self._rate, "stage": None if staged is None else staged.number}
         if isinstance(loss, Tensor):
             figures["train_loss_step"] = float(loss) * trainer.accumulate_grad_batches
         known = {name: float(value) for name, value in figures.items() if value is not None}
@@ -114,10 +114,3 @@ class _ContinuedWriter(ExperimentWriter):
         with atomic_write(path) as target:
             target.write(text.getvalue().encode())
         self.metrics_keys = keys
-
-
-def _stage_number(trainer: Trainer) -> int | None:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StagedUnfreezing):
-            return stage_index(callback.stages, trainer.current_epoch, callback.boundaries) + 1
-    return None

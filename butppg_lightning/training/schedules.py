@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.training.torch_classes import torch_class
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.optim import Optimizer
 
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
 SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine", "one_cycle")
+_NEEDS_MORE = {
+    "ReduceLROnPlateau": "it waits for a validation figure, which a resumed or staged run would count differently",
+    "LambdaLR": "a function cannot be written in YAML or stored in a checkpoint",
+    "MultiplicativeLR": "a function cannot be written in YAML or stored in a checkpoint",
+    "SequentialLR": "it is made of other schedulers; use one_cycle, or warmup with a named schedule",
+    "ChainedScheduler": "it is made of other schedulers",
+}
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000  # Smith & Topin 2019, as in torch's OneCycleLR
 
 
@@ -58,6 +71,40 @@ def warmup_steps(warmup: float, total_steps: int) -> int:
     return round(warmup * total_steps) if warmup < 1 else round(warmup)
 
 
+def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
+    """Return what a scheduler of torch makes of a learning rate of 1, step by step.
+
+    A table is a function of the step alone, which is what resuming anywhere and dividing the rate by stages need.
+
+    Args:
+        spec: ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer steps.
+        total_steps: Optimizer steps of the whole run; given as ``total_steps`` to a scheduler that needs it.
+
+    Returns:
+        ``total_steps + 1`` factors of at least 0.
+
+    Raises:
+        UserError: If there is no such scheduler, it depends on more than the step, or an argument does not fit.
+    """
+    cls, arguments = torch_class(spec, lr_scheduler, LRScheduler, "model.lr_schedule", _NEEDS_MORE)
+    if cls.__name__ == "OneCycleLR":
+        arguments = {"max_lr": 1.0, **({} if "epochs" in arguments else {"total_steps": total_steps + 1}), **arguments}
+    optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer makes no steps: there is nothing to optimize
+            scheduler = cls(optimizer, **arguments)
+            table = [float(optimizer.param_groups[0]["lr"])]
+            for _ in range(total_steps):
+                scheduler.step()
+                table.append(float(optimizer.param_groups[0]["lr"]))
+    except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
+        raise UserError(f"model.lr_schedule {cls.__name__} does not take {arguments}: {error}") from None
+    if not all(math.isfinite(factor) and factor >= 0 for factor in table):
+        raise UserError(f"model.lr_schedule {cls.__name__} with {arguments} leads to rates below 0 or not finite")
+    return table
+
+
 class StagedLR(LRScheduler):
     """The only writer of the learning rate: each group's base × schedule(step) × the stage's factor.
 
@@ -66,28 +113,48 @@ class StagedLR(LRScheduler):
 
     Args:
         optimizer: Its groups' ``lr`` at this moment are the base rates.
-        name: The schedule.
+        schedule: The schedule's name, or the scheduler of torch that is tabulated: ``{class_path, init_args}``.
         total_steps: Optimizer steps of the whole run.
-        warmup: Warm-up as a share of the run (below 1) or in steps.
+        warmup: Warm-up as a share of the run (below 1) or in steps; of a named schedule.
 
     Raises:
         UserError: On an unknown schedule.
     """
 
-    def __init__(self, optimizer: Optimizer, name: ScheduleName, total_steps: int, warmup: float = 0.0) -> None:
-        if name not in SCHEDULES:
-            reason = "; it needs the validation loss, which a resumed or staged run would count differently"
-            hint = reason if "plateau" in name.lower() else ""
-            raise UserError(f"lr schedule is '{name}'; choose {', '.join(SCHEDULES)}{hint}")
-        self.name = name
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedule: ScheduleName | Mapping[str, Any],
+        total_steps: int,
+        warmup: float = 0.0,
+    ) -> None:
+        self.table: list[float] | None = None
+        if isinstance(schedule, str):
+            check_schedule(schedule)
+        else:
+            if warmup:
+                raise UserError(f"model.warmup is {warmup}, but model.lr_schedule is a scheduler of torch; set it to 0")
+            self.table = schedule_table(schedule, total_steps)
+        self.schedule = schedule
         self.total_steps = total_steps
         self.warmup = warmup_steps(warmup, total_steps)
         self.stage_factor = 1.0
         super().__init__(optimizer)
 
+    def factor(self, step: int) -> float:
+        """Return the schedule's share of the base rate at a step, from 0; it holds its last value after the run."""
+        if self.table is not None:
+            return self.table[min(step, len(self.table) - 1)]
+        name: Any = self.schedule
+        return schedule_factor(name, step, self.total_steps, self.warmup)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it is; the table follows from the configuration."""
+        return {key: value for key, value in super().state_dict().items() if key != "table"}
+
     def get_lr(self) -> list[float | Any]:
         """Return each group's learning rate at the current step."""
-        factor = schedule_factor(self.name, self.last_epoch, self.total_steps, self.warmup) * self.stage_factor
+        factor = self.factor(self.last_epoch) * self.stage_factor
         return [base * factor for base in self.base_lrs]
 
     def set_stage_factor(self, factor: float) -> None:
@@ -96,6 +163,17 @@ class StagedLR(LRScheduler):
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
+
+
+def check_schedule(name: str) -> None:
+    """Refuse an unknown schedule.
+
+    Raises:
+        UserError: If it is none of :data:`SCHEDULES`.
+    """
+    if name not in SCHEDULES:
+        hint = f"; {_NEEDS_MORE['ReduceLROnPlateau']}" if "plateau" in name.lower() else ""
+        raise UserError(f"model.lr_schedule is '{name}'; choose {', '.join(SCHEDULES)}{hint}")
 
 
 def _cosine_between(start: float, end: float, share: float) -> float:

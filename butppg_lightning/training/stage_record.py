@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Callback
 
 from butppg_lightning.console import print_table, say
-from butppg_lightning.training.progress import learning_rate, stage_name
+from butppg_lightning.training.progress import learning_rate
+from butppg_lightning.training.staged_unfreezing import stage_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
@@ -15,6 +14,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
 from butppg_lightning.training.schedules import StagedLR
+from butppg_lightning.training.selection import QUALITY, EpochFigures, Selection
 from butppg_lightning.training.stage_plan import (
     Stage,
     check_plan,
@@ -25,6 +25,9 @@ from butppg_lightning.training.stage_plan import (
     stage_index,
 )
 
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
 _CONFLICTS: dict[type[Callback], str] = {
     EarlyStopping: "it would end the run in its first stage; use --stages.patience",
     StochasticWeightAveraging: "it writes the learning rate too, which must have one owner; drop it",
@@ -32,7 +35,7 @@ _CONFLICTS: dict[type[Callback], str] = {
 }
 
 
-class StagedUnfreezing(Callback):
+class StagedUnfreezing(EpochFigures):
     """Sets what trains, and at which share of the learning rate.
 
     The stage is a function of the epoch, the plan and the stages that ended early so far; all of it is in the
@@ -77,15 +80,19 @@ class StagedUnfreezing(Callback):
         self.boundaries: list[int] = []
         self._network: nn.Module | None = None
         self._current = 0
-        self._best = math.nan
+        self._best = Selection(QUALITY)
         self._waited = 0
         self._finished = False
-        self._validated = False
 
     @property
     def stage(self) -> Stage:
         """The stage in force."""
         return self.stages[self._current]
+
+    @property
+    def number(self) -> int:
+        """The number of the stage in force, from 1."""
+        return self._current + 1
 
     @property
     def later_stages(self) -> list[Stage]:
@@ -104,12 +111,13 @@ class StagedUnfreezing(Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if reason := _CONFLICTS.get(type(callback)):
                 raise UserError(f"{type(callback).__name__} does not go with stages: {reason}")
+        pl_module.configure_model()  # Lightning does so after this hook, but before the module is wrapped
         self._network = _network_of(pl_module)
         trainable_parts(self._network, "head")
         depth = len(self._network.encoder.blocks)  # type: ignore[union-attr, arg-type]
         self.stages = self._resolve(trainer.max_epochs or 0, depth)
         self.boundaries, self._current, self._finished = [], 0, False
-        self._best, self._waited = math.nan, 0
+        self._best, self._waited, self._validated = Selection(QUALITY), 0, False
         set_trainable(self._network, self.stages[0].trainable)
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +126,7 @@ class StagedUnfreezing(Callback):
             "plan": plan_as_dicts(self.stages),
             "stage": self._current,
             "boundaries": list(self.boundaries),
-            "best": self._best,
+            "best": self._best.state_dict(),
             "waited": self._waited,
             "finished": self._finished,
         }
@@ -139,7 +147,8 @@ class StagedUnfreezing(Callback):
             )
         self._current = state_dict["stage"]
         self.boundaries = list(state_dict["boundaries"])
-        self._best, self._waited = state_dict["best"], state_dict["waited"]
+        self._best.load_state_dict(state_dict["best"])
+        self._waited = state_dict["waited"]
         self._finished = state_dict["finished"]
         set_trainable(self._network, self.stage.trainable)
 
@@ -157,10 +166,6 @@ class StagedUnfreezing(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the stage of the epoch."""
         self._enter(trainer, pl_module)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that the validation figures are this epoch's (the check before training does not count)."""
-        self._validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a stage that no longer improves hand over; end the run with its last stage."""
@@ -187,7 +192,7 @@ class StagedUnfreezing(Callback):
     def _enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
         index = stage_index(self.stages, trainer.current_epoch, self.boundaries)
         if index != self._current:
-            self._best, self._waited = math.nan, 0
+            self._best, self._waited = Selection(QUALITY), 0
             if self.restore_best:
                 _load_best(trainer, pl_module)
         self._current = index
@@ -197,14 +202,8 @@ class StagedUnfreezing(Callback):
         self._set_rates(trainer)
 
     def _has_stalled(self, trainer: Trainer) -> bool:
-        figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        score = figures.get("val_auroc", math.nan)
-        if math.isnan(score):
-            score = -figures.get("val_loss", math.nan)
-        if math.isnan(self._best) or score > self._best:
-            self._best, self._waited = score, 0
-        else:
-            self._waited += 1
+        better = self._best.update(self.take_figures(trainer), trainer.current_epoch)
+        self._waited = 0 if better else self._waited + 1
         return self._waited >= (self.stage.patience or math.inf)
 
     def _set_rates(self, trainer: Trainer) -> None:
@@ -233,6 +232,18 @@ class StagedUnfreezing(Callback):
             rows.append((str(stage.name), f"{first}-{end}", trains, f"{count:,}", shown))
             first = end + 1
         return rows
+
+
+def staging(trainer: Trainer) -> StagedUnfreezing | None:
+    """Return the stages of a run, once they are resolved; None for a run without."""
+    found = (callback for callback in trainer.callbacks if isinstance(callback, StagedUnfreezing))  # type: ignore[attr-defined]
+    return next((callback for callback in found if callback.stages), None)
+
+
+def stage_name(trainer: Trainer) -> str | None:
+    """Return the name of the stage in force; None for a run without stages."""
+    staged = staging(trainer)
+    return None if staged is None else staged.stage.name
 
 
 def _network_of(pl_module: LightningModule) -> nn.Module:

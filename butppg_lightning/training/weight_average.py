@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import Callback
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.staged_unfreezing import staging
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -142,12 +142,11 @@ class WeightAverage(Callback):
     def _follow_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.decay is None:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StagedUnfreezing):
-                later = len(callback.later_stages)
-                if callback.restore_best and later != self._later_stages:
-                    self._other = {}  # the weights are those of the best model now
-                self._later_stages = later
+        if (staged := staging(trainer)) is not None:
+            later = len(staged.later_stages)
+            if staged.restore_best and later != self._later_stages:
+                self._other = {}  # the weights are those of the best model now
+            self._later_stages = later
         # frozen weights have no average and are never written to: stored features of theirs stay valid
         trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
         self._steps = {parameter: self._steps[parameter] if parameter in self._other else 0 for parameter in trained}

@@ -22,12 +22,12 @@ from rivals import AllPatches, template_match
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
 from butppg_lightning.models.heads import LinearHead
 from butppg_lightning.models.network import QualityNetwork
-from butppg_lightning.models.prefix import run_prefix, run_suffix
+from butppg_lightning.models.precision import automatic_precision
+from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.parameter_groups import parameter_groups
@@ -83,9 +83,7 @@ class Suffix:
         self.depth = len(self.network.encoder.blocks) - BLOCKS  # type: ignore[arg-type]
         windows = torch.from_numpy(signals[:TRAIN_BATCH])
         with torch.no_grad(), half():
-            present = torch.ones(windows.shape[:2], dtype=torch.bool)
-            scaled = self.network.preprocess(windows, present)
-            self.features = run_prefix(self.network, scaled, present, self.depth)
+            self.features = self.network.run(self.network.prepare(windows), "prepared", self.depth)
         self.target = torch.arange(len(windows)).remainder(2).float()
         set_trainable(self.network, BLOCKS)
         groups = parameter_groups(self.network.named_parameters(), lr=2e-5, weight_decay=0.01)
@@ -94,7 +92,7 @@ class Suffix:
     def step(self) -> None:
         self.optimizer.zero_grad()
         with half():
-            logits = run_suffix(self.network, self.features, self.depth)
+            logits = self.network.run(self.features, self.depth, "logits")
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.target)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
@@ -183,14 +181,10 @@ def scoring(signals: np.ndarray, rounds: int) -> dict[str, float]:
     ppg = signals[:, CHANNELS.index("PPG")].astype(np.float64)
     refused = []
 
-    def score(enabled: bool) -> None:
-        with half(enabled):
-            network.score(signals, batch_size=SCORE_BATCH)
-
     works = {
-        "bf16": lambda: score(True),
+        "bf16": lambda: predict_windows(network, signals, batch_size=SCORE_BATCH, precision="bf16-mixed"),
         "neurokit2": lambda: refused.append(template_match(ppg)),
-        "fp32": lambda: score(False),
+        "fp32": lambda: predict_windows(network, signals, batch_size=SCORE_BATCH, precision="32-true"),
     }
     found = take_turns(works, rounds)
     return {name: len(signals) / seconds for name, seconds in found.items()} | {"refused": float(refused[-1])}

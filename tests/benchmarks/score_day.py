@@ -120,13 +120,14 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     import csv
 
     from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.prediction import predict_windows
     from butppg_lightning.sources.recordings import read_recording
     from butppg_lightning.sources.recordings.windowing import Windows
 
     network, _ = restore_network(checkpoint)
     exact: list[float] = []
     for chunk in Windows(read_recording(recording), network.preprocess.channels):
-        scored = network.score(chunk.signals, chunk.present).numpy()
+        scored = predict_windows(network, chunk.signals, chunk.present, precision="32-true").probabilities
         exact += np.where(chunk.present[:, network.preprocess.channels.index("PPG")], scored, np.nan).tolist()
         if len(exact) >= most:
             break

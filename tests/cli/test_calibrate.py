@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import TINY, logits_of, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.prediction import predict_windows
 
 pytest.importorskip("matplotlib")
 TRUE_TEMPERATURE, TRUE_BIAS = 0.5, -0.7
@@ -33,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "best_model.pt"
     classifier = PPGQualityClassifier(encoder={"init_args": TINY})
     score = classifier.network.head.score
-    logits = classifier.network.score_logits(make_windows(100).signals)
+    logits = logits_of(classifier.network, make_windows(100).signals)
     score.weight.data /= logits.std()
     score.bias.data -= logits.mean() / logits.std()
     content = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
@@ -48,7 +49,7 @@ def folder(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     network, _ = restore_network(model)
     for seed, (split, count) in enumerate({"val": 300, "test": 90}.items()):
         windows = make_windows(count, seed, subjects=split)
-        logits = network.score_logits(windows.signals).double().numpy()
+        logits = logits_of(network, windows.signals).double().numpy()
         chance = 1 / (1 + np.exp(-(logits / TRUE_TEMPERATURE + TRUE_BIAS)))
         windows.labels = (np.random.default_rng(100 + seed).random(count) < chance).astype(np.int64)
         windows.save(path / f"{split}.npz")
@@ -95,9 +96,9 @@ def test_the_calibration_is_found_and_stored(model: Path, calibrated: Path, fold
     assert all(torch.equal(value, after["state_dict"][key]) for key, value in before["state_dict"].items())
     assert (calibrated.parent / "model_reliability.png").read_bytes().startswith(b"\x89PNG")
     signals = make_windows(5).signals
-    plain, network = restore_network(model)[0].score_logits(signals), restore_network(calibrated)[0]
+    plain, network = logits_of(restore_network(model)[0], signals), restore_network(calibrated)[0]
     wanted = (plain / stored.temperature + stored.bias).sigmoid()
-    assert torch.allclose(network.score(signals), wanted, atol=1e-6)
+    assert np.allclose(predict_windows(network, signals, precision="32-true").probabilities, wanted, atol=1e-6)
     loaded = PPGQualityClassifier.load_from_checkpoint(calibrated)
     assert torch.allclose(loaded.predict_probabilities(signals), wanted, atol=1e-6)
 
@@ -226,7 +227,7 @@ def test_predict_cuts_at_the_stored_threshold(calibrated: Path, folder: Path, tm
     named = dict(word.removeprefix("--").split("=") for word in words)
     prior = float(named["prior"]) if "prior" in named else None
     threshold = stored.point(named.get("operating-point", "balanced"), prior).threshold
-    logits = restore_network(calibrated)[0].score_logits(np.load(folder / "test.npz")["signals"])
+    logits = logits_of(restore_network(calibrated)[0], np.load(folder / "test.npz")["signals"])
     wanted = stored.probabilities(logits, prior).numpy()
     rows = predictions(tmp_path)
     np.testing.assert_allclose([float(row["probability"]) for row in rows], wanted, atol=2e-5)

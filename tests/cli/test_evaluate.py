@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import TINY, logits_of, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     model = PPGQualityClassifier(encoder={"init_args": TINY})
     torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
-    logits = model.network.score_logits(windows.signals).double().numpy()
+    logits = logits_of(model.network, windows.signals).double().numpy()
     # labels that follow the model, so that there is something to calibrate
     windows.labels = np.where(windows.subjects == "<p2>", 1, (logits > np.median(logits)) ^ (np.arange(48) % 5 == 0))
     windows.labels = windows.labels.astype(np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import TINY, logits_of, make_windows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,9 +37,9 @@ def save_model(path: Path, seed: int, **options: Any) -> Path:
     for parameter in network.head.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     network.preprocess.fit(torch.from_numpy(windows.signals))
-    logits = network.score_logits(windows.signals)
+    logits = logits_of(network, windows.signals)
     network.head.score.weight.data *= 2 / logits.std()
-    logits = network.score_logits(windows.signals).double().numpy()
+    logits = logits_of(network, windows.signals).double().numpy()
     labels = (logits + np.random.default_rng(seed).normal(0, 2, 60) > np.quantile(logits, 0.7)).astype(np.int64)
     calibration = fit_calibration(labels, logits, "val.npz of /home/ann/but_ppg, 60 windows")
     content = {"state_dict": classifier.state_dict(), "hyper_parameters": dict(classifier.hparams)}
@@ -104,7 +104,7 @@ def test_it_computes_what_torch_does(
     signals[~present] = 0
     probability, logit = runtime.run(["probability", "logit"], {"signals": signals, "present": present})
     assert probability.shape == logit.shape == (count,)
-    wanted = network.score_logits(signals, present)
+    wanted = logits_of(network, signals, present)
     assert np.abs(logit - wanted.numpy()).max() < 1e-4
     assert np.abs(probability - network.calibration.probabilities(wanted).numpy()).max() < 1e-4
 

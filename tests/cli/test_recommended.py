@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import TINY, logits_of, make_windows
 from exactness import Stopped, command, differences, environment, outcome, stop_at
 from jsonargparse import Namespace
 from lightning.pytorch import Callback
@@ -123,7 +123,7 @@ def test_standardisation_is_that_of_the_training_windows(runs: dict[str, Path], 
     network, _ = restore_network(runs["whole"] / "best_model.pt")
     windows = windows_of("train")
     signals, present = torch.from_numpy(windows.signals), torch.from_numpy(windows.present)
-    side = network.side_inputs(signals, network.preprocess.usable(signals, present))
+    side = network.prepare(signals, present).side
     mean, spread = side.nanmean(0), (side - side.nanmean(0)).square().nanmean(0).sqrt()
     followed = network.head.side.standardise
     assert bool(((followed.mean - mean).abs() < 0.4 * spread + 1e-4).all())
@@ -236,13 +236,13 @@ def test_the_model_comes_back_in_both_ways(runs: dict[str, Path], folders: dict[
     assert options["encoder_channels"] == ["PPG", "ECG"]
     assert options["indices"] == ["rhythm", "acc", "ecg"]
     windows = windows_of("test")
-    logits = plain.score_logits(windows.signals, windows.present)
-    assert torch.equal(lightning.network.score_logits(windows.signals, windows.present), logits)
+    logits = logits_of(plain, windows.signals, windows.present)
+    assert torch.equal(logits_of(lightning.network, windows.signals, windows.present), logits)
     turned = windows.signals.copy()
     turned[:, :3] = 0
     lacking = windows.present.copy()
     lacking[:, :3] = False
-    assert not torch.equal(plain.score_logits(turned, lacking), logits), "acceleration counts, through its indices"
+    assert not torch.equal(logits_of(plain, turned, lacking), logits), "acceleration counts, through its indices"
 
 
 def test_as_shipped_it_sees_the_ppg_alone(folders: dict[str, Path], pretrained: Path, tmp_path: Path) -> None:

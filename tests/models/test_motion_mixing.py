@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_windows
+from conftest import TINY, make_windows
 
+from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.augmentation import Variation, lower_targets
 from butppg_lightning.models.preprocess import Preprocess
@@ -167,8 +168,9 @@ def test_callers_that_cannot_change_labels_are_refused(clean: torch.Tensor, prep
     variation = mixing(preprocess)
     assert variation
     assert variation.changes_labels
+    model = PPGQualityClassifier(encoder={"init_args": TINY}, augment={"motion_mixing": 1.0})
     with pytest.raises(UserError, match="changes labels"):
-        variation(clean, PRESENT)
+        model.prefix({"signals": clean, "present": PRESENT}, 0, vary=True)
 
 
 def test_targets_follow() -> None:

@@ -9,17 +9,13 @@ from conftest import TINY
 from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
 from butppg_lightning.models.heads import HEADS, HeadName
-from butppg_lightning.models.network import QualityNetwork
+from butppg_lightning.models.network import Depth, QualityNetwork
 from butppg_lightning.models.prefix import (
-    Depth,
-    advance,
     blocks_in,
     depth_before,
     frozen_depth,
     prefix_digest,
     prefix_versions,
-    run_prefix,
-    run_suffix,
 )
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.window import CHANNELS
@@ -93,19 +89,19 @@ def test_prefix_and_suffix_are_the_network(head: HeadName, depth: Depth) -> None
     signals, present = torch.randn(6, 5, 1250), torch.rand(6, 5) > 0.3
     signals = signals * present.unsqueeze(-1)
     with torch.no_grad():
-        features = run_prefix(network, network.preprocess(signals, present), present, depth)
+        features = network.run(network.prepare(signals, present), "prepared", depth)
         pooled = (6, 96 if head == "probe" else 32)
         assert features.shape == (pooled if depth == "pooled" else (6, 25, 32))
-        assert torch.equal(run_suffix(network, features, depth), network(signals, present))
+        assert torch.equal(network.run(features, depth, "logits"), network(signals, present))
 
 
 @pytest.mark.parametrize(("start", "depth"), [(0, 2), (2, 2), (1, "encoded"), (2, "pooled"), (4, "pooled")])
 def test_a_prefix_goes_on_from_a_shallower_one(start: int, depth: Depth) -> None:
     network = make_network()
-    scaled, present = torch.randn(3, 5, 1250), torch.ones(3, 5, dtype=torch.bool)
+    prepared = network.prepare(torch.randn(3, 5, 1250))
     with torch.no_grad():
-        way = advance(network, run_prefix(network, scaled, present, start), start, depth)
-        assert torch.equal(way, run_prefix(network, scaled, present, depth))
+        way = network.run(network.run(prepared, "prepared", start), start, depth)
+        assert torch.equal(way, network.run(prepared, "prepared", depth))
 
 
 def test_blocks_are_counted() -> None:

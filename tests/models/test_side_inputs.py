@@ -16,7 +16,6 @@ from butppg_lightning.export.onnx import export_onnx
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.models.heads import HEADS, SideInputs
 from butppg_lightning.models.indices.signal_indices import GROUPS
-from butppg_lightning.models.prefix import run_prefix, run_suffix
 from butppg_lightning.training.parameter_groups import parameter_groups
 from butppg_lightning.window import CHANNELS
 
@@ -44,7 +43,7 @@ def classifier(seed: int = 0, **options: object) -> PPGQualityClassifier:
 
 
 def side_of(network: QualityNetwork, signals: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    return network.side_inputs(signals, network.preprocess.usable(signals, present))
+    return network.prepare(signals, present).side
 
 
 def everything_there() -> torch.Tensor:
@@ -70,8 +69,7 @@ def test_indices_of_an_absent_channel_add_exactly_nothing() -> None:
 def test_with_nothing_to_compute_from_the_head_alone_decides() -> None:
     network = classifier().network
     present = torch.zeros_like(everything_there())
-    scaled, usable = network.scaled(0 * SIGNALS, present)
-    tokens = network.encoder(*network.seen(scaled, usable))
+    tokens = network.run(network.prepare(0 * SIGNALS, present), "prepared", "encoded")
     alone = network.head.score(network.head.transform(network.head.pool(tokens))).squeeze(-1)
     assert torch.equal(network(0 * SIGNALS, present), alone)
 
@@ -98,10 +96,8 @@ def test_a_channel_kept_from_the_encoder_still_reaches_the_indices() -> None:
     network = classifier(indices=["acc"], encoder_channels=["PPG"]).network
     changed = SIGNALS.clone()
     changed[:, ACC] *= 1 + torch.randn(1, 3, changed.shape[-1])
-    scaled, usable = network.scaled(changed)
-    tokens = network.encoder(*network.seen(scaled, usable))
-    whole, there = network.scaled(SIGNALS)
-    assert torch.equal(tokens, network.encoder(*network.seen(whole, there)))
+    tokens, whole = (network.run(network.prepare(part), "prepared", "encoded") for part in (changed, SIGNALS))
+    assert torch.equal(tokens, whole)
     assert not torch.equal(network(changed), network(SIGNALS))
 
 
@@ -150,8 +146,7 @@ def test_side_inputs_begin_without_a_say_and_have_a_rate_of_their_own() -> None:
     torch.manual_seed(0)
     model = PPGQualityClassifier(encoder={"init_args": TINY}, head="probe", indices=["rhythm"])
     network = model.network.eval()
-    scaled, usable = network.scaled(SIGNALS)
-    without = network.classify(scaled, usable, torch.full((12, 16), torch.nan))
+    without = network.run(network.prepare(SIGNALS), "prepared", "logits", torch.full((12, 16), torch.nan))
     assert torch.equal(network(SIGNALS), without)
     names = network.named_parameters()
     groups = parameter_groups(names, lr=1e-3, weight_decay=0.1, head_lr_multiplier=3, indices_lr_multiplier=10)
@@ -166,7 +161,7 @@ def test_side_inputs_begin_without_a_say_and_have_a_rate_of_their_own() -> None:
 def test_a_head_with_side_inputs_refuses_to_do_without_them() -> None:
     network = classifier().network
     with pytest.raises(ValueError, match="side inputs"):
-        network.classify(*network.scaled(SIGNALS))
+        network.run(network.prepare(SIGNALS), "prepared", "logits")
 
 
 @pytest.mark.parametrize("depth", [0, 1, "encoded", "pooled"])
@@ -175,8 +170,8 @@ def test_prefix_and_suffix_make_the_whole(depth: int | str) -> None:
     present = everything_there()
     present[4:, ECG] = False
     signals = SIGNALS * present.unsqueeze(-1)
-    features = run_prefix(network, *network.scaled(signals, present), depth)
-    logits = run_suffix(network, features, depth, side_of(network, signals, present))
+    features = network.run(network.prepare(signals, present), "prepared", depth)
+    logits = network.run(features, depth, "logits", side_of(network, signals, present))
     assert torch.equal(logits, network(signals, present))
 
 

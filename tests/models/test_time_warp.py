@@ -24,7 +24,7 @@ def ramps(count: int = MANY) -> torch.Tensor:
 
 
 def test_a_shift_cuts_one_end_off_and_mirrors_the_other() -> None:
-    varied, _ = Variation(CHANNELS, shift=0.08)(ramps(), PRESENT)
+    varied, _, _ = Variation(CHANNELS, shift=0.08).vary(ramps(), PRESENT)
     assert (varied == varied[:, :1]).all(), "all channels together"
     middle = WINDOW_SAMPLES // 2
     shifts = varied[:, 0, middle].long() - middle
@@ -36,12 +36,12 @@ def test_a_shift_cuts_one_end_off_and_mirrors_the_other() -> None:
 
 
 def test_a_lag_moves_ecg_only() -> None:
-    varied, _ = Variation(CHANNELS, lag_jitter=0.3)(ramps(), PRESENT)
+    varied, _, _ = Variation(CHANNELS, lag_jitter=0.3).vary(ramps(), PRESENT)
     assert torch.equal(varied[:, REST], ramps()[:, REST])
     lags = varied[:, ECG, 600] - 600
     most = round(0.3 * SAMPLING_RATE)
     assert (lags.min(), lags.max()) == (-most, most)
-    both, _ = Variation(CHANNELS, lag_jitter=0.3, shift=1.0, stretch=0.1)(ramps(), PRESENT)
+    both, _, _ = Variation(CHANNELS, lag_jitter=0.3, shift=1.0, stretch=0.1).vary(ramps(), PRESENT)
     assert (both[:, REST] == both[:, :1]).all()
     assert (both[:, ECG, 600] - both[:, PPG, 600]).abs().max() <= most + 0.01
     assert not Variation(("PPG", "ACC_X"), lag_jitter=0.3), "nothing to move against"
@@ -49,7 +49,7 @@ def test_a_lag_moves_ecg_only() -> None:
 
 
 def test_a_stretch_is_a_factor_about_a_centre_inside() -> None:
-    varied, _ = Variation(CHANNELS, stretch=0.1)(ramps(), PRESENT)
+    varied, _, _ = Variation(CHANNELS, stretch=0.1).vary(ramps(), PRESENT)
     assert (varied == varied[:, :1]).all()
     slopes = (varied[:, 0, 700] - varied[:, 0, 600]) / 100
     assert 1 / 1.1 - 1e-3 <= slopes.min() < 1 / 1.09
@@ -65,7 +65,7 @@ def test_a_stretch_is_a_factor_about_a_centre_inside() -> None:
 def test_a_stretched_pulse_is_another_rate_at_the_same_height() -> None:
     time = torch.arange(WINDOW_SAMPLES) / SAMPLING_RATE
     pulse = torch.sin(2 * torch.pi * 2 * time).expand(MANY, len(CHANNELS), -1)
-    varied, _ = Variation(CHANNELS, stretch=0.2)(pulse, PRESENT)
+    varied, _, _ = Variation(CHANNELS, stretch=0.2).vary(pulse, PRESENT)
     spectrum = torch.fft.rfft(varied[:, PPG] * torch.hann_window(WINDOW_SAMPLES), n=8192).abs()
     rates = spectrum.argmax(1) * SAMPLING_RATE / 8192
     assert 2 / 1.2 - 0.1 < rates.min() < 1.75
@@ -83,7 +83,7 @@ def test_absent_channels_stay_absent_and_labels_stay() -> None:
     assert not varied.spoiled.any()
     assert not variation.changes_labels
     whole = ramps(5)
-    variation(whole, PRESENT[:5])
+    variation.vary(whole, PRESENT[:5])
     assert torch.equal(whole, ramps(5)), "inputs are left alone"
 
 

@@ -22,11 +22,11 @@ def test_probabilities_of_arrays_in_a_notebook() -> None:
     model = PPGQualityClassifier(encoder=ENCODER)
     windows = make_windows(5)
     model.train()
-    found = model.predict_probabilities(windows.signals, batch_size=2)
+    found = model.predict_probabilities(windows.signals, batch_size=2, precision="32-true")
     assert found.shape == (5,)
     assert ((found >= 0) & (found <= 1)).all()
     assert model.network.encoder.training, "the user's mode is left alone"
-    assert torch.allclose(found, model.eval().predict_probabilities(windows.signals))
+    assert torch.allclose(found, model.eval().predict_probabilities(windows.signals, precision="32-true"))
     with pytest.raises(UserError, match="ACC_X"):
         model.predict_probabilities(windows.signals[:, :2])
 
@@ -57,6 +57,7 @@ def test_a_notebook_does_not_import_what_a_file_names(tmp_path: Path) -> None:
 def test_pretrained_filters_arrive_by_name(pretrained: Path) -> None:
     stored = torch.load(pretrained, weights_only=True)["encoder_state_dict"]["embedding.weight"]
     model = PPGQualityClassifier(pretrained=str(pretrained))
+    model.configure_model()
     weight = model.network.encoder.embedding.weight
     assert torch.equal(weight[:, 3], stored[:, 0])
     assert torch.equal(weight[:, 4], stored[:, 1])
@@ -70,7 +71,7 @@ def test_training_history_matches_a_hand_computed_loss(data_folder: Path, tmp_pa
     fitted.fit(model, datamodule=BUTPPGDataModule(str(data_folder), batch_size=8))
     for split in ("train", "val"):
         windows = fitted.datamodule.splits[split].windows
-        chance = model.predict_probabilities(np.asarray(windows.signals)).numpy()
+        chance = model.predict_probabilities(np.asarray(windows.signals), precision="32-true").numpy()
         loss = -np.log(np.where(windows.labels == 1, chance, 1 - chance)).mean()
         assert fitted.callback_metrics[f"{split}_loss"].item() == pytest.approx(loss, rel=1e-4)
         right = 100 * ((chance >= 0.5) == windows.labels).mean()
@@ -100,6 +101,7 @@ def test_preprocessing_of_the_checkpoint_binds(tmp_path: Path) -> None:
     fitted.strategy.connect(first)
     torch.save({"state_dict": first.state_dict(), "hyper_parameters": dict(first.hparams)}, tmp_path / "a.ckpt")
     second = PPGQualityClassifier(pretrained=str(tmp_path / "a.ckpt"))
+    second.configure_model()
     assert second.hparams["preprocess"]["ppg_band"] == [0.4, 10.0]
     with pytest.raises(UserError, match="ppg_band"):
-        PPGQualityClassifier(pretrained=str(tmp_path / "a.ckpt"), preprocess={"ppg_band": [0.5, 8.0]})
+        PPGQualityClassifier(pretrained=str(tmp_path / "a.ckpt"), preprocess={"ppg_band": [0.5, 8.0]}).configure_model()

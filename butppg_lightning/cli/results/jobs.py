@@ -14,6 +14,7 @@ import numpy as np
 from butppg_lightning.cli.results import fingerprints
 from butppg_lightning.cli.results.workers import command
 from butppg_lightning.files import atomic_write
+from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.sources.splits import subjects_named
 from butppg_lightning.window import read_windows
 
@@ -170,7 +171,7 @@ def network_scores(checkpoint: Path, windows: WindowSet, channels: tuple[str, ..
     served, found = WindowDataset(windows, network.preprocess.channels, channels), []
     for start in range(0, len(windows), _BATCH):
         batch = served.fetch(np.arange(start, min(start + _BATCH, len(windows))))
-        found.append(network.score_logits(batch["signals"], batch["present"]).numpy())
+        found.append(predict_windows(network, **batch).logits)
     return np.concatenate(found).astype(np.float64)
 
 

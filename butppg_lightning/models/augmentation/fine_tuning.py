@@ -133,23 +133,6 @@ class Variation:
         """Whether windows may lose channels."""
         return self._shares is not None
 
-    def __call__(self, scaled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        """Vary a batch, drawing from torch's global generator; see :meth:`vary`.
-
-        Returns:
-            Windows and ``present`` of the same shapes.
-
-        Raises:
-            UserError: If motion is mixed in: then the labels have to change too.
-        """
-        if self.changes_labels:
-            raise UserError(
-                "model.augment motion_mixing changes labels, so varied windows cannot be stored; "
-                "drop --cache.views or motion_mixing"
-            )
-        varied = self.vary(scaled, present)
-        return varied.scaled, varied.present
-
     def vary(self, scaled: Tensor, present: Tensor) -> Varied:
         """Vary a batch, drawing from torch's global generator.
 

@@ -190,6 +190,12 @@ class SignalIndices(nn.Module):
         for key, matrix in matrices.items():
             self.register_buffer(key, matrix, persistent=False)
 
+    @property
+    def needed_channels(self) -> tuple[str, ...]:
+        """Names of the channels that any of the chosen groups is computed from."""
+        sensors = {"PPG", *(group.upper() for group in self.groups if group in ("acc", "ecg"))}
+        return tuple(name for name in self.channels if name[:3] in sensors)
+
     def available(self, present: Tensor) -> Tensor:
         """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough).
 

@@ -63,6 +63,7 @@ def test_a_fresh_run_begins_with_every_weight_of_the_earlier_one(earlier: Path) 
     stored = torch.load(earlier, weights_only=True)
     torch.manual_seed(7)
     module = MaskedPretrainer(**DECODER, pretrained=str(earlier), invert_ppg=0.5, mask_ratio=0.6)
+    module.configure_model()
     state = module.state_dict()
     assert state.keys() == stored["state_dict"].keys()
     assert all(torch.equal(value, stored["state_dict"][key]) for key, value in state.items())
@@ -88,7 +89,7 @@ def test_a_fresh_run_begins_with_every_weight_of_the_earlier_one(earlier: Path) 
 )
 def test_what_does_not_fit_is_one_line(options: dict, said: str, earlier: Path) -> None:
     with pytest.raises(UserError, match=said) as error:
-        MaskedPretrainer(**{**DECODER, **options}, pretrained=str(earlier))
+        MaskedPretrainer(**{**DECODER, **options}, pretrained=str(earlier)).configure_model()
     assert "\n" not in str(error.value)
 
 
@@ -126,7 +127,7 @@ def test_weights_of_a_diverged_run_are_refused(earlier: Path, tmp_path: Path) ->
     content["state_dict"]["network.encoder.norm.weight"][3] = torch.nan
     torch.save(content, tmp_path / "diverged.pt")
     with pytest.raises(UserError, match=r"encoder\.norm\.weight holds NaN"):
-        MaskedPretrainer(**DECODER, pretrained=str(tmp_path / "diverged.pt"))
+        MaskedPretrainer(**DECODER, pretrained=str(tmp_path / "diverged.pt")).configure_model()
 
 
 def test_a_strangers_class_is_not_imported(earlier: Path, tmp_path: Path, monkeypatch) -> None:
@@ -134,7 +135,7 @@ def test_a_strangers_class_is_not_imported(earlier: Path, tmp_path: Path, monkey
     path = spoilt(earlier, tmp_path / "m.pt", encoder={"class_path": "stranger.Encoder", "init_args": {}})
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="not ours"):
-        MaskedPretrainer(**DECODER, pretrained=str(path))
+        MaskedPretrainer(**DECODER, pretrained=str(path)).configure_model()
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_strangers_class_is_not_imported(earlier: Path, tmp_path: Path, monkey
 )
 def test_a_strangers_options_are_refused_in_one_line(change: dict, earlier: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        MaskedPretrainer(**DECODER, pretrained=str(spoilt(earlier, tmp_path / "m.pt", **change)))
+        MaskedPretrainer(**DECODER, pretrained=str(spoilt(earlier, tmp_path / "m.pt", **change))).configure_model()
     assert "\n" not in str(error.value)
 
 

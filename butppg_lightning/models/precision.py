@@ -1,6 +1,9 @@
-"""The precision of a run when the user leaves it open."""
+"""The precision of a run or a prediction when the user leaves it open."""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -19,6 +22,19 @@ def automatic_precision(accelerator: str) -> str:
     if accelerator in ("auto", "cpu") and _cpu_has_bf16():
         return "bf16-mixed"
     return "32-true"
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
+    """Return the context in which a forward pass computes as Lightning's trainer does at this precision.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (which means bf16 on a CPU).
+    """
+    if not precision.endswith("-mixed"):
+        return nullcontext()
+    half = torch.float16 if precision.startswith("16") and device == "cuda" else torch.bfloat16
+    return torch.autocast(device, dtype=half)
 
 
 def _cpu_has_bf16() -> bool:

@@ -1,0 +1,142 @@
+"""The one way from raw windows to probabilities and verdicts, whoever asks: every command, the study, notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.models.freezing import evaluating
+from butppg_lightning.models.precision import autocast
+from butppg_lightning.window import WINDOW_SAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.npz import Array
+
+GOOD, POOR, NO_PPG = "good", "poor", "no_ppg"
+"""The verdicts. ``no_ppg``: the network takes PPG, and the window's is absent, flat or railed: nothing to judge."""
+BATCH_SIZE = 64
+"""Windows per forward pass: on CPUs small ones stay in the cache."""
+EXACT = "32-true"
+"""The precision of predictions unless the user asks for another: half precision moves a probability by 0.002 on average
+and by up to 0.03, and not by the same on every machine and in every batch, so that verdicts would depend on both."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network makes of N windows.
+
+    Attributes:
+        channels: Names of the network's C channels.
+        logits: ``[N]`` float32, as the network computes them; above 0 good is likelier.
+        probabilities: ``[N]`` float32 in 0..1, calibrated probability of good quality.
+        faults: ``[N, C]`` int8, why a channel could not be used; an index into
+            :data:`~butppg_lightning.models.usable_channels.FAULTS`, 0 where it could.
+        precision: What was computed in: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+    """
+
+    channels: tuple[str, ...]
+    logits: Array
+    probabilities: Array
+    faults: Array
+    precision: str
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def judged(self) -> Array:
+        """``[N]`` bool: windows with a usable PPG, or all of them for a network that takes none."""
+        if "PPG" not in self.channels:
+            return np.ones(len(self), dtype=bool)
+        judged: Array = self.faults[:, self.channels.index("PPG")] == 0
+        return judged
+
+    def verdicts(self, threshold: float) -> Array:
+        """Return ``[N]`` strings: ``good`` from ``threshold`` on, ``poor`` below, ``no_ppg`` where not judged."""
+        called = np.where(self.probabilities >= threshold, GOOD, POOR)
+        return np.where(self.judged, called, NO_PPG)
+
+
+def predict(
+    network: QualityNetwork,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    prior: float | None = None,
+    precision: str = EXACT,
+    progress: Callable[[int], None] | None = None,
+) -> Predictions:
+    """Score any number of raw windows, in eval mode, leaving the user's mode as it was.
+
+    The network is moved to a CUDA device if there is one.
+
+    Args:
+        network: The network.
+        batches: Mappings with ``signals [b, C, 1250]`` (array or tensor, unfiltered and unscaled, possibly
+            memory-mapped; channels in the order of ``network.channels``) and ``present [b, C]`` (bool, or None when
+            every channel is there), of any lengths b.
+        batch_size: Windows per forward pass.
+        prior: Share of good windows where the model is used; None for the one it was calibrated at.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; half precision is faster where there is hardware for it.
+        progress: Called with the number of windows done since the last call.
+
+    Raises:
+        UserError: If the shape does not fit, or the prior needs a calibration that is not there.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device)
+    logits: list[Tensor] = []
+    faults: list[Tensor] = []
+    with evaluating(network), torch.no_grad(), autocast(device, precision):
+        for signals, present in _rebatched(network.channels, batches, batch_size):
+            prepared = network.prepare(signals.to(device), None if present is None else present.to(device))
+            logits.append(network.run(prepared, "prepared", "logits", prepared.side).float().cpu())
+            faults.append(prepared.faults.cpu())
+            if progress is not None:
+                progress(len(signals))
+    found = torch.cat(logits) if logits else torch.empty(0)
+    judged = torch.cat(faults) if faults else torch.empty(0, len(network.channels), dtype=torch.int8)
+    probabilities = network.calibration.probabilities(found, prior)
+    return Predictions(network.channels, found.numpy(), probabilities.numpy(), judged.numpy(), precision)
+
+
+def predict_windows(
+    network: QualityNetwork,
+    signals: Any,
+    present: Any = None,
+    *,
+    batch_size: int = BATCH_SIZE,
+    prior: float | None = None,
+    precision: str = EXACT,
+) -> Predictions:
+    """Score the windows of one array ``[N, C, 1250]``; all arguments as in :func:`predict`."""
+    batches = [{"signals": signals, "present": present}]
+    return predict(network, batches, batch_size=batch_size, prior=prior, precision=precision)
+
+
+def _rebatched(
+    channels: tuple[str, ...], batches: Iterable[Mapping[str, Any]], batch_size: int
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for batch in batches:
+        signals, present = batch["signals"], batch.get("present")
+        if len(signals.shape) != 3 or tuple(signals.shape[1:]) != (len(channels), WINDOW_SAMPLES):
+            raise UserError(
+                f"signals have shape {list(signals.shape)}; expected [N, {len(channels)}, {WINDOW_SAMPLES}] "
+                f"with channels {', '.join(channels)}"
+            )
+        for start in range(0, len(signals), batch_size):
+            rows = slice(start, start + batch_size)
+            yield _tensor(signals[rows]), None if present is None else _tensor(present[rows])
+
+
+def _tensor(values: Any) -> Tensor:
+    # a copy: torch cannot look at read-only memory, which is what a memory-mapped file is
+    return values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
