@@ -1,4 +1,4 @@
-"""Processes that train and score one job each at a time, with one thread each and their output in files."""
+"""Processes that do one job each at a time, with their output in files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 from butppg_lightning.console import progress_bar, say
 from butppg_lightning.errors import StoppedError, UserError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-_TELL_EVERY = 60.0  # seconds between lines of progress where there is no terminal
+_REPORT_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 _ENVIRONMENT = {
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
     "OMP_WAIT_POLICY": "PASSIVE",  # on a busy machine threads that wait actively take twice as long
@@ -30,22 +28,18 @@ _GO_ON = "the same command goes on where it stopped"
 
 
 class Job(Protocol):
-    """What a worker does.
+    """What a worker does: it can be sent to another process.
 
     Attributes:
         title: What to call it in messages.
         log: Where its output goes.
-        threads: How many it may use.
     """
 
     @property
-    def title(self) -> str: ...  # noqa: D102
+    def title(self) -> str: ...
 
     @property
-    def log(self) -> Path: ...  # noqa: D102
-
-    @property
-    def threads(self) -> int: ...  # noqa: D102
+    def log(self) -> Path: ...
 
     def run(self) -> None:
         """Do it."""
@@ -59,12 +53,13 @@ class Workers:
         self._pool = pool
         self.count = count
 
-    def run(self, what: str, jobs: Sequence[Job]) -> None:
+    def run(self, what: str, jobs: Sequence[Job], threads: int = 0) -> None:
         """Run jobs, in any order.
 
         Args:
             what: They are, for the progress.
-            jobs: Can be sent to another process.
+            jobs: The jobs.
+            threads: Of each; 0 for as many as leave no process idle.
 
         Raises:
             UserError: If one fails; those that run are stopped, and the rest are not begun.
@@ -72,8 +67,9 @@ class Workers:
         if not jobs:
             return
         say(f"{what}: {len(jobs)} to do, {min(self.count, len(jobs))} at a time; output in {jobs[0].log.parent}")
-        begin = told = time.monotonic()
-        running = [self._pool.submit(_work, job) for job in jobs]
+        begin = reported = time.monotonic()
+        threads = threads or max(1, self.count // len(jobs))
+        running = [self._pool.submit(_work, job, threads) for job in jobs]
         with progress_bar(what, len(jobs)) as progress:
             for number, done in enumerate(as_completed(running), start=1):
                 try:
@@ -86,10 +82,10 @@ class Workers:
                     raise UserError(failure)
                 progress(1)
                 now = time.monotonic()
-                if not sys.stderr.isatty() and now - told > _TELL_EVERY:
+                if not sys.stderr.isatty() and now - reported > _REPORT_EVERY:
                     left = (now - begin) / number * (len(jobs) - number) / 60
                     say(f"{what}: {number} of {len(jobs)} done, about {left:.0f} min left")
-                    told = now
+                    reported = now
 
 
 @contextmanager
@@ -115,16 +111,16 @@ def start_workers(count: int) -> Iterator[Workers]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def command(words: Sequence[str]) -> None:
+def command(*arguments: str) -> None:
     """Run a `butppg` command in this process.
 
     Raises:
-        UserError: If it fails; its own line is in the output already.
+        UserError: If it fails.
     """
     from butppg_lightning.cli import main
 
-    if code := main(list(words)):
-        raise UserError(f"`butppg {words[0]}` ended with code {code}")
+    if code := main(["--debug", *arguments]):  # to debug is to raise what the command would print
+        raise UserError(f"`butppg {arguments[0]}` ended with code {code}")
 
 
 def _begin(stop: Any) -> None:
@@ -141,46 +137,30 @@ def _end_after(wait: Callable[[], Any]) -> None:
     os._exit(1)
 
 
-def _work(job: Job) -> str:
+def _work(job: Job, threads: int) -> str:
     """Run a job with its output in its log; return nothing, or in one line why it failed."""
     try:
-        with _logged(job.log):
-            import torch
-
-            torch.set_num_threads(job.threads)
-            try:
-                job.run()
-            except Exception as error:
-                if not isinstance(error, UserError):
-                    traceback.print_exc()
-                return f"{job.title} failed: {_reason(job.log, error)}; its output is in {job.log}"
+        _log_to(job.log)
     except OSError as error:
         return f"{job.title} failed: {job.log} cannot be written: {error.strerror}"
+    import torch
+
+    torch.set_num_threads(threads)
+    try:
+        job.run()
+    except Exception as error:
+        traceback.print_exc()
+        reason = " ".join(str(error).split())
+        reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        return f"{job.title} failed: {reason}; its output is in {job.log}"
     return ""
 
 
-def _reason(log: Path, error: Exception) -> str:
-    sys.stderr.flush()
-    told = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.startswith("butppg: ")]
-    if told:
-        return told[-1].removeprefix("butppg: ")
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-
-
-@contextmanager
-def _logged(path: Path) -> Iterator[None]:
-    # the file descriptors rather than sys.stdout: loggers keep the stream they were made with
+def _log_to(path: Path) -> None:
+    """Let what this process prints go to a file, until the next job's."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [os.dup(1), os.dup(2)]
     with path.open("wb") as file:
-        for number in (1, 2):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number in (1, 2):  # the file descriptors rather than sys.stdout: loggers keep the stream they began with
             os.dup2(file.fileno(), number)
-        try:
-            yield
-        finally:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            for number, former in zip((1, 2), kept, strict=True):
-                os.dup2(former, number)
-                os.close(former)

@@ -1,7 +1,8 @@
-"""Who is trained on and who is held out, and the files of both."""
+"""Who is trained on, who is held out, and the windows of both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,9 @@ from butppg_lightning.sources.splits import folds_by_subject, subjects_named
 from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES, WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from butppg_lightning.npz import Array
 
 BY_SUBJECT = "subject"
-"""Leave one subject out."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,9 @@ class Fold:
     name: str
     train: tuple[str, ...]
     test: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"without {', '.join(self.test)}" if 0 < len(self.test) <= 3 else f"fold {self.name}"
 
 
 def make_folds(windows: WindowSet, asked: str) -> list[Fold]:
@@ -73,9 +73,7 @@ def training_windows(windows: WindowSet, fold: Fold, place: str) -> WindowSet:
         UserError: If a person or a window is on both sides.
     """
     train = windows.take(np.flatnonzero(subjects_named(windows, fold.train)))
-    if fold.test:
-        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
-        _refuse_leaks(train, held_out, place)
+    _refuse_leaks(train, windows, fold, place)
     return train
 
 
@@ -107,9 +105,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
                 f"{place} has no windows of the subjects {', '.join(fold.train[:5])}; its subjects are "
                 f"{', '.join(np.unique(unlabelled.subjects)[:5])}: name them alike"
             )
-    if fold.test:
-        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
-        _refuse_leaks(found, held_out, place)
+    _refuse_leaks(found, windows, fold, place)
     return WindowSet(found.signals, found.channels, subjects=found.subjects, present=found.present)
 
 
@@ -156,13 +152,10 @@ def join(parts: Sequence[tuple[str, WindowSet]]) -> WindowSet:
     return WindowSet(signals, channels, subjects=np.array(names), present=present)
 
 
-def save_once(windows: WindowSet, path: Path) -> None:
-    """Write a file whose name says what is in it, unless it is there."""
-    if not path.is_file():
-        windows.save(path)
-
-
-def _refuse_leaks(train: WindowSet, held_out: WindowSet, place: str) -> None:
+def _refuse_leaks(train: WindowSet, windows: WindowSet, fold: Fold, place: str) -> None:
+    if not fold.test:
+        return
+    held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
     people = np.intersect1d(np.asarray(train.subjects), np.asarray(held_out.subjects))
     if people.size:
         raise UserError(f"{place}: subject {people[0]} would be trained on and held out; part people, not windows")

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.special import expit
+from sklearn.metrics import roc_curve
 
-from butppg_lightning.cli.results.figures import Calibrated, Held, risk_coverage
 from butppg_lightning.evaluation.drawing import new_figure, save_figure
-from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.evaluation.reliability import Panel, draw_reliability
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from butppg_lightning.npz import Array
+from people.comparison import auroc, mean
+from people.figures import Calibrated, Held, risk_coverage
 
 WITHIN, ROC, RELIABILITY, RISK = "within_subject.png", "roc.png", "reliability.png", "risk_coverage.png"
 _INK, _FAINT = "#222222", "#9A9A9A"
@@ -93,12 +91,10 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
     figure, axes = new_figure(6.2, 5.8)
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle="--")
     for number, held in enumerate(methods):
-        curves = [_roc(held.labels, scores) for scores in held.scores]
-        areas = [value for scores in held.scores if (value := auroc(held.labels, scores)) is not None]
-        label = f"{held.method.title} {np.mean(areas):.3f}" if areas else held.method.title
-        axes.plot(
-            _GRID, np.mean(curves, axis=0), color=_COLOURS[number], linewidth=2.4 if not number else 1.5, label=label
-        )
+        curves = [np.interp(_GRID, *roc_curve(held.labels, scores)[:2]) for scores in held.scores]
+        area = mean(auroc(held.labels, scores) for scores in held.scores)
+        label = _title(held) if area is None else f"{_title(held)} {area:.3f}"
+        axes.plot(_GRID, np.mean(curves, axis=0), label=label, **_line(number))
     axes.set(xlabel="share of poor windows called good", ylabel="share of good windows called good")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.legend(
@@ -110,19 +106,10 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
 def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
     """Draw how many verdicts are wrong when only the surest windows are judged, averaged over the seeds."""
     figure, axes = new_figure(6.6, 4.6)
+    grid = _GRID[_GRID >= 0.1]
     for number, (held, calibrated) in enumerate(methods):
-        curves = []
-        for probabilities in calibrated.probabilities:
-            coverage, risk = risk_coverage(held.labels, probabilities)
-            curves.append(np.interp(_GRID[_GRID >= 0.1], coverage, risk))
-        colour, width = _COLOURS[number], 2.4 if not number else 1.5
-        axes.plot(
-            100 * _GRID[_GRID >= 0.1],
-            100 * np.mean(curves, axis=0),
-            color=colour,
-            linewidth=width,
-            label=held.method.title,
-        )
+        curves = [np.interp(grid, *risk_coverage(held.labels, each)) for each in calibrated.probabilities]
+        axes.plot(100 * grid, 100 * np.mean(curves, axis=0), label=_title(held), **_line(number))
     axes.set(xlabel="windows judged, the surest first (%)", ylabel="wrong verdicts among them (%)", ylim=(0, None))
     axes.grid(color="#E5E5E5", linewidth=0.7)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
@@ -132,19 +119,16 @@ def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
 def draw_calibration(path: Path, held: Held, calibrated: Calibrated) -> None:
     """Draw reliability diagrams of a network's first seed, before and after calibration."""
     # one seed: several would count each window several times
-    raw = 1 / (1 + np.exp(-np.clip(held.scores[0], -500, 500)))
     panels = [
-        Panel(f"{held.method.title}, seed 0, before calibration", held.labels, raw),
+        Panel(f"{_title(held)}, seed 0, before calibration", held.labels, expit(held.scores[0])),
         Panel("calibrated on the other folds", held.labels, calibrated.probabilities[0]),
     ]
     draw_reliability(path, panels)
 
 
-def _roc(labels: Array, scores: Array) -> Array:
-    """Return the sensitivity at every false-positive rate of the grid."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.r_[np.diff(scores[order]) != 0, True]
-    good = labels[order] == 1
-    alarms = np.cumsum(~good)[last_of_tie] / max((~good).sum(), 1)
-    hits = np.cumsum(good)[last_of_tie] / max(good.sum(), 1)
-    return np.asarray(np.interp(_GRID, np.r_[0, alarms], np.r_[0, hits]))
+def _title(held: Held) -> str:
+    return held.method.title or held.method.name
+
+
+def _line(number: int) -> dict[str, Any]:
+    return {"color": _COLOURS[number], "linewidth": 1.5 if number else 2.4}

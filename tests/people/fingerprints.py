@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from butppg_lightning.cli.configs import expand_config_paths
+from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
 
-_PROTOCOL = 1  # raise it when the same words and data are to be asked anew
-_PIECE = 2**24
-_PACKAGE = Path(__file__).resolve().parents[2]
-_LEARNING = ("models", "tasks", "optim", "callbacks", "data", "evaluation/baselines")
+_PROTOCOL = 2  # raise it when the same arguments and data are to be asked anew
+_PACKAGE = Path(__file__).resolve().parents[2] / "butppg_lightning"
+_CONFIGS = _PACKAGE.parent / "configs"
+_LEARNING = ("models", "tasks", "training", "data")
 
 
 def fingerprint(**parts: Any) -> str:
@@ -26,26 +28,27 @@ def fingerprint(**parts: Any) -> str:
 
 
 @lru_cache
-def meaning(words: tuple[str, ...]) -> list[Any]:
-    """Return command words with what each ``--config`` file says in the place of its path; each file is read once.
+def meaning(arguments: str) -> list[Any]:
+    """Return a command's arguments and what each ``--config`` file among them says; each file is read once.
 
     Raises:
         UserError: If a config is nowhere to be found.
     """
-    found: list[Any] = []
-    for word in expand_config_paths(list(words)):
-        path = word.removeprefix("--config=") if word.startswith("--config=") else word
-        config = word != path or bool(found and found[-1] in ("--config", "-c"))
-        found.append(yaml.safe_load(Path(path).read_text("utf-8")) if config else word)
-    return found
+    configs = []
+    for name in re.findall(r"--config[ =](\S+)", arguments):
+        path = Path(name) if Path(name).is_file() else _CONFIGS / name
+        if not path.is_file():
+            raise UserError(f"config {name} is neither here nor in {_CONFIGS}")
+        configs.append(yaml.safe_load(path.read_text("utf-8")))
+    return [shlex.split(arguments), configs]
 
 
 def digest_of(path: Path) -> str:
     """Return a digest of a file's content."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
+        while part := file.read(2**24):
+            digest.update(part)
     return digest.hexdigest()
 
 
@@ -58,32 +61,32 @@ def digest_of_folder(folder: Path) -> dict[str, str]:
 @lru_cache
 def code_digest() -> str:
     """Return a digest of the source code that training and scoring run through, as it is when first asked."""
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(Path(__file__).with_name("baselines.py").read_bytes(), digest_size=8)
     for room in _LEARNING:
         for path in sorted((_PACKAGE / room).rglob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def stored(path: Path) -> dict[str, Any]:
+def note_of(result: Path) -> dict[str, Any]:
     """Return the note beside a result; empty if there is none, or half of one."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(result.with_suffix(".json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def is_done(result: Path, wanted: str) -> bool:
-    """Tell whether a result is there and was made from the same."""
-    return result.is_file() and stored(note_of(result)).get("fingerprint") == wanted
+    """Say whether a result is there and was made from the same."""
+    return result.is_file() and note_of(result).get("fingerprint") == wanted
 
 
-def finish(result: Path, wanted: str, **told: Any) -> None:
+def forget(result: Path) -> None:
+    """Remove the note, before the result is written anew."""
+    result.with_suffix(".json").unlink(missing_ok=True)
+
+
+def finish(result: Path, wanted: str, **more: Any) -> None:
     """Write the note beside a finished result; until it is there the result does not count."""
-    write_json(note_of(result), {"fingerprint": wanted, "code": code_digest(), **told})
-
-
-def note_of(result: Path) -> Path:
-    """Return the note's path."""
-    return result.with_suffix(".json")
+    write_json(result.with_suffix(".json"), {"fingerprint": wanted, "code": code_digest(), **more})
