@@ -1,4 +1,9 @@
-"""Classical baselines: what a user would otherwise pick, each fitted on the training windows only."""
+"""Classical baselines: what a user would otherwise pick, each fitted on the training windows only.
+
+Each has a ``name`` (key in the tables) and a ``description`` (one line), ``fit(train)`` on labelled windows, and
+``score(windows)``: ``[N]``, finite, higher for better quality, lowest for windows without usable PPG. All raise a
+UserError if labels, a class, or PPG is missing.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +36,13 @@ if TYPE_CHECKING:
 _BATCH = 512
 _SIGNS = {"templatematch": 1.0, "dissimilarity": -1.0}  # dissimilarity is higher for worse
 _LOWEST = -1e9
-_MOTION = ("motion_energy", "largest_motion")
 
 
 class Baseline:
     """A method that ranks windows by quality.
 
     Attributes:
-        name: Key in the table of results.
-        description: One line for its reader.
+        fitted: What was learnt; None before.
     """
 
     name: str
@@ -47,117 +50,108 @@ class Baseline:
     fitted: Any = None
 
     def fit(self, train: WindowSet) -> Self:
-        """Fit on labelled windows and return the baseline.
-
-        Raises:
-            UserError: If the windows lack labels, one of the classes, or a channel that is needed.
-        """
-        raise NotImplementedError
+        """Fit on the labelled windows whose PPG is usable."""
+        train = train.take(usable(train, "PPG"))
+        if train.labels is None:
+            raise UserError("a baseline is fitted on labelled windows, but these have no labels; add them to the npz")
+        if len(np.unique(train.labels)) < 2:
+            raise UserError("the windows with usable PPG are all of one class; a baseline needs good and poor ones")
+        self.fitted = self._learn(train, train.labels)
+        return self
 
     def score(self, windows: WindowSet) -> Array:
-        """Return ``[N]`` float64, finite, higher for better quality; windows without usable PPG are lowest.
-
-        Raises:
-            UserError: If PPG is not among the channels, or nothing was fitted.
-        """
-        raise NotImplementedError
-
-    def _require_fitted(self) -> None:
+        """Return the scores ``[N]``."""
         if self.fitted is None:
             raise UserError(f"{self.name} is not fitted yet; call fit(train) before score(windows)")
+        scores, rows = np.full(len(windows), _LOWEST), usable(windows, "PPG")
+        if rows.any():
+            scores[rows] = self._judge(windows.take(rows))
+        return scores
+
+    def _learn(self, train: WindowSet, labels: Array) -> Any:
+        raise NotImplementedError
+
+    def _judge(self, windows: WindowSet) -> Array:
+        raise NotImplementedError
 
 
-class IndexLogistic(Baseline):
-    """Logistic regression (L2, C = 1) on standardised signal indices.
+class IndexModel(Baseline):
+    """A classifier on signal indices of the PPG.
+
+    Where acceleration is used, a second classifier without it judges the windows that have none.
 
     Args:
-        name: Key in the table of results.
+        name: Key in the tables.
+        estimator: Makes the classifier (of scikit-learn).
         indices: Names of indices, see :mod:`butppg_lightning.models.indices.signal_indices`.
+        motion: Further ones for windows that have acceleration.
     """
 
-    def __init__(self, name: str, indices: Sequence[str]) -> None:
-        self.name, self.indices = name, tuple(indices)
-        self.description = f"logistic regression on {', '.join(self.indices)}".replace("_", " ")
-
-    def fit(self, train: WindowSet) -> IndexLogistic:
-        """Fit standardisation and regression on the windows whose PPG is usable."""
-        train = train.take(usable_ppg(train))
-        model = make_pipeline(StandardScaler(), LogisticRegression())
-        self.fitted = model.fit(index_columns(train, self.indices), labels_of(train))
-        return self
+    def __init__(
+        self, name: str, estimator: Callable[[], Any], indices: Sequence[str], motion: Sequence[str] = ()
+    ) -> None:
+        self.name, self.indices, self.motion, self.estimator = name, (*indices,), (*motion,), estimator
+        self.description = f"{name} on {', '.join([*indices, *motion])}".replace("_", " ")
 
     def score(self, windows: WindowSet) -> Array:
         """Return the probability of good ``[N]``, 0 where there is no usable PPG."""
-        self._require_fitted()
-        good = self.fitted.predict_proba(index_columns(windows, self.indices))[:, 1]
-        return np.where(usable_ppg(windows), good, 0.0)
+        return np.maximum(super().score(windows), 0.0)
 
+    def _learn(self, train: WindowSet, labels: Array) -> dict[bool, tuple[Any, tuple[str, ...]]]:
+        still = self.estimator().fit(index_columns(train, self.indices), labels), self.indices
+        moving, names = usable(train, "ACC"), (*self.indices, *self.motion)
+        if not self.motion or len(np.unique(labels[moving])) < 2:
+            return {False: still, True: still}
+        return {
+            False: still,
+            True: (self.estimator().fit(index_columns(train.take(moving), names), labels[moving]), names),
+        }
 
-class IndexForest(Baseline):
-    """Random forest (500 trees, at least 3 windows a leaf) on all PPG indices and two energies of acceleration.
-
-    A second forest on the PPG indices alone judges windows without acceleration, for which no energy would be true.
-
-    Args:
-        seed: Seed of the trees.
-    """
-
-    name = "forest"
-    description = "random forest (500 trees) on the PPG indices and two energies of acceleration"
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def fit(self, train: WindowSet) -> IndexForest:
-        """Grow the forest on the windows whose PPG is usable, and a second on those that have acceleration too."""
-
-        def grow(windows: WindowSet, names: tuple[str, ...]) -> tuple[Any, tuple[str, ...]]:
-            model = RandomForestClassifier(500, min_samples_leaf=3, random_state=self.seed)
-            return model.fit(index_columns(windows, names), labels_of(windows)), names
-
-        train = train.take(usable_ppg(train))
-        labels, moving, names = labels_of(train), _has_motion(train), index_names(["ppg"])
-        still = grow(train, names)
-        both = len(np.unique(labels[moving])) == 2
-        self.fitted = {False: still, True: grow(train.take(moving), names + _MOTION) if both else still}
-        return self
-
-    def score(self, windows: WindowSet) -> Array:
-        """Return the share of trees' votes for good ``[N]`` in 0..1, 0 where there is no usable PPG."""
-        self._require_fitted()
-        usable, moving, scores = usable_ppg(windows), _has_motion(windows), np.zeros(len(windows))
+    def _judge(self, windows: WindowSet) -> Array:
+        moving, good = usable(windows, "ACC"), np.zeros(len(windows))
         for motion, (model, names) in self.fitted.items():
-            rows = usable & (moving == motion)
-            if rows.any():
-                scores[rows] = model.predict_proba(index_columns(windows.take(rows), names))[:, 1]
-        return scores
+            if (rows := moving == motion).any():
+                good[rows] = model.predict_proba(index_columns(windows.take(rows), names))[:, 1]
+        return good
+
+
+def logistic(name: str, indices: Sequence[str]) -> IndexModel:
+    """Return logistic regression (L2, C = 1) on standardised signal indices."""
+    return IndexModel(name, lambda: make_pipeline(StandardScaler(), LogisticRegression()), indices)
+
+
+def forest(seed: int) -> IndexModel:
+    """Return a random forest (500 trees, at least 3 windows a leaf) on all PPG indices and two of acceleration."""
+
+    def estimator() -> Any:
+        return RandomForestClassifier(500, min_samples_leaf=3, random_state=seed)
+
+    return IndexModel("forest", estimator, index_names(["ppg"]), ("motion_energy", "largest_motion"))
 
 
 class LogSpread(Baseline):
     """log10 of the raw PPG's standard deviation, larger or smaller for better as the training windows have it.
 
     On BUT PPG v1 a large spread means motion, hence poor; elsewhere it may mean a strong pulse, hence good. It is in
-    the unit of the device, so neither the order nor the orientation need hold on another one.
-
-    Attributes:
-        fitted: The orientation, 1 or -1.
+    the unit of the device, so neither the order nor the orientation (1 or -1, what is fitted) need hold on another.
     """
 
     name = "log_spread"
     description = "log10 of the raw PPG's standard deviation, oriented on the training windows"
 
-    def fit(self, train: WindowSet) -> LogSpread:
-        """Choose the orientation: by the mean within-subject AUROC, or pooled where subjects are not told apart."""
-        train = train.take(usable_ppg(train))
-        labels, spread = labels_of(train), _log_spread(train)
+    def _learn(self, train: WindowSet, labels: Array) -> int:
+        # by the mean within-subject AUROC, or pooled where subjects are not told apart
+        spread = _log_spread(train)
         found = None if train.subjects is None else within_subject_auroc(labels, spread, train.subjects)[1]
-        self.fitted = 1 if (auroc(labels, spread) if found is None else found) >= 0.5 else -1
-        return self
+        found = auroc(labels, spread) if found is None else found
+        return 1 if found is not None and found >= 0.5 else -1
+
+    def _judge(self, windows: WindowSet) -> Array:
+        return np.asarray(self.fitted * _log_spread(windows))
 
     def score(self, windows: WindowSet) -> Array:
         """Return the oriented log spread ``[N]``, below every possible value where there is no usable PPG."""
-        self._require_fitted()
-        return np.where(usable_ppg(windows), self.fitted * _log_spread(windows), -1e3)
+        return np.maximum(super().score(windows), -1e3)
 
 
 class NeurokitQuality(Baseline):
@@ -173,27 +167,29 @@ class NeurokitQuality(Baseline):
         failed: How many windows of the last :meth:`score` could not be judged (no usable PPG, or too few pulses).
     """
 
+    fitted = True
+
     def __init__(self, method: str) -> None:
         self.method, self.sign, self.failed = method, _SIGNS[method], 0
         self.name = f"neurokit_{method}"
         self.description = f"neurokit2.ppg_quality by {method}, mean over the window; not fitted"
 
-    def fit(self, train: WindowSet) -> NeurokitQuality:
+    def fit(self, train: WindowSet) -> Self:
         """Fit nothing."""
         return self
 
     def score(self, windows: WindowSet) -> Array:
         """Return the mean quality ``[N]``; windows that cannot be judged come last, and their number is reported."""
-        usable, ppg = usable_ppg(windows), ppg_of(windows)
-        scores = np.full(len(windows), _LOWEST)
-        for row in np.flatnonzero(usable):
-            scores[row] = self._judge(ppg[row])
+        scores = super().score(windows)
         self.failed = int((scores == _LOWEST).sum())
         if self.failed:
             say(f"{self.name}: {self.failed} of {len(windows)} windows have too few pulses to be judged; they are last")
         return scores
 
-    def _judge(self, ppg: Array) -> float:
+    def _judge(self, windows: WindowSet) -> Array:
+        return np.array([self._quality(ppg) for ppg in _ppg_of(windows)])
+
+    def _quality(self, ppg: Array) -> float:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")  # of means over no pulse; such a window is counted as failed
             try:
@@ -209,25 +205,17 @@ BASELINES: dict[str, Callable[[int], Baseline]] = {
     "neurokit_templatematch": lambda seed: NeurokitQuality("templatematch"),
     "neurokit_dissimilarity": lambda seed: NeurokitQuality("dissimilarity"),
     "log_spread": lambda seed: LogSpread(),
-    "three_indices": lambda seed: IndexLogistic(
+    "three_indices": lambda seed: logistic(
         "three_indices", ("spectral_purity", "spectral_entropy", "autocorrelation_peak")
     ),
-    "pulse_indices": lambda seed: IndexLogistic("pulse_indices", ("peak_share", "local_entropy", "template_match")),
-    "forest": IndexForest,
+    "pulse_indices": lambda seed: logistic("pulse_indices", ("peak_share", "local_entropy", "template_match")),
+    "forest": forest,
 }
 """How to make each baseline from a seed (only the forest draws anything)."""
 
 
 def make_baseline(name: str, seed: int = 0) -> Baseline:
-    """Return the baseline called ``name``, not yet fitted.
-
-    Args:
-        name: A key of :data:`BASELINES`.
-        seed: Seed of what it draws.
-
-    Raises:
-        UserError: On an unknown name.
-    """
+    """Return the baseline called ``name``, not yet fitted."""
     if name not in BASELINES:
         raise UserError(f"there is no baseline '{name}'; choose from {', '.join(BASELINES)}")
     return BASELINES[name](seed)
@@ -261,75 +249,28 @@ def rank_mean(scores: Sequence[Array]) -> Array:
     return np.asarray(ranks.mean(axis=0))
 
 
-def ppg_of(windows: WindowSet) -> Array:
-    """Return the raw PPG ``[N, 1250]``.
-
-    Raises:
-        UserError: If PPG is not among the channels.
-    """
-    return np.asarray(windows.signals[:, _ppg_row(windows)], dtype=np.float64)
-
-
-def labels_of(train: WindowSet) -> Array:
-    """Return the labels ``[N]`` of training windows.
-
-    Raises:
-        UserError: If there are none, or all are of one class.
-    """
-    if train.labels is None:
-        raise UserError("a baseline is fitted on labelled windows, but these have no labels; add them to the npz file")
-    if len(np.unique(train.labels)) < 2:
-        raise UserError(
-            "the training windows with usable PPG are all of one class; a baseline needs good and poor ones"
-        )
-    return train.labels
-
-
-def usable_ppg(windows: WindowSet) -> Array:
-    """Return ``[N]`` bool: windows whose PPG is there and neither flat nor railed.
-
-    Raises:
-        UserError: If PPG is not among the channels.
-    """
-    return usable_channels(windows)[:, _ppg_row(windows)]
-
-
-def usable_channels(windows: WindowSet) -> Array:
-    """Return ``[N, C]`` bool: channels that are there and neither flat nor railed."""
-    sound = np.ones(windows.signals.shape[:2], dtype=bool) if windows.present is None else windows.present.copy()
-    for rows, chunk in _chunks(windows):
-        sound[rows] &= channel_faults(chunk, windows.channels).numpy() == 0
-    return sound
+def usable(windows: WindowSet, sensor: str) -> Array:
+    """Return ``[N]`` bool: windows with a channel of a sensor (PPG, ACC) that is there, neither flat nor railed."""
+    return np.asarray(_usable_channels(windows)[:, [name.startswith(sensor) for name in windows.channels]].any(axis=1))
 
 
 def index_columns(windows: WindowSet, names: Sequence[str]) -> Array:
-    """Return the signal indices ``[N, len(names)]`` float64 of windows, 0 where a channel is not usable.
-
-    Raises:
-        UserError: If PPG is not among the channels.
-    """
-    _ppg_row(windows)
+    """Return the signal indices ``[N, len(names)]`` float64 of windows, 0 where a channel is not usable."""
     indices = SignalIndices(windows.channels, [group for group, members in GROUPS.items() if set(members) & set(names)])
-    columns, present = [indices.names.index(name) for name in names], torch.from_numpy(usable_channels(windows))
+    columns, present = [indices.names.index(name) for name in names], torch.from_numpy(_usable_channels(windows))
     found = np.empty((len(windows), len(names)))
     for rows, chunk in _chunks(windows):
         found[rows] = indices(chunk, present[rows])[:, columns].double().numpy()
     return found
 
 
-def _log_spread(windows: WindowSet) -> Array:
-    return np.asarray(np.log10(np.maximum(ppg_of(windows).std(axis=1), 1e-12)))
-
-
-def _has_motion(windows: WindowSet) -> Array:
-    axes = [name.startswith("ACC") for name in windows.channels]
-    return np.asarray(usable_channels(windows)[:, axes].any(axis=1))
-
-
-def _ppg_row(windows: WindowSet) -> int:
+def _usable_channels(windows: WindowSet) -> Array:
     if "PPG" not in windows.channels:
         raise UserError(f"these windows have no PPG, only {', '.join(windows.channels)}; a baseline judges the PPG")
-    return windows.channels.index("PPG")
+    sound = np.ones(windows.signals.shape[:2], dtype=bool) if windows.present is None else windows.present.copy()
+    for rows, chunk in _chunks(windows):
+        sound[rows] &= channel_faults(chunk, windows.channels).numpy() == 0
+    return sound
 
 
 def _chunks(windows: WindowSet) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -337,3 +278,11 @@ def _chunks(windows: WindowSet) -> Iterator[tuple[slice, torch.Tensor]]:
         rows = slice(start, start + _BATCH)
         # a copy: torch cannot look at read-only memory, which is what a memory-mapped file is
         yield rows, torch.from_numpy(np.array(windows.signals[rows], dtype=np.float32))
+
+
+def _ppg_of(windows: WindowSet) -> Array:
+    return np.asarray(windows.signals[:, windows.channels.index("PPG")], dtype=np.float64)
+
+
+def _log_spread(windows: WindowSet) -> Array:
+    return np.asarray(np.log10(np.maximum(_ppg_of(windows).std(axis=1), 1e-12)))

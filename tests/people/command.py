@@ -12,7 +12,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
-from butppg_lightning.console import print_table, say
+from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.models.checkpoints.classifier import restore_network
@@ -51,12 +51,12 @@ def study(
     unlabelled: Path | None = None,
     pretraining: Path | None = None,
     release: Path | None = None,
-    seeds: PositiveInt = 5,  # type: ignore[valid-type]
+    seeds: PositiveInt = 5,
     folds: str | None = None,
     methods: str = "",
     definitions: Path = _METHODS,
     ablation: Path | None = None,
-    workers: NonNegativeInt = 0,  # type: ignore[valid-type]
+    workers: NonNegativeInt = 0,
 ) -> None:
     """Hold people out, train and score every method, and say who ranks unseen people's windows better.
 
@@ -94,15 +94,16 @@ def study(
         definition = read_ablation(ablation, definition)
     chosen = definition.chosen([name for name in methods.split(",") if name])
     require_writable(output)
-    file = windows if windows is not None else whole_release(but_ppg or Path(), output / "but_ppg", count)
+    if but_ppg is not None:
+        windows, folds = whole_release(but_ppg, output / "but_ppg", count), folds or "5"
+    assert windows is not None
     check = first_records(release, output / "external", count) if release is not None and ablation is None else None
-    folds = folds or ("5" if windows is None else "subject")
-    asked = Study(DataSet(file, unlabelled, pretraining, check, folds), output, seeds)
+    asked = Study(DataSet(windows, unlabelled, pretraining, check, folds or "subject"), output, seeds)
     jobs = asked.jobs(chosen.values())
     if ablation is None:
         jobs += [*asked.external_jobs(chosen.values()), asked.final_job(chosen[definition.reference])]
-    with start_workers(count) as processes:
-        asked.run(jobs, processes)
+    with start_workers(count) as pool:
+        asked.run(jobs, pool, count)
     _report(asked, definition, chosen, jobs, ablation=ablation is not None)
     shutil.rmtree(output / "work", ignore_errors=True)
     print(f"{len(jobs)} fits and baselines in all; {(time.monotonic() - begin) / 60:.1f} min")
@@ -116,18 +117,20 @@ def _report(
     content: dict[str, Any] = {"reference": reference, "protocol": figures.protocol(asked)}
     content["costs"] = _costs([job.result for job in jobs if job.scored])
     if ablation:
-        content["rows"] = figures.describe_ablation(held, reference)
+        content["rows"] = figures.describe(
+            {key: each for key, each in held.items() if each.method.table == "ablation" or key == reference}, reference
+        )
         page, name = tables.ablation_page(content), "ablation"
-        print_table("Ablation, on unseen people", tables.ABLATION_COLUMNS, tables.ablation_rows(content))
+        tables.print_ablation(content)
     else:
         calibrated = {key: figures.calibrate(each) for key, each in held.items()}
-        content["methods"] = figures.describe(held, calibrated, reference)
+        content["methods"] = figures.describe(held, reference, calibrated)
         others = figures.gather_external(asked, methods) if asked.data.external else {}
         content["external"] = figures.describe_external(others) if others else None
         content["final"] = _calibrate_final(asked, held[reference])
         content["pictures"] = draw_all(asked.output, content, held, calibrated)
         page, name = tables.results_page(content), "results"
-        tables.print_primary(content)
+        tables.print_results(content)
     write_json(asked.output / f"{name}.json", content)
     with atomic_write(asked.output / f"{name}.md") as file:
         file.write(page.encode())

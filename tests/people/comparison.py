@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,12 +45,6 @@ def interval(values: Sequence[float]) -> list[float] | None:
         return None
     found = bootstrap((values,), np.mean, method="percentile", rng=0).confidence_interval
     return [float(found.low), float(found.high)]
-
-
-def paired_differences(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> dict[str, float]:
-    """Return, per subject that has both figures, that of ``one`` less that of ``other``."""
-    pairs = {name: (value, other.get(name)) for name, value in one.items()}
-    return {name: first - second for name, (first, second) in pairs.items() if first is not None and second is not None}
 
 
 @dataclass(frozen=True)

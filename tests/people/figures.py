@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,18 +22,13 @@ from butppg_lightning.evaluation.calibration_figures import (
 )
 from butppg_lightning.evaluation.comparison import within_subject_auroc
 from people.baselines import rank_mean
-from people.comparison import auroc, interval, mean, paired_differences, sign_flip_test, spread
+from people.comparison import auroc, interval, mean, sign_flip_test, spread
 from people.methods import COMBINED, Method
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from people.study import Study
 
-SECONDARY = (
-    "auprc", "balanced_accuracy", "macro_f1", "mcc", "brier", "loss", "calibration_slope", "calibration_intercept",
-    "ece", "ece_debiased", "ece_if_calibrated", "accuracy", "majority_accuracy",
-)  # fmt: skip
-"""Figures of calibrated probabilities and of the verdicts at the balanced threshold."""
 _SPREADS = 10.0  # interquartile ranges from the median, beyond which a baseline's score is one that means "cannot tell"
 _NEAREST = 1e-3  # to 0 and 1 of a baseline's probabilities: a forest's votes
 
@@ -150,10 +145,9 @@ def primary(held: Held) -> dict[str, Any]:
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
     """Return what the per-subject differences of ``one`` less ``other`` say; None if no subject has both figures."""
-    differences = paired_differences(one["within"], other["within"])
-    if not differences:
-        return None
-    return {"differences": differences, **asdict(sign_flip_test(list(differences.values())))}
+    pairs = {name: (value, other["within"].get(name)) for name, value in one["within"].items()}
+    differences = {name: first - second for name, (first, second) in pairs.items() if None not in (first, second)}
+    return {"differences": differences, **asdict(sign_flip_test([*differences.values()]))} if differences else None
 
 
 @dataclass(eq=False)
@@ -190,31 +184,31 @@ def calibrate(held: Held) -> Calibrated:
 
 
 def secondary(held: Held, calibrated: Calibrated) -> dict[str, Any]:
-    """Return the figures of :data:`SECONDARY`, as means over the seeds; None where undefined."""
+    """Return figures of calibrated probabilities and of the verdicts, as means over the seeds; None where undefined."""
     if calibrated.failed:
-        return {**dict.fromkeys(SECONDARY), "not_calibrated": calibrated.failed}
+        return {"not_calibrated": calibrated.failed}
     pairs = zip(calibrated.probabilities, calibrated.called, strict=True)
-    found = [_of_probabilities(held.labels, *pair) for pair in pairs]
+    found = pd.DataFrame([_of_probabilities(held.labels, *pair) for pair in pairs])
     # ranked before calibration: each fold's own temperature would mix up the order between folds
-    ranked = [float(metrics.average_precision_score(held.labels, scores)) for scores in held.scores]
-    return {key: mean(figures[key] for figures in found) for key in SECONDARY[1:]} | {"auprc": mean(ranked)}
+    ranked = np.mean([metrics.average_precision_score(held.labels, scores) for scores in held.scores])
+    return {"auprc": float(ranked)} | {key: mean(values.dropna()) for key, values in found.items()}
 
 
 def _of_probabilities(labels: Array, probabilities: Array, called: Array) -> dict[str, float | None]:
     slope, intercept = calibration_slope(labels, probabilities)
     return {
-        "balanced_accuracy": 100 * float(metrics.balanced_accuracy_score(labels, called)),
-        "macro_f1": float(metrics.f1_score(labels, called, average="macro")),
-        "mcc": float(metrics.matthews_corrcoef(labels, called)),
-        "brier": float(metrics.brier_score_loss(labels, probabilities)),
-        "loss": float(metrics.log_loss(labels, probabilities)),
+        "balanced_accuracy": 100 * metrics.balanced_accuracy_score(labels, called),
+        "macro_f1": metrics.f1_score(labels, called, average="macro"),
+        "mcc": metrics.matthews_corrcoef(labels, called),
+        "brier": metrics.brier_score_loss(labels, probabilities),
+        "loss": metrics.log_loss(labels, probabilities),
         "calibration_slope": slope,
         "calibration_intercept": intercept,
         "ece": expected_calibration_error(labels, probabilities),
         "ece_debiased": debiased_calibration_error(labels, probabilities),
         "ece_if_calibrated": expected_ece(probabilities),
-        "accuracy": 100 * float(metrics.accuracy_score(labels, called)),
-        "majority_accuracy": 100 * float(max(labels.mean(), 1 - labels.mean())),
+        "accuracy": 100 * metrics.accuracy_score(labels, called),
+        "majority_accuracy": 100 * max(labels.mean(), 1 - labels.mean()),
     }
 
 
@@ -241,26 +235,20 @@ def out_of_fold(held: Held) -> pd.DataFrame:
     return pd.DataFrame({"seed": np.repeat(range(seeds), count), **columns, "logit": held.scores.ravel()})
 
 
-def describe(held: Mapping[str, Held], calibrated: Mapping[str, Calibrated], reference: str) -> dict[str, Any]:
-    """Return the figures of the main comparison, by method."""
+def describe(
+    held: Mapping[str, Held], reference: str, calibrated: Mapping[str, Calibrated] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of each method: of the main comparison, or of an ablation's rows if nothing is calibrated."""
     best, described = primary(held[reference]), {}
     for name, each in held.items():
-        found = primary(each)
-        # the reference less the method: "better" says that the reference is
-        comparison = compare(best, found) if name != reference else None
-        described[name] = {**_about(each.method), **found, **secondary(each, calibrated[name])}
-        described[name]["reference_less_this"] = comparison
-    return described
-
-
-def describe_ablation(held: Mapping[str, Held], reference: str) -> dict[str, Any]:
-    """Return the figures of an ablation's rows."""
-    best, described = primary(held[reference]), {}
-    for name, each in held.items():
-        if each.method.table == "ablation" or name == reference:  # else it is a member of a combination
-            found = primary(each)
-            comparison = compare(found, best) if name != reference else None
-            described[name] = {**_about(each.method), **found, "this_less_reference": comparison}
+        found = best if name == reference else primary(each)
+        title = each.method.title or name
+        described[name] = {**asdict(each.method), "title": title, "kind": each.method.kind, **found}
+        if calibrated is None:
+            described[name]["this_less_reference"] = None if name == reference else compare(found, best)
+        else:  # "better" says that the reference is
+            described[name]["reference_less_this"] = None if name == reference else compare(best, found)
+            described[name] |= secondary(each, calibrated[name])
     return described
 
 
@@ -279,7 +267,7 @@ def describe_external(held: Mapping[str, Held]) -> dict[str, Any]:
 def protocol(study: Study) -> dict[str, Any]:
     """Return what was done, on which data."""
     labels, subjects = np.asarray(study.windows.labels), np.asarray(study.windows.subjects)
-    names: Sequence[str] = np.unique(subjects).tolist()
+    names = np.unique(subjects).tolist()
     return {
         "windows": {"count": len(labels), "good": int(labels.sum()), "file": study.data.windows.name},
         "subjects": {name: int((subjects == name).sum()) for name in names},
@@ -289,7 +277,3 @@ def protocol(study: Study) -> dict[str, Any]:
         "self_supervision": "unlabelled windows" if study.data.unlabelled else "the labelled windows, without labels,",
         "digests": study.digests,
     }
-
-
-def _about(method: Method) -> dict[str, Any]:
-    return {**asdict(method), "title": method.title or method.name, "kind": method.kind}

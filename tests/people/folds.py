@@ -137,18 +137,16 @@ def join(parts: Sequence[tuple[str, WindowSet]]) -> WindowSet:
         float32 windows with every channel that one of them has, absent where a source lacks it.
     """
     channels = tuple(name for name in CHANNELS if any(name in windows.channels for _, windows in parts))
-    count = sum(len(windows) for _, windows in parts)
-    signals = np.zeros((count, len(channels), WINDOW_SAMPLES), dtype=np.float32)
-    present = np.zeros((count, len(channels)), dtype=bool)
+    signals = np.zeros((sum(len(windows) for _, windows in parts), len(channels), WINDOW_SAMPLES), dtype=np.float32)
+    present = np.zeros(signals.shape[:2], dtype=bool)
     names: list[str] = []
     for source, windows in parts:
-        rows = slice(len(names), len(names) + len(windows))
-        for column, channel in enumerate(windows.channels):
-            place = channels.index(channel)
-            signals[rows, place] = windows.signals[:, column]
-            present[rows, place] = True if windows.present is None else windows.present[:, column]
-        subjects = [""] * len(windows) if windows.subjects is None else windows.subjects.tolist()
-        names += [f"{source}-{name}" for name in subjects]
+        rows, places = slice(len(names), len(names) + len(windows)), [channels.index(name) for name in windows.channels]
+        signals[rows, places] = windows.signals
+        present[rows, places] = True if windows.present is None else windows.present
+        names += [
+            f"{source}-{name}" for name in (windows.subjects if windows.subjects is not None else "?" * len(windows))
+        ]
     return WindowSet(signals, channels, subjects=np.array(names), present=present)
 
 

@@ -37,23 +37,23 @@ class EncoderJob:
         title: For messages.
         arguments: Of ``butppg pretrain``.
         data: Where windows are.
-        fold: On whose windows a trained encoder is continued; None to train one on the windows for pretraining.
-        mixed: Whether the continuation also sees the pretraining's windows.
-        source: The encoder that is continued, or None.
         folder: Where ``encoder.pt`` goes.
         fingerprint: Of what it is made from.
         log: Where the output goes.
+        fold: On whose windows ``source`` is continued; None to train one on the windows for pretraining.
+        mixed: Whether the continuation also sees the pretraining's windows.
+        source: The encoder that is continued, or None.
     """
 
     title: str
     arguments: str
     data: DataSet
-    fold: Fold | None
-    mixed: bool
-    source: EncoderJob | None
     folder: Path
     fingerprint: str
     log: Path
+    fold: Fold | None = None
+    mixed: bool = False
+    source: EncoderJob | None = None
 
     @property
     def result(self) -> Path:
@@ -186,8 +186,8 @@ def network_logits(checkpoint: Path, windows: WindowSet, channels: Sequence[str]
 def baseline_scores(method: Method, seed: int, train: WindowSet, windows: WindowSet) -> Array:
     """Return the scores ``[N]`` of a baseline, or of a logistic regression on groups of indices."""
     from butppg_lightning.models.indices.signal_indices import index_names
-    from people.baselines import IndexLogistic, make_baseline
+    from people.baselines import logistic, make_baseline
 
-    if method.kind == "indices":
-        return IndexLogistic(method.name, index_names(method.indices)).fit(train).score(windows)
-    return make_baseline(method.baseline, seed).fit(train).score(windows)
+    indices = method.kind == "indices"
+    model = logistic(method.name, index_names(method.indices)) if indices else make_baseline(method.baseline, seed)
+    return model.fit(train).score(windows)

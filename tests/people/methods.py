@@ -51,7 +51,7 @@ class Method:
     title: str = ""
     group: str = ""
     table: Literal["methods", "channels", "ablation"] = "methods"
-    seeds: PositiveInt | None = None  # type: ignore[valid-type]
+    seeds: PositiveInt | None = None
     external: bool = False
     drawn: bool = False
     fit: str = ""

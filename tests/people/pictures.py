@@ -18,31 +18,20 @@ from people.figures import Calibrated, Held, risk_coverage
 WITHIN, ROC, RELIABILITY, RISK = "within_subject.png", "roc.png", "reliability.png", "risk_coverage.png"
 _INK, _FAINT = "#222222", "#9A9A9A"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B3FA0", "#000000")
-_MOST_CURVES = len(_COLOURS)
 _GRID = np.linspace(0, 1, 201)
 
 
 def draw_all(
     folder: Path, content: dict[str, Any], held: Mapping[str, Held], calibrated: Mapping[str, Calibrated]
 ) -> list[str]:
-    """Draw the four pictures, in place of an earlier run's.
+    """Draw the pictures in place of an earlier run's, and return their names.
 
-    Args:
-        folder: Where to.
-        content: Of results.json.
-        held: What each method says of held-out windows.
-        calibrated: The same, calibrated.
-
-    Returns:
-        The names of the files; what could not be calibrated is in no picture of probabilities.
-
-    Raises:
-        UserError: If a picture cannot be written.
+    What could not be calibrated is in no picture of probabilities.
     """
     for name in (WITHIN, ROC, RELIABILITY, RISK):
         (folder / name).unlink(missing_ok=True)
     reference = content["reference"]
-    chosen = [name for name, each in held.items() if each.method.drawn or name == reference][:_MOST_CURVES]
+    chosen = [name for name, each in held.items() if each.method.drawn or name == reference][: len(_COLOURS)]
     draw_within(folder / WITHIN, content)
     draw_roc(folder / ROC, [held[name] for name in chosen])
     drawn = [WITHIN, ROC]
@@ -59,30 +48,21 @@ def draw_within(path: Path, content: dict[str, Any]) -> None:
     """Draw each subject's AUROC as a dot and their mean as a line, a row per method, the best on top."""
     rows = [found for found in content["methods"].values() if found["within_mean"] is not None]
     rows.sort(key=lambda found: found["within_mean"])
-    subjects = list(content["protocol"]["subjects"])
-    coloured = len(subjects) <= len(_COLOURS)
+    subjects, places = list(content["protocol"]["subjects"]), np.arange(len(rows))
+    few = len(subjects) <= len(_COLOURS)  # else the dots of all have one colour
     figure, axes = new_figure(8.6, 1.4 + 0.32 * len(rows))
-    for place, found in enumerate(rows):
-        axes.plot([found["within_mean"]] * 2, [place - 0.36, place + 0.36], color=_INK, linewidth=2.2, zorder=2)
-        for number, name in enumerate(subjects):
-            value = found["within"][name]
-            if value is not None:
-                colour = _COLOURS[number] if coloured else _COLOURS[0]
-                shift = 0.0 if not coloured else 0.3 * (number / max(len(subjects) - 1, 1) - 0.5)
-                axes.plot(
-                    value, place + shift, "o", color=colour, markersize=5, alpha=0.9 if coloured else 0.35, zorder=3
-                )
-    if coloured:
-        for number, name in enumerate(subjects):
-            axes.plot([], [], "o", color=_COLOURS[number], markersize=5, label=f"subject {name}")
+    axes.vlines([found["within_mean"] for found in rows], places - 0.36, places + 0.36, _INK, linewidth=2.2, zorder=2)
+    for number, name in enumerate(subjects):
+        values = [np.nan if found["within"][name] is None else found["within"][name] for found in rows]
+        shift = 0.3 * (number / max(len(subjects) - 1, 1) - 0.5) if few else 0.0
+        colour, label = (_COLOURS[number], f"subject {name}") if few else (_COLOURS[0], None)
+        axes.plot(values, places + shift, "o", color=colour, markersize=5, alpha=0.9 if few else 0.35, label=label)
     axes.plot([], [], color=_INK, linewidth=2.2, label="mean")
     axes.axvline(0.5, color=_FAINT, linewidth=1, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(rows)), [found["title"] for found in rows], fontsize=9)
+    axes.set_yticks(places, [found["title"] for found in rows], fontsize=9)
     axes.set(xlabel="AUROC within a held-out subject (mean over seeds)", xlim=(None, 1.01))
     axes.grid(axis="x", color="#E5E5E5", linewidth=0.7, zorder=0)
-    figure.legend(
-        loc="outside lower center", ncols=min(len(subjects) + 1, 7) if coloured else 1, fontsize=8, frameon=False
-    )
+    figure.legend(loc="outside lower center", ncols=7, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ from people.data_set import DataSet
 from people.folds import Fold, everybody, make_folds
 from people.jobs import EncoderJob, FitJob
 from people.methods import COMBINED, Method
-from people.workers import Workers
+from people.workers import run_jobs
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ class Study:
         """Return the job that trains on everybody and keeps its run."""
         return self._job(method, everybody(self.windows), 0, None, self.final)
 
-    def run(self, jobs: list[FitJob], workers: Workers) -> None:
+    def run(self, jobs: list[FitJob], pool: ProcessPoolExecutor, count: int) -> None:
         """Do what is left to do of some jobs: first the encoders that they need.
+
+        Args:
+            jobs: Done or not.
+            pool: Of processes.
+            count: How many processes it has.
 
         Raises:
             UserError: If one fails.
@@ -101,9 +107,9 @@ class Study:
         wanted = _missing(job.encoder for job in todo)
         continued = [job for job in wanted if job.source is not None]
         first = _missing([job for job in wanted if job.source is None] + [job.source for job in continued])
-        workers.run("pretraining", first)
-        workers.run("adaptation to the training people", continued)
-        workers.run("fits and baselines", todo, threads=1)
+        for what, encoders in (("pretraining", first), ("adaptation to the training people", continued)):
+            run_jobs(pool, what, encoders, threads=max(1, count // max(len(encoders), 1)))
+        run_jobs(pool, "fits and baselines", todo, threads=1)
 
     def _job(self, method: Method, fold: Fold, seed: int, scored: Path | None, result: Path) -> FitJob:
         encoder = self._encoder(method, fold)
@@ -144,21 +150,15 @@ class Study:
         if method.encoder == "pretrained":
             return start
         data = [self.digests.get("unlabelled", self.digests["windows"]), fold.train]
-        return self._encoder_job(f"adaptation, {fold}", method.adapt, data, fold, method.with_pretraining, start)
+        continued = {"fold": fold, "mixed": method.with_pretraining, "source": start}
+        return self._encoder_job(f"adaptation, {fold}", method.adapt, data, **continued)
 
-    def _encoder_job(
-        self,
-        title: str,
-        arguments: str,
-        data: Any,
-        fold: Fold | None = None,
-        mixed: bool = False,
-        source: EncoderJob | None = None,
-    ) -> EncoderJob:
-        start = None if source is None else source.fingerprint
-        asked = fingerprints.fingerprint(arguments=fingerprints.meaning(arguments), data=data, mixed=mixed, start=start)
+    def _encoder_job(self, title: str, arguments: str, data: Any, **continued: Any) -> EncoderJob:
+        source, mixed = continued.get("source"), continued.get("mixed", False)
+        parts = {"arguments": fingerprints.meaning(arguments), "data": data, "mixed": mixed}
+        asked = fingerprints.fingerprint(**parts, source=source and source.fingerprint)
         folder, log = self.output / "encoders" / asked, self.output / "logs" / f"encoder_{asked}.log"
-        return EncoderJob(title, arguments, self.data, fold, mixed, source, folder, asked, log)
+        return EncoderJob(title, arguments, self.data, folder, asked, log, **continued)
 
 
 def _missing(encoders: Iterable[EncoderJob | None]) -> list[EncoderJob]:

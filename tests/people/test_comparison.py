@@ -3,12 +3,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from people.comparison import interval, paired_differences, sign_flip_test
+from people.comparison import interval, sign_flip_test
+from people.figures import compare
 
 
 def test_differences_pair_subjects_by_name() -> None:
     one, other = {"a": 0.9, "b": 0.8, "c": None, "d": 0.7}, {"b": 0.5, "a": 0.7, "c": 0.1, "e": 0.3}
-    assert paired_differences(one, other) == {"a": pytest.approx(0.2), "b": pytest.approx(0.3)}
+    found = compare({"within": one}, {"within": other})
+    assert found["differences"] == {"a": pytest.approx(0.2), "b": pytest.approx(0.3)}
+    assert compare({"within": {"a": None}}, {"within": other}) is None
 
 
 @pytest.mark.parametrize("count", [1, 4, 6, 9])

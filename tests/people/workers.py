@@ -1,4 +1,4 @@
-"""Processes that do one job each at a time, with their output in files."""
+"""Processes that do one job each at a time, with their output in files; and the commands that jobs run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.console import progress_bar, say
 from butppg_lightning.errors import StoppedError, UserError
+
+if TYPE_CHECKING:
+    from people.jobs import EncoderJob, FitJob
 
 _REPORT_EVERY = 60.0  # seconds between lines of progress where there is no terminal
 _ENVIRONMENT = {
@@ -25,90 +28,6 @@ _ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # on a busy machine threads that wait actively take twice as long
 }
 _GO_ON = "the same command goes on where it stopped"
-
-
-class Job(Protocol):
-    """What a worker does: it can be sent to another process.
-
-    Attributes:
-        title: What to call it in messages.
-        log: Where its output goes.
-    """
-
-    @property
-    def title(self) -> str: ...
-
-    @property
-    def log(self) -> Path: ...
-
-    def run(self) -> None:
-        """Do it."""
-        ...
-
-
-class Workers:
-    """Some processes; see :func:`start_workers`."""
-
-    def __init__(self, pool: ProcessPoolExecutor, count: int) -> None:
-        self._pool = pool
-        self.count = count
-
-    def run(self, what: str, jobs: Sequence[Job], threads: int = 0) -> None:
-        """Run jobs, in any order.
-
-        Args:
-            what: They are, for the progress.
-            jobs: The jobs.
-            threads: Of each; 0 for as many as leave no process idle.
-
-        Raises:
-            UserError: If one fails; those that run are stopped, and the rest are not begun.
-        """
-        if not jobs:
-            return
-        say(f"{what}: {len(jobs)} to do, {min(self.count, len(jobs))} at a time; output in {jobs[0].log.parent}")
-        begin = reported = time.monotonic()
-        threads = threads or max(1, self.count // len(jobs))
-        running = [self._pool.submit(_work, job, threads) for job in jobs]
-        with progress_bar(what, len(jobs)) as progress:
-            for number, done in enumerate(as_completed(running), start=1):
-                try:
-                    failure = done.result()
-                except BrokenProcessPool:
-                    raise UserError(
-                        f"a process was killed (out of memory?); {_GO_ON}, --workers 1 needs less"
-                    ) from None
-                if failure:
-                    raise UserError(failure)
-                progress(1)
-                now = time.monotonic()
-                if not sys.stderr.isatty() and now - reported > _REPORT_EVERY:
-                    left = (now - begin) / number * (len(jobs) - number) / 60
-                    say(f"{what}: {number} of {len(jobs)} done, about {left:.0f} min left")
-                    reported = now
-
-
-@contextmanager
-def start_workers(count: int) -> Iterator[Workers]:
-    """Start processes when they are needed; they end with this block, at once if it is left by an error.
-
-    Raises:
-        StoppedError: On Ctrl-C.
-    """
-    # spawned rather than forked: a fork would copy the locks of whatever threads the program has
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(stop,))
-    try:
-        yield Workers(pool, count)
-    except KeyboardInterrupt:
-        stop.set()
-        raise StoppedError(f"interrupted; {_GO_ON}", 128 + signal.SIGINT) from None
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def command(*arguments: str) -> None:
@@ -121,6 +40,62 @@ def command(*arguments: str) -> None:
 
     if code := main(["--debug", *arguments]):  # to debug is to raise what the command would print
         raise UserError(f"`butppg {arguments[0]}` ended with code {code}")
+
+
+@contextmanager
+def start_workers(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Start processes when they are needed; they end with this block, at once if it is left by an error.
+
+    Raises:
+        StoppedError: On Ctrl-C.
+    """
+    # spawned rather than forked: a fork would copy the locks of whatever threads the program has
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(stop,))
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        stop.set()
+        raise StoppedError(f"interrupted; {_GO_ON}", 128 + signal.SIGINT) from None
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_jobs(pool: ProcessPoolExecutor, what: str, jobs: Sequence[EncoderJob | FitJob], threads: int) -> None:
+    """Run jobs, in any order.
+
+    Args:
+        pool: Of :func:`start_workers`.
+        what: They are, for the progress.
+        jobs: The jobs.
+        threads: Of each.
+
+    Raises:
+        UserError: If one fails; those that run are stopped, and the rest are not begun.
+    """
+    if not jobs:
+        return
+    say(f"{what}: {len(jobs)} to do; output in {jobs[0].log.parent}")
+    begin = reported = time.monotonic()
+    running = [pool.submit(_work, job, threads) for job in jobs]
+    with progress_bar(what, len(jobs)) as progress:
+        for number, done in enumerate(as_completed(running), start=1):
+            try:
+                failure = done.result()
+            except BrokenProcessPool:
+                failure = f"a process was killed (out of memory?); {_GO_ON}, --workers 1 needs less"
+            if failure:
+                raise UserError(failure)
+            progress(1)
+            now = time.monotonic()
+            if not sys.stderr.isatty() and now - reported > _REPORT_EVERY:
+                left = (now - begin) / number * (len(jobs) - number) / 60
+                say(f"{what}: {number} of {len(jobs)} done, about {left:.0f} min left")
+                reported = now
 
 
 def _begin(stop: Any) -> None:
@@ -137,16 +112,13 @@ def _end_after(wait: Callable[[], Any]) -> None:
     os._exit(1)
 
 
-def _work(job: Job, threads: int) -> str:
+def _work(job: EncoderJob | FitJob, threads: int) -> str:
     """Run a job with its output in its log; return nothing, or in one line why it failed."""
-    try:
-        _log_to(job.log)
-    except OSError as error:
-        return f"{job.title} failed: {job.log} cannot be written: {error.strerror}"
     import torch
 
-    torch.set_num_threads(threads)
     try:
+        _log_to(job.log)
+        torch.set_num_threads(threads)
         job.run()
     except Exception as error:
         traceback.print_exc()
