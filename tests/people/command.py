@@ -31,7 +31,8 @@ _METHODS = Path(__file__).with_name("methods.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study with the arguments of the command line, and return the exit code."""
-    parser = ArgumentParser(prog="python tests/people", description=study.__doc__, exit_on_error=False)
+    about = (study.__doc__ or "").partition("Args:")[0]
+    parser = ArgumentParser(prog="python tests/people", description=about, exit_on_error=False)
     parser.add_function_arguments(study, as_group=False)
     try:
         study(**vars(parser.parse_args(arguments)))

@@ -79,12 +79,6 @@ def sign_flip_test(differences: Sequence[float] | Array) -> SignFlip:
 
     The verdict is a rule fixed beforehand: ``better`` if at least five sixths of the subjects (5 of 6, rounded up) and
     the mean are above 0, ``worse`` if they are below, else ``not shown``; also with fewer than 5 subjects.
-
-    Args:
-        differences: ``[n]``, one per subject, finite.
-
-    Raises:
-        ValueError: If there is no difference, or one is not finite.
     """
     values = np.asarray(differences, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():

@@ -47,19 +47,7 @@ class DataSet:
 
 
 def whole_release(source: Path, output: Path, workers: int) -> Path:
-    """Prepare a BUT PPG release by `butppg prepare but-ppg`, once, into one file of windows.
-
-    Args:
-        source: Folder of the release, or of some of its records.
-        output: Folder for the windows and the manifest.
-        workers: Processes that read.
-
-    Returns:
-        The npz file.
-
-    Raises:
-        UserError: If the release cannot be read.
-    """
+    """Prepare a BUT PPG release (or some of its records) by `butppg prepare but-ppg`, once, into one npz file."""
     found = output / "train.npz"
     paths = sorted(path for path in source.rglob("*") if path.is_file())
     files = {str(path.relative_to(source)): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
@@ -72,11 +60,7 @@ def whole_release(source: Path, output: Path, workers: int) -> Path:
 
 
 def first_records(source: Path, output: Path, workers: int) -> Path:
-    """Return the file of the records of the first release (100001 to 111004) among those of a folder.
-
-    Raises:
-        UserError: If there are none, or they cannot be read.
-    """
+    """Return the npz file of the records of the first release (100001 to 111004) among those of a folder."""
     whole, found = whole_release(source, output, workers), output / "windows.npz"
     asked = fingerprints.fingerprint(source=fingerprints.digest_of(whole))
     if not fingerprints.is_done(found, asked):

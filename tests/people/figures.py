@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,10 +77,14 @@ def gather(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
         scores = np.full((len(study.seeds_of(method)), len(labels)), np.nan)
         for seed in study.seeds_of(method):
             for fold in study.folds:
-                table = pd.read_csv(study.prediction(method, fold, seed))
+                table = _read(study.prediction(method, fold, seed))
                 scores[seed, table["row"]] = table.iloc[:, -1]
         found[name] = Held(method, labels, subjects, scores, folds)
     return found
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip")
 
 
 def gather_external(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
@@ -89,7 +94,7 @@ def gather_external(study: Study, methods: Mapping[str, Method]) -> dict[str, He
         if not method.external:
             continue
         if method.kind not in COMBINED:
-            tables = [pd.read_csv(study.external_prediction(method, seed)) for seed in study.seeds_of(method)]
+            tables = [_read(study.external_prediction(method, seed)) for seed in study.seeds_of(method)]
             scores, subjects = np.stack([table.iloc[:, -1] for table in tables]), tables[0]["subject"].to_numpy()
             found[name] = Held(method, tables[0]["label"].to_numpy(), subjects, scores, np.zeros(len(subjects)))
         elif set(method.members) <= set(found):
@@ -98,13 +103,9 @@ def gather_external(study: Study, methods: Mapping[str, Method]) -> dict[str, He
 
 
 def combine(method: Method, found: Mapping[str, Held]) -> Held:
-    """Return what a combination of methods says.
+    """Return what an ``ensemble`` or a ``rank_mean`` says, from what its members say of the same windows.
 
     Ranks are taken within each person's windows, and for what is pooled over people among all windows.
-
-    Args:
-        method: An ``ensemble`` or a ``rank_mean``.
-        found: Its members by name, over the same windows.
     """
     first = found[method.members[0]]
     if method.kind == "ensemble":

@@ -29,11 +29,7 @@ def fingerprint(**parts: Any) -> str:
 
 @lru_cache
 def meaning(arguments: str) -> list[Any]:
-    """Return a command's arguments and what each ``--config`` file among them says; each file is read once.
-
-    Raises:
-        UserError: If a config is nowhere to be found.
-    """
+    """Return a command's arguments and what each ``--config`` file among them says; each file is read once."""
     configs = []
     for name in re.findall(r"--config[ =](\S+)", arguments):
         path = Path(name) if Path(name).is_file() else _CONFIGS / name

@@ -38,15 +38,7 @@ class Fold:
 
 
 def make_folds(windows: WindowSet, asked: str) -> list[Fold]:
-    """Part the subjects.
-
-    Args:
-        windows: Labelled windows with subjects.
-        asked: ``subject`` for leave-one-subject-out, or a number of folds of similar size and class balance.
-
-    Raises:
-        UserError: If ``asked`` is neither, or there are too few subjects.
-    """
+    """Part the subjects: ``subject`` leaves one out, a number asks for folds of similar size and class balance."""
     if windows.subjects is None:
         raise UserError("the windows have no 'subjects', so nobody can be held out; save who they come from")
     names = [str(name) for name in np.unique(windows.subjects)]
@@ -67,11 +59,7 @@ def everybody(windows: WindowSet) -> Fold:
 
 
 def training_windows(windows: WindowSet, fold: Fold, place: str) -> WindowSet:
-    """Return the windows to train on.
-
-    Raises:
-        UserError: If a person or a window is on both sides.
-    """
+    """Return the windows to train on; a person or a window on both sides is an error."""
     train = windows.take(np.flatnonzero(subjects_named(windows, fold.train)))
     _refuse_leaks(train, windows, fold, place)
     return train
@@ -87,10 +75,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
         place: Where the unlabelled windows are from, for messages.
 
     Returns:
-        Windows of the fold's training subjects and of nobody else, without labels.
-
-    Raises:
-        UserError: If there are none, or a held-out person or window is among them.
+        Windows of the fold's training subjects and of nobody else, without labels; a held-out person's is an error.
     """
     if unlabelled is None:
         found = training_windows(windows, fold, place)
@@ -110,16 +95,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
 
 
 def softened(windows: WindowSet, spoiled: str, place: str) -> WindowSet:
-    """Return windows with soft labels.
-
-    Args:
-        windows: The windows.
-        spoiled: Name of the file's array with the share of each window that is spoiled, ``[N]`` in 0..1.
-        place: The file, for the message.
-
-    Raises:
-        UserError: If the file has no such array.
-    """
+    """Return windows with soft labels: 1 less the file's array ``spoiled``, ``[N]`` in 0..1."""
     shares = windows.extras.get(spoiled)
     if shares is None or shares.shape != (len(windows),) or shares.dtype.kind != "f":
         others = ", ".join(sorted(windows.extras)) or "no further array"
@@ -128,13 +104,9 @@ def softened(windows: WindowSet, spoiled: str, place: str) -> WindowSet:
 
 
 def join(parts: Sequence[tuple[str, WindowSet]]) -> WindowSet:
-    """Join unlabelled windows of several sources, whose subjects' names get the source's in front.
+    """Join unlabelled windows of several named sources, whose subjects' names get the source's in front.
 
-    Args:
-        parts: Name of each source, and its windows.
-
-    Returns:
-        float32 windows with every channel that one of them has, absent where a source lacks it.
+    There is every channel that one of them has, absent where a source lacks it.
     """
     channels = tuple(name for name in CHANNELS if any(name in windows.channels for _, windows in parts))
     signals = np.zeros((sum(len(windows) for _, windows in parts), len(channels), WINDOW_SAMPLES), dtype=np.float32)

@@ -167,10 +167,7 @@ class FitJob:
 def network_logits(checkpoint: Path, windows: WindowSet, channels: Sequence[str] | None = None) -> Array:
     """Return the logits ``[N]`` of a fine-tuned network: the one place where the study scores windows by a network.
 
-    Args:
-        checkpoint: The network's.
-        windows: The windows.
-        channels: Those to use, as if the others had not been recorded; None for all.
+    With ``channels`` it is as if the others had not been recorded.
     """
     from butppg_lightning.data.dataset import WindowDataset
     from butppg_lightning.models.checkpoints.classifier import restore_network

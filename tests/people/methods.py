@@ -92,11 +92,7 @@ class Definition:
     reference: str
 
     def chosen(self, names: Iterable[str]) -> dict[str, Method]:
-        """Return the named methods (all, if none is), the reference, and whatever they are combined from.
-
-        Raises:
-            UserError: If a name is unknown.
-        """
+        """Return the named methods (all, if none is), the reference, and whatever they are combined from."""
         wanted = [self.reference, *(list(names) or self.methods)]
         for name in wanted:
             if name not in self.methods:
@@ -106,11 +102,7 @@ class Definition:
 
 
 def read_definition(path: Path) -> Definition:
-    """Read the file of the methods; see ``tests/people/methods.yaml``.
-
-    Raises:
-        UserError: If it cannot be read, or a method cannot be understood.
-    """
+    """Read a file of methods such as ``methods.yaml``; a row that cannot be understood is an error that names it."""
     content = _read(path, ("defaults", "reference", "methods"))
     methods: dict[str, Method] = {}
     for row in content["methods"]:
@@ -125,10 +117,7 @@ def read_ablation(path: Path, definition: Definition) -> Definition:
     """Read the rows of an ablation: methods whose ``base`` is the reference unless they name another one.
 
     Returns:
-        The reference first, then the rows, and the methods that rows are combined from.
-
-    Raises:
-        UserError: If it cannot be read, or a row cannot be understood.
+        The reference first, then the methods that rows are combined from, and the rows.
     """
     reference, known = definition.methods[definition.reference], dict(definition.methods)
     for row in _read(path, ("methods",))["methods"]:

@@ -56,7 +56,8 @@ def draw_within(path: Path, content: dict[str, Any]) -> None:
         values = [np.nan if found["within"][name] is None else found["within"][name] for found in rows]
         shift = 0.3 * (number / max(len(subjects) - 1, 1) - 0.5) if few else 0.0
         colour, label = (_COLOURS[number], f"subject {name}") if few else (_COLOURS[0], None)
-        axes.plot(values, places + shift, "o", color=colour, markersize=5, alpha=0.9 if few else 0.35, label=label)
+        alpha = 0.9 if few else 0.35
+        axes.plot(values, places + shift, "o", color=colour, markersize=5, alpha=alpha, label=label, zorder=3)
     axes.plot([], [], color=_INK, linewidth=2.2, label="mean")
     axes.axvline(0.5, color=_FAINT, linewidth=1, linestyle="--", zorder=1)
     axes.set_yticks(places, [found["title"] for found in rows], fontsize=9)

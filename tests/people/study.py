@@ -91,16 +91,7 @@ class Study:
         return self._job(method, everybody(self.windows), 0, None, self.final)
 
     def run(self, jobs: list[FitJob], pool: ProcessPoolExecutor, count: int) -> None:
-        """Do what is left to do of some jobs: first the encoders that they need.
-
-        Args:
-            jobs: Done or not.
-            pool: Of processes.
-            count: How many processes it has.
-
-        Raises:
-            UserError: If one fails.
-        """
+        """Do what is left to do of some jobs in a pool of ``count`` processes: first the encoders that they need."""
         todo = [job for job in jobs if not fingerprints.is_done(job.result, job.fingerprint)]
         if stale := sum(job.scored is not None and job.result.is_file() for job in todo):
             say(f"note: {stale} predictions are of another definition, data or protocol, and are made again")

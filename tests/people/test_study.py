@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import but_ppg_release
@@ -195,6 +195,8 @@ def test_a_job_that_fails_ends_everything_with_its_line(
         (["--but_ppg", "."], "either --windows"),
         (["--release", "/nowhere"], "--release /nowhere does not exist"),
         (["--pretraining", "."], "holds no train_windows.npz"),
+        (["--definitions", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
+        (["--outptu", "x"], "--outptu"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -240,6 +242,16 @@ def test_shipped_methods_and_rows_are_understood(tmp_path: Path) -> None:
     row = read_ablation(tmp_path / "rows.yaml", definition).methods["fast"]
     assert row.fit == f"{recommended.fit} --model.lr 1"
     assert (row.encoder, row.table, row.name) == ("none", "ablation", "fast")
+
+
+def test_the_rows_and_keys_of_the_readme_are_those_there_are(tmp_path: Path) -> None:
+    page = (HOME / "README.md").read_text()
+    (tmp_path / "rows.yaml").write_text("methods:\n" + page.partition("```yaml\n")[2].partition("```")[0])
+    found = read_ablation(tmp_path / "rows.yaml", read_definition(HOME / "methods.yaml")).methods
+    kinds = {"wide": "network", "smooth": "baseline", "rhythm": "indices", "mean": "ensemble", "both": "rank_mean"}
+    assert {name: found[name].kind for name in kinds} == kinds
+    for item in fields(Method):
+        assert f"`{item.name}`" in page or f"{item.name}:" in page
 
 
 def test_held_out_people_never_get_in() -> None:

@@ -31,11 +31,7 @@ _GO_ON = "the same command goes on where it stopped"
 
 
 def command(*arguments: str) -> None:
-    """Run a `butppg` command in this process.
-
-    Raises:
-        UserError: If it fails.
-    """
+    """Run a `butppg` command in this process; its mistakes are raised."""
     from butppg_lightning.cli import main
 
     if code := main(["--debug", *arguments]):  # to debug is to raise what the command would print
@@ -44,11 +40,7 @@ def command(*arguments: str) -> None:
 
 @contextmanager
 def start_workers(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Start processes when they are needed; they end with this block, at once if it is left by an error.
-
-    Raises:
-        StoppedError: On Ctrl-C.
-    """
+    """Start processes when they are needed; they end with this block, at once if it is left by an error or Ctrl-C."""
     # spawned rather than forked: a fork would copy the locks of whatever threads the program has
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
@@ -66,17 +58,7 @@ def start_workers(count: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def run_jobs(pool: ProcessPoolExecutor, what: str, jobs: Sequence[EncoderJob | FitJob], threads: int) -> None:
-    """Run jobs, in any order.
-
-    Args:
-        pool: Of :func:`start_workers`.
-        what: They are, for the progress.
-        jobs: The jobs.
-        threads: Of each.
-
-    Raises:
-        UserError: If one fails; those that run are stopped, and the rest are not begun.
-    """
+    """Run jobs in any order, each with so many threads; if one fails its line is raised, and the rest is not begun."""
     if not jobs:
         return
     say(f"{what}: {len(jobs)} to do; output in {jobs[0].log.parent}")
