@@ -47,12 +47,12 @@ bench: setup ## Measure what training and scoring cost, as one table (about 20 m
 compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
 	$(BIN)/python tests/benchmarks/compare_staging.py
 
-results: setup ## Hold people out of DATA/spc2015_dev (or BUT_PPG=DIR), against rivals; under an hour on 2 cores, resumable
-	$(BIN)/butppg results --pretraining $(DATA)/bidmc --seeds $(SEEDS) $(if $(BUT_PPG),\
+results: setup ## Hold people out of DATA/spc2015_dev (or BUT_PPG=DIR), against baselines; under an hour on 2 cores, resumable
+	$(BIN)/python tests/people --pretraining $(DATA)/bidmc --seeds $(SEEDS) $(if $(BUT_PPG),\
 		--but_ppg $(BUT_PPG) --output $(RESULTS)_but_ppg,$(SPC2015) --release $(DATA)/but_ppg_release_sample --output $(RESULTS))
 
 ablation: setup ## What each part of the recommended recipe is worth, with 3 seeds; shares what `make results` has done
-	$(BIN)/butppg results ablation --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)
+	$(BIN)/python tests/people --ablation tests/people/ablation.yaml --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)
 
 docs: setup ## Build the API reference from the docstrings into artifacts/docs; a warning is an error
 	$(BIN)/python .ci/docs.py --output artifacts/docs

@@ -33,7 +33,6 @@ COMMANDS = {
     "evaluate": Command(f"{_HOME}.evaluate", "run", "write a checkpoint's figures and a report with pictures"),
     "score": Command(f"{_HOME}.score", "run", "tell the quality of every window of a long recording"),
     "export": Command(f"{_HOME}.export", "run", "write a classifier as ONNX (checked against torch) or safetensors"),
-    "results": Command(f"{_HOME}.results", "run", "hold people out, and compare the recipe with its rivals on them"),
     "completion": Command(
         f"{_HOME}.completion", "run", "print a script for bash or zsh that completes commands on TAB"
     ),

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
@@ -76,6 +76,11 @@ class WindowDataset(Dataset[Batch]):
         """Return ``signals [B, C, 1250]`` and ``present [B, C]`` of the rows ``index [B]``, whatever else is stored."""
         signals, present = self._signals(index)
         return {"signals": torch.from_numpy(signals), "present": torch.from_numpy(present)}
+
+    def batches(self, size: int = 256) -> Iterator[Batch]:
+        """Yield ``signals`` and ``present`` of all rows in order, ``size`` rows at a time."""
+        for start in range(0, len(self), size):
+            yield self.fetch(np.arange(start, min(start + size, len(self))))
 
     def fingerprint(self) -> str:
         """Return a digest of the signals, their channels and which are present."""

@@ -109,11 +109,11 @@ class Bench:
         except Exception as error:
             return error
 
-    def rival(self, precision: str) -> float:
+    def baseline(self, precision: str) -> float:
         """Return the seconds that BackboneFinetuning would take for the large run."""
-        folder = self.scratch / f"rival_{precision}"
+        folder = self.scratch / f"baseline_{precision}"
         words = ["--data", str(self.data(self.sizes.sample)), "--folder", str(folder), "--precision", precision]
-        return self.scaled(runs.script("rivals.py", words, folder))
+        return self.scaled(runs.script("baselines.py", words, folder))
 
     @staticmethod
     def stages(head: int, epochs: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows about single steps, against a bound of the machine or a rival."""
+"""Rows about single steps, against a bound of the machine or a baseline."""
 
 from __future__ import annotations
 

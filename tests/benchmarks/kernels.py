@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rivals import AllPatches, template_match
+from baselines import AllPatches, template_match
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

@@ -14,7 +14,7 @@ from report import Row
 from runs import Run
 from windows import held_out
 
-_LARGE_GOAL, _PLAIN_GOAL, _RIVAL_GOAL, _SMALL_GOAL = 300.0, 6.0, 4.0, 15.0
+_LARGE_GOAL, _PLAIN_GOAL, _BASELINE_GOAL, _SMALL_GOAL = 300.0, 6.0, 4.0, 15.0
 _MEMORY_GOAL, _SLOPE_GOAL = 1.2, 1.05
 _CACHE = "frozen-prefix cache"
 _SECONDS = re.compile(r", (computed|taken from an earlier run) in .*")
@@ -77,8 +77,8 @@ def lightning(bench: Bench) -> list[Row]:
         "scaled as the plain loop."
     )
     return [
-        _against(bench, "BackboneFinetuning", bench.rival("32-true"), _RIVAL_GOAL, note),
-        _against(bench, "BackboneFinetuning, bf16-mixed", bench.rival("bf16-mixed"), None, ""),
+        _against(bench, "BackboneFinetuning", bench.baseline("32-true"), _BASELINE_GOAL, note),
+        _against(bench, "BackboneFinetuning, bf16-mixed", bench.baseline("bf16-mixed"), None, ""),
     ]
 
 
@@ -200,10 +200,10 @@ def cache_state(run: Run) -> str:
     return f"The cache said: {'; '.join(dict.fromkeys(lines))}."
 
 
-def _against(bench: Bench, rival: str, seconds: float, goal: float | None, note: str) -> Row:
+def _against(bench: Bench, baseline: str, seconds: float, goal: float | None, note: str) -> Row:
     ratio = seconds / bench.large.seconds
     return Row(
-        f"against {rival}",
+        f"against {baseline}",
         minutes(bench.large.seconds),
         minutes(seconds),
         f"{ratio:.1f} x",

@@ -1,10 +1,7 @@
-"""The classical rivals: what they learn, what they refuse, and that they never look at the windows they score."""
+"""The classical baselines: what they learn, what they refuse, and that they never look at the windows they score."""
 
 from __future__ import annotations
 
-import builtins
-import importlib
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,9 +9,9 @@ import pytest
 from conftest import REAL_DATA, make_windows
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.baselines import RIVALS, make_rival, rank_mean
-from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.window import WindowSet, read_windows
+from people.baselines import BASELINES, make_baseline, rank_mean
+from people.comparison import auroc
 
 NEUROKIT = ["neurokit_templatematch", "neurokit_dissimilarity"]
 FAST = ["log_spread", "three_indices", "pulse_indices"]
@@ -41,24 +38,24 @@ def held_out() -> WindowSet:
 
 @pytest.fixture(scope="module")
 def fitted(train: WindowSet) -> dict[str, Any]:
-    return {name: make_rival(name).fit(train) for name in RIVALS}
+    return {name: make_baseline(name).fit(train) for name in BASELINES}
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_pulse_ranks_above_motion(name: str, fitted: dict[str, Any], held_out: WindowSet) -> None:
-    rival = fitted[name]
-    scores = rival.score(held_out)
+    baseline = fitted[name]
+    scores = baseline.score(held_out)
     assert scores.shape == (30,)
     assert np.isfinite(scores).all()
     found = auroc(held_out.labels, scores)
     assert found is not None
     assert found > 0.9
-    assert rival.name == name
-    assert rival.description
-    assert "\n" not in rival.description
+    assert baseline.name == name
+    assert baseline.description
+    assert "\n" not in baseline.description
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_the_score_of_a_window_depends_on_that_window_alone(
     name: str, fitted: dict[str, Any], held_out: WindowSet
 ) -> None:
@@ -68,7 +65,7 @@ def test_the_score_of_a_window_depends_on_that_window_alone(
     assert np.allclose(fitted[name].score(part), fitted[name].score(held_out)[rows], atol=1e-6)
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_a_window_without_ppg_comes_last(name: str, fitted: dict[str, Any], held_out: WindowSet) -> None:
     scores = fitted[name].score(without(held_out.take(np.arange(8)), "PPG"))
     assert np.isfinite(scores).all()
@@ -84,9 +81,9 @@ def test_windows_neurokit_cannot_judge_are_counted_and_told(
     step = (np.arange(1250) > 600).astype(np.float32) + 1e-3 * np.arange(1250) / 1250
     windows.signals[1, 3] = step
     windows.signals[2, 3] = 5.0
-    rival: Any = make_rival(name)
-    scores = rival.score(windows)
-    assert rival.failed == 2
+    baseline: Any = make_baseline(name)
+    scores = baseline.score(windows)
+    assert baseline.failed == 2
     assert set(np.argsort(scores)[:2]) == {1, 2}
     assert f"{name}: 2 of 4 windows" in capsys.readouterr().err
 
@@ -101,10 +98,10 @@ def test_log_spread_takes_its_orientation_from_the_training_windows(train: Windo
         made.signals[:, 3] = centred / centred.std(axis=1, keepdims=True) * gain[:, None]
         return made
 
-    rival = make_rival("log_spread").fit(windows(direction))
+    baseline = make_baseline("log_spread").fit(windows(direction))
     same, other = windows(direction), windows(-direction)
-    assert auroc(same.labels, rival.score(same)) == 1.0
-    assert auroc(other.labels, rival.score(other)) == 0.0  # what the scored windows' labels say is not looked at
+    assert auroc(same.labels, baseline.score(same)) == 1.0
+    assert auroc(other.labels, baseline.score(other)) == 0.0  # what the scored windows' labels say is not looked at
 
 
 def test_log_spread_is_oriented_within_subjects(train: WindowSet) -> None:
@@ -116,9 +113,9 @@ def test_log_spread_is_oriented_within_subjects(train: WindowSet) -> None:
     wave = np.sin(np.arange(1250) / 15.0)
     windows.signals = np.repeat((spread[:, None] * wave)[:, None], 5, axis=1)
     windows.labels, windows.subjects = labels, subjects
-    assert make_rival("log_spread").fit(windows).orientation == 1  # type: ignore[attr-defined]
+    assert make_baseline("log_spread").fit(windows).fitted == 1  # type: ignore[attr-defined]
     windows.subjects = None
-    assert make_rival("log_spread").fit(windows).orientation == -1  # type: ignore[attr-defined]
+    assert make_baseline("log_spread").fit(windows).fitted == -1  # type: ignore[attr-defined]
 
 
 def test_the_forest_does_without_acceleration(fitted: dict[str, Any], train: WindowSet, held_out: WindowSet) -> None:
@@ -130,7 +127,7 @@ def test_the_forest_does_without_acceleration(fitted: dict[str, Any], train: Win
     scores = forest.score(only_ppg)
     assert np.array_equal(forest.score(still), scores)
     assert auroc(held_out.labels, scores) > 0.9
-    trained = make_rival("forest").fit(WindowSet(train.signals[:, 3:4], ("PPG",), labels=train.labels))
+    trained = make_baseline("forest").fit(WindowSet(train.signals[:, 3:4], ("PPG",), labels=train.labels))
     assert np.array_equal(trained.score(held_out), trained.score(only_ppg))
 
 
@@ -141,8 +138,8 @@ def test_the_seed_decides_the_forest_and_ecg_is_never_used(
     first = fitted["forest"].score(few)
     few.signals = few.signals.copy()
     few.signals[:, 4] = np.random.default_rng(0).normal(size=(12, 1250))
-    assert np.array_equal(make_rival("forest", 0).fit(train).score(few), first)
-    assert not np.array_equal(make_rival("forest", 1).fit(train).score(few), first)
+    assert np.array_equal(make_baseline("forest", 0).fit(train).score(few), first)
+    assert not np.array_equal(make_baseline("forest", 1).fit(train).score(few), first)
 
 
 @pytest.mark.parametrize("name", [*FAST, "forest"])
@@ -152,47 +149,15 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(name: str, train: WindowSe
     no_ppg = WindowSet(train.signals[:, :3], train.channels[:3], labels=train.labels)
     for windows, reason in ((unlabelled, "no labels"), (one_class, "of one class"), (no_ppg, "no PPG")):
         with pytest.raises(UserError, match=reason) as caught:
-            make_rival(name).fit(windows)
+            make_baseline(name).fit(windows)
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=f"{name} is not fitted yet"):
-        make_rival(name).score(train)
+        make_baseline(name).score(train)
 
 
-def test_an_unknown_rival_is_refused() -> None:
-    with pytest.raises(UserError, match="no rival 'svm'; choose from neurokit_templatematch"):
-        make_rival("svm")
-
-
-@pytest.mark.parametrize(("name", "package"), [("forest", "scikit-learn"), ("neurokit_dissimilarity", "neurokit2")])
-def test_a_missing_extra_is_named(name: str, package: str, train: WindowSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = {"scikit-learn": "sklearn"}.get(package, package)
-    for loaded in [key for key in sys.modules if key.split(".")[0] == module]:
-        monkeypatch.delitem(sys.modules, loaded)
-    real = importlib.import_module
-
-    def absent(wanted: str, *rest: Any) -> Any:
-        if wanted.split(".")[0] == module:
-            raise ModuleNotFoundError(wanted)
-        return real(wanted, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(UserError) as caught:
-        make_rival(name).fit(train).score(train)
-    assert str(caught.value) == f"this rival needs {package}; pip install 'butppg-lightning[evaluation]'"
-
-
-def test_the_package_is_imported_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    heavy = {"torch", "sklearn", "neurokit2"}
-    real = builtins.__import__
-
-    def watched(name: str, *rest: Any, **more: Any) -> Any:
-        assert name.split(".")[0] not in heavy, name
-        return real(name, *rest, **more)
-
-    for loaded in [key for key in sys.modules if key.startswith("butppg_lightning.evaluation.baselines")]:
-        monkeypatch.delitem(sys.modules, loaded)
-    monkeypatch.setattr(builtins, "__import__", watched)
-    importlib.import_module("butppg_lightning.evaluation.baselines")
+def test_an_unknown_baseline_is_refused() -> None:
+    with pytest.raises(UserError, match="no baseline 'svm'; choose from neurokit_templatematch"):
+        make_baseline("svm")
 
 
 def test_rank_mean_shares_ties_and_forgets_units() -> None:
@@ -212,7 +177,7 @@ def test_rank_mean_refuses_what_it_cannot_rank(scores: list[Any], reason: str) -
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real recordings beside the checkout")
-def test_the_rivals_reach_on_unseen_people_what_is_known_of_them() -> None:
+def test_the_baselines_reach_on_unseen_people_what_is_known_of_them() -> None:
     windows = read_windows(REAL_DATA / "spc2015_dev" / "windows.npz", labelled=True)
     least = {"three_indices": (0.84, 0.85), "pulse_indices": (0.89, 0.89)}
     for name, (within, pooled) in least.items():
@@ -220,7 +185,7 @@ def test_the_rivals_reach_on_unseen_people_what_is_known_of_them() -> None:
         per_subject = []
         for subject in np.unique(windows.subjects):
             out = windows.subjects == subject
-            scores[out] = make_rival(name).fit(windows.take(~out)).score(windows.take(out))
+            scores[out] = make_baseline(name).fit(windows.take(~out)).score(windows.take(out))
             per_subject.append(auroc(windows.labels[out], scores[out]))
         assert np.mean(per_subject) > within, name
         assert auroc(windows.labels, scores) > pooled, name

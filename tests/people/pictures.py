@@ -2,49 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.special import expit
+from sklearn.metrics import roc_curve
 
-from butppg_lightning.cli.results.figures import Calibrated, Held, risk_coverage
 from butppg_lightning.evaluation.drawing import new_figure, save_figure
-from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.evaluation.reliability import Panel, draw_reliability
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from butppg_lightning.npz import Array
+from people.comparison import auroc, mean
+from people.figures import Calibrated, Held, risk_coverage
 
 WITHIN, ROC, RELIABILITY, RISK = "within_subject.png", "roc.png", "reliability.png", "risk_coverage.png"
 _INK, _FAINT = "#222222", "#9A9A9A"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7B3FA0", "#000000")
-_MOST_CURVES = len(_COLOURS)
 _GRID = np.linspace(0, 1, 201)
 
 
 def draw_all(
     folder: Path, content: dict[str, Any], held: Mapping[str, Held], calibrated: Mapping[str, Calibrated]
 ) -> list[str]:
-    """Draw the four pictures, in place of an earlier run's.
+    """Draw the pictures in place of an earlier run's, and return their names.
 
-    Args:
-        folder: Where to.
-        content: Of results.json.
-        held: What each method says of held-out windows.
-        calibrated: The same, calibrated.
-
-    Returns:
-        The names of the files; what could not be calibrated is in no picture of probabilities.
-
-    Raises:
-        UserError: If a picture cannot be written.
+    What could not be calibrated is in no picture of probabilities.
     """
     for name in (WITHIN, ROC, RELIABILITY, RISK):
         (folder / name).unlink(missing_ok=True)
     reference = content["reference"]
-    chosen = [name for name, each in held.items() if each.method.drawn or name == reference][:_MOST_CURVES]
+    chosen = [name for name, each in held.items() if each.method.drawn or name == reference][: len(_COLOURS)]
     draw_within(folder / WITHIN, content)
     draw_roc(folder / ROC, [held[name] for name in chosen])
     drawn = [WITHIN, ROC]
@@ -61,30 +48,22 @@ def draw_within(path: Path, content: dict[str, Any]) -> None:
     """Draw each subject's AUROC as a dot and their mean as a line, a row per method, the best on top."""
     rows = [found for found in content["methods"].values() if found["within_mean"] is not None]
     rows.sort(key=lambda found: found["within_mean"])
-    subjects = list(content["protocol"]["subjects"])
-    coloured = len(subjects) <= len(_COLOURS)
+    subjects, places = list(content["protocol"]["subjects"]), np.arange(len(rows))
+    few = len(subjects) <= len(_COLOURS)  # else the dots of all have one colour
     figure, axes = new_figure(8.6, 1.4 + 0.32 * len(rows))
-    for place, found in enumerate(rows):
-        axes.plot([found["within_mean"]] * 2, [place - 0.36, place + 0.36], color=_INK, linewidth=2.2, zorder=2)
-        for number, name in enumerate(subjects):
-            value = found["within"][name]
-            if value is not None:
-                colour = _COLOURS[number] if coloured else _COLOURS[0]
-                shift = 0.0 if not coloured else 0.3 * (number / max(len(subjects) - 1, 1) - 0.5)
-                axes.plot(
-                    value, place + shift, "o", color=colour, markersize=5, alpha=0.9 if coloured else 0.35, zorder=3
-                )
-    if coloured:
-        for number, name in enumerate(subjects):
-            axes.plot([], [], "o", color=_COLOURS[number], markersize=5, label=f"subject {name}")
+    axes.vlines([found["within_mean"] for found in rows], places - 0.36, places + 0.36, _INK, linewidth=2.2, zorder=2)
+    for number, name in enumerate(subjects):
+        values = [np.nan if found["within"][name] is None else found["within"][name] for found in rows]
+        shift = 0.3 * (number / max(len(subjects) - 1, 1) - 0.5) if few else 0.0
+        colour, label = (_COLOURS[number], f"subject {name}") if few else (_COLOURS[0], None)
+        alpha = 0.9 if few else 0.35
+        axes.plot(values, places + shift, "o", color=colour, markersize=5, alpha=alpha, label=label, zorder=3)
     axes.plot([], [], color=_INK, linewidth=2.2, label="mean")
     axes.axvline(0.5, color=_FAINT, linewidth=1, linestyle="--", zorder=1)
-    axes.set_yticks(range(len(rows)), [found["title"] for found in rows], fontsize=9)
+    axes.set_yticks(places, [found["title"] for found in rows], fontsize=9)
     axes.set(xlabel="AUROC within a held-out subject (mean over seeds)", xlim=(None, 1.01))
     axes.grid(axis="x", color="#E5E5E5", linewidth=0.7, zorder=0)
-    figure.legend(
-        loc="outside lower center", ncols=min(len(subjects) + 1, 7) if coloured else 1, fontsize=8, frameon=False
-    )
+    figure.legend(loc="outside lower center", ncols=7, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
@@ -93,12 +72,10 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
     figure, axes = new_figure(6.2, 5.8)
     axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle="--")
     for number, held in enumerate(methods):
-        curves = [_roc(held.labels, scores) for scores in held.scores]
-        areas = [value for scores in held.scores if (value := auroc(held.labels, scores)) is not None]
-        label = f"{held.method.title} {np.mean(areas):.3f}" if areas else held.method.title
-        axes.plot(
-            _GRID, np.mean(curves, axis=0), color=_COLOURS[number], linewidth=2.4 if not number else 1.5, label=label
-        )
+        curves = [np.interp(_GRID, *roc_curve(held.labels, scores)[:2]) for scores in held.scores]
+        area = mean(auroc(held.labels, scores) for scores in held.scores)
+        label = _title(held) if area is None else f"{_title(held)} {area:.3f}"
+        axes.plot(_GRID, np.mean(curves, axis=0), label=label, **_line(number))
     axes.set(xlabel="share of poor windows called good", ylabel="share of good windows called good")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.legend(
@@ -110,19 +87,10 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
 def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
     """Draw how many verdicts are wrong when only the surest windows are judged, averaged over the seeds."""
     figure, axes = new_figure(6.6, 4.6)
+    grid = _GRID[_GRID >= 0.1]
     for number, (held, calibrated) in enumerate(methods):
-        curves = []
-        for probabilities in calibrated.probabilities:
-            coverage, risk = risk_coverage(held.labels, probabilities)
-            curves.append(np.interp(_GRID[_GRID >= 0.1], coverage, risk))
-        colour, width = _COLOURS[number], 2.4 if not number else 1.5
-        axes.plot(
-            100 * _GRID[_GRID >= 0.1],
-            100 * np.mean(curves, axis=0),
-            color=colour,
-            linewidth=width,
-            label=held.method.title,
-        )
+        curves = [np.interp(grid, *risk_coverage(held.labels, each)) for each in calibrated.probabilities]
+        axes.plot(100 * grid, 100 * np.mean(curves, axis=0), label=_title(held), **_line(number))
     axes.set(xlabel="windows judged, the surest first (%)", ylabel="wrong verdicts among them (%)", ylim=(0, None))
     axes.grid(color="#E5E5E5", linewidth=0.7)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
@@ -132,19 +100,16 @@ def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
 def draw_calibration(path: Path, held: Held, calibrated: Calibrated) -> None:
     """Draw reliability diagrams of a network's first seed, before and after calibration."""
     # one seed: several would count each window several times
-    raw = 1 / (1 + np.exp(-np.clip(held.scores[0], -500, 500)))
     panels = [
-        Panel(f"{held.method.title}, seed 0, before calibration", held.labels, raw),
+        Panel(f"{_title(held)}, seed 0, before calibration", held.labels, expit(held.scores[0])),
         Panel("calibrated on the other folds", held.labels, calibrated.probabilities[0]),
     ]
     draw_reliability(path, panels)
 
 
-def _roc(labels: Array, scores: Array) -> Array:
-    """Return the sensitivity at every false-positive rate of the grid."""
-    order = np.argsort(-scores, kind="stable")
-    last_of_tie = np.r_[np.diff(scores[order]) != 0, True]
-    good = labels[order] == 1
-    alarms = np.cumsum(~good)[last_of_tie] / max((~good).sum(), 1)
-    hits = np.cumsum(good)[last_of_tie] / max(good.sum(), 1)
-    return np.asarray(np.interp(_GRID, np.r_[0, alarms], np.r_[0, hits]))
+def _title(held: Held) -> str:
+    return held.method.title or held.method.name
+
+
+def _line(number: int) -> dict[str, Any]:
+    return {"color": _COLOURS[number], "linewidth": 1.5 if number else 2.4}

@@ -1,7 +1,8 @@
-"""Who is trained on and who is held out, and the files of both."""
+"""Who is trained on, who is held out, and the windows of both."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,9 @@ from butppg_lightning.sources.splits import folds_by_subject, subjects_named
 from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES, WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from butppg_lightning.npz import Array
 
 BY_SUBJECT = "subject"
-"""Leave one subject out."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,12 @@ class Fold:
     train: tuple[str, ...]
     test: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"without {', '.join(self.test)}" if 0 < len(self.test) <= 3 else f"fold {self.name}"
+
 
 def make_folds(windows: WindowSet, asked: str) -> list[Fold]:
-    """Part the subjects.
-
-    Args:
-        windows: Labelled windows with subjects.
-        asked: ``subject`` for leave-one-subject-out, or a number of folds of similar size and class balance.
-
-    Raises:
-        UserError: If ``asked`` is neither, or there are too few subjects.
-    """
+    """Part the subjects: ``subject`` leaves one out, a number asks for folds of similar size and class balance."""
     if windows.subjects is None:
         raise UserError("the windows have no 'subjects', so nobody can be held out; save who they come from")
     names = [str(name) for name in np.unique(windows.subjects)]
@@ -67,15 +59,9 @@ def everybody(windows: WindowSet) -> Fold:
 
 
 def training_windows(windows: WindowSet, fold: Fold, place: str) -> WindowSet:
-    """Return the windows to train on.
-
-    Raises:
-        UserError: If a person or a window is on both sides.
-    """
+    """Return the windows to train on; a person or a window on both sides is an error."""
     train = windows.take(np.flatnonzero(subjects_named(windows, fold.train)))
-    if fold.test:
-        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
-        _refuse_leaks(train, held_out, place)
+    _refuse_leaks(train, windows, fold, place)
     return train
 
 
@@ -89,10 +75,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
         place: Where the unlabelled windows are from, for messages.
 
     Returns:
-        Windows of the fold's training subjects and of nobody else, without labels.
-
-    Raises:
-        UserError: If there are none, or a held-out person or window is among them.
+        Windows of the fold's training subjects and of nobody else, without labels; a held-out person's is an error.
     """
     if unlabelled is None:
         found = training_windows(windows, fold, place)
@@ -107,23 +90,12 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
                 f"{place} has no windows of the subjects {', '.join(fold.train[:5])}; its subjects are "
                 f"{', '.join(np.unique(unlabelled.subjects)[:5])}: name them alike"
             )
-    if fold.test:
-        held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
-        _refuse_leaks(found, held_out, place)
+    _refuse_leaks(found, windows, fold, place)
     return WindowSet(found.signals, found.channels, subjects=found.subjects, present=found.present)
 
 
 def softened(windows: WindowSet, spoiled: str, place: str) -> WindowSet:
-    """Return windows with soft labels.
-
-    Args:
-        windows: The windows.
-        spoiled: Name of the file's array with the share of each window that is spoiled, ``[N]`` in 0..1.
-        place: The file, for the message.
-
-    Raises:
-        UserError: If the file has no such array.
-    """
+    """Return windows with soft labels: 1 less the file's array ``spoiled``, ``[N]`` in 0..1."""
     shares = windows.extras.get(spoiled)
     if shares is None or shares.shape != (len(windows),) or shares.dtype.kind != "f":
         others = ", ".join(sorted(windows.extras)) or "no further array"
@@ -132,37 +104,28 @@ def softened(windows: WindowSet, spoiled: str, place: str) -> WindowSet:
 
 
 def join(parts: Sequence[tuple[str, WindowSet]]) -> WindowSet:
-    """Join unlabelled windows of several sources, whose subjects' names get the source's in front.
+    """Join unlabelled windows of several named sources, whose subjects' names get the source's in front.
 
-    Args:
-        parts: Name of each source, and its windows.
-
-    Returns:
-        float32 windows with every channel that one of them has, absent where a source lacks it.
+    There is every channel that one of them has, absent where a source lacks it.
     """
     channels = tuple(name for name in CHANNELS if any(name in windows.channels for _, windows in parts))
-    count = sum(len(windows) for _, windows in parts)
-    signals = np.zeros((count, len(channels), WINDOW_SAMPLES), dtype=np.float32)
-    present = np.zeros((count, len(channels)), dtype=bool)
+    signals = np.zeros((sum(len(windows) for _, windows in parts), len(channels), WINDOW_SAMPLES), dtype=np.float32)
+    present = np.zeros(signals.shape[:2], dtype=bool)
     names: list[str] = []
     for source, windows in parts:
-        rows = slice(len(names), len(names) + len(windows))
-        for column, channel in enumerate(windows.channels):
-            place = channels.index(channel)
-            signals[rows, place] = windows.signals[:, column]
-            present[rows, place] = True if windows.present is None else windows.present[:, column]
-        subjects = [""] * len(windows) if windows.subjects is None else windows.subjects.tolist()
-        names += [f"{source}-{name}" for name in subjects]
+        rows, places = slice(len(names), len(names) + len(windows)), [channels.index(name) for name in windows.channels]
+        signals[rows, places] = windows.signals
+        present[rows, places] = True if windows.present is None else windows.present
+        names += [
+            f"{source}-{name}" for name in (windows.subjects if windows.subjects is not None else "?" * len(windows))
+        ]
     return WindowSet(signals, channels, subjects=np.array(names), present=present)
 
 
-def save_once(windows: WindowSet, path: Path) -> None:
-    """Write a file whose name says what is in it, unless it is there."""
-    if not path.is_file():
-        windows.save(path)
-
-
-def _refuse_leaks(train: WindowSet, held_out: WindowSet, place: str) -> None:
+def _refuse_leaks(train: WindowSet, windows: WindowSet, fold: Fold, place: str) -> None:
+    if not fold.test:
+        return
+    held_out = windows.take(np.flatnonzero(subjects_named(windows, fold.test)))
     people = np.intersect1d(np.asarray(train.subjects), np.asarray(held_out.subjects))
     if people.size:
         raise UserError(f"{place}: subject {people[0]} would be trained on and held out; part people, not windows")

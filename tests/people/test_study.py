@@ -1,4 +1,4 @@
-"""`butppg results`: people are held out, what is done is not done again, and the figures are those of the files."""
+"""The study: people are held out, what is done is not done again, and the figures are those of the files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import but_ppg_release
@@ -18,33 +18,32 @@ import numpy as np
 import pytest
 from conftest import REAL_DATA, make_windows
 
-from butppg_lightning.cli import main
-from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.results.definition import Method, read_ablation, read_definition
-from butppg_lightning.cli.results.figures import Held, calibrate, combine, compare, primary
-from butppg_lightning.cli.results.folds import Fold, join, make_folds, training_windows, unlabelled_windows
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.window import WindowSet, read_windows
+from people.command import main
+from people.figures import Held, calibrate, combine, compare, primary
+from people.folds import Fold, join, make_folds, training_windows, unlabelled_windows
+from people.methods import Method, read_ablation, read_definition
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+HOME = Path(__file__).parent
 TINY = "--config tiny.yaml --trainer.max_epochs 1 --trainer.precision 32-true"
 DEFINITION = f"""
-pretrain: --config pretrain.yaml {TINY}
-adapt: --config pretrain.yaml {TINY}
+defaults:
+  pretrain: --config pretrain.yaml {TINY}
+  adapt: --config pretrain.yaml {TINY}
 methods:
   - {{name: recommended, fit: "--config finetune.yaml {TINY} --model.lr 3e-3"}}
-  - {{name: three, rival: three_indices, seeds: 1, drawn: true, external: true}}
-  - {{name: spread, rival: log_spread, seeds: 1, table: channels}}
+  - {{name: three, baseline: three_indices, seeds: 1, drawn: true, external: true}}
+  - {{name: spread, baseline: log_spread, seeds: 1, table: channels}}
   - {{name: ensemble, ensemble: recommended}}
   - {{name: both, rank_mean: [recommended, three]}}
 """
 ROWS = """
-rows:
+methods:
   - {name: seeds, group: head, ensemble: recommended}
-  - {name: with_three, group: rival, rank_mean: [recommended, three]}
+  - {name: with_three, group: baseline, rank_mean: [recommended, three]}
 """
 
 
@@ -74,7 +73,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(folder: Path, output: Path, *more: str, definition: str = "methods.yaml") -> list[str]:
     data = {"windows": "windows.npz", "unlabelled": "unlabelled.npz", "pretraining": "pre", "definitions": definition}
     given = [word for key, name in data.items() for word in (f"--{key}", str(folder / name))]
-    return ["results", *given, "--folds", "2", "--seeds", "2", "--output", str(output), "--workers", "1", *more]
+    return [*given, "--folds", "2", "--seeds", "2", "--output", str(output), "--workers", "1", *more]
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +116,10 @@ def test_figures_are_those_of_the_predictions(folder: Path, output: Path) -> Non
     assert found["pooled_auroc"] == pytest.approx(np.mean([auroc(windows.labels, scores) for scores in by_seed]))
     ensemble = told["methods"]["ensemble"]
     assert ensemble["pooled_auroc"] == pytest.approx(auroc(windows.labels, np.mean(by_seed, axis=0)))
-    rival = told["methods"]["three"]
-    assert rival["within_sd"] is None
-    difference = rival["reference_less_this"]
-    assert difference["mean"] == pytest.approx(found["within_mean"] - rival["within_mean"])
+    baseline = told["methods"]["three"]
+    assert baseline["within_sd"] is None
+    difference = baseline["reference_less_this"]
+    assert difference["mean"] == pytest.approx(found["within_mean"] - baseline["within_mean"])
     assert difference["subjects"] == 6
     assert told["costs"]["jobs"] == 2 * (2 + 1 + 1)
 
@@ -179,7 +178,7 @@ def test_a_job_that_fails_ends_everything_with_its_line(
         f"methods: [{{name: wrong, encoder: none, fit: --config finetune.yaml {TINY} --model.head round}}]"
     )
     assert main(words(folder, tmp_path, definition="wrong.yaml")) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("butppg: ")]
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("study: ")]
     assert len(told) == 1
     assert "wrong, without" in told[0]
     assert "model.head" in told[0]
@@ -192,10 +191,12 @@ def test_a_job_that_fails_ends_everything_with_its_line(
     [
         (["--methods", "recommended,none"], "--methods names 'none'"),
         (["--folds", "some"], "--folds is some"),
-        (["--seeds", "0"], "--seeds is 0"),
+        (["--seeds", "0"], "seeds"),
         (["--but_ppg", "."], "either --windows"),
         (["--release", "/nowhere"], "--release /nowhere does not exist"),
         (["--pretraining", "."], "holds no train_windows.npz"),
+        (["--definitions", "/nowhere.yaml"], "/nowhere.yaml cannot be read"),
+        (["--outptu", "x"], "--outptu"),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -211,37 +212,46 @@ def test_mistakes_end_in_one_line(
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{name: a, fits: x}", "'fits' is unknown here"),
-        ("{name: a/b}", "name 'a/b'"),
-        ("{name: a, rival: oracle}", "no rival 'oracle'"),
+        ("{name: a, fits: x}", "'fits' is not accepted"),
+        ("{name: a/b}", "a/b does not match"),
+        ("{name: a, baseline: oracle}", "no baseline 'oracle'"),
         ("{name: a, base: b}", "base 'b'"),
         ("{name: a, rank_mean: [recommended]}", "two or more"),
-        ("{name: a, encoder: best}", "encoder 'best'"),
+        ("{name: a, encoder: best}", "encoder.*Got value: best"),
         ("{name: recommended}", "must be new"),
-        ("{name: a, seeds: 0}", "seeds is 0"),
+        ("{name: a, seeds: 0}", "seeds.*v>0.*Given value: 0"),
     ],
 )
 def test_a_row_that_cannot_be_understood_is_named(folder: Path, tmp_path: Path, row: str, message: str) -> None:
-    (tmp_path / "rows.yaml").write_text(f"rows:\n  - {row}\n")
+    (tmp_path / "rows.yaml").write_text(f"methods:\n  - {row}\n")
     with pytest.raises(UserError, match=message):
         read_ablation(tmp_path / "rows.yaml", read_definition(folder / "methods.yaml"))
 
 
 def test_shipped_methods_and_rows_are_understood(tmp_path: Path) -> None:
-    home = shipped_configs() / "results"
-    definition = read_definition(home / "methods.yaml")
+    definition = read_definition(HOME / "methods.yaml")
     recommended = definition.methods["recommended"]
     varied = [
-        row for row in read_ablation(home / "ablation.yaml", definition).methods.values() if row.kind == "network"
+        row for row in read_ablation(HOME / "ablation.yaml", definition).methods.values() if row.kind == "network"
     ]
     assert len(varied) > 20
     for row in varied:
-        assert row.fit[: len(recommended.fit)] == recommended.fit
-        assert row.pretrain[: len(recommended.pretrain)] == recommended.pretrain
-    (tmp_path / "rows.yaml").write_text("rows: [{name: fast, fit: --model.lr 1, encoder: none}]")
+        assert row.fit.startswith(recommended.fit)
+        assert row.pretrain.startswith(recommended.pretrain)
+    (tmp_path / "rows.yaml").write_text("methods: [{name: fast, fit: --model.lr 1, encoder: none}]")
     row = read_ablation(tmp_path / "rows.yaml", definition).methods["fast"]
-    assert row.fit == (*recommended.fit, "--model.lr", "1")
-    assert (row.encoder, row.table, row.title) == ("none", "ablation", "fast")
+    assert row.fit == f"{recommended.fit} --model.lr 1"
+    assert (row.encoder, row.table, row.name) == ("none", "ablation", "fast")
+
+
+def test_the_rows_and_keys_of_the_readme_are_those_there_are(tmp_path: Path) -> None:
+    page = (HOME / "README.md").read_text()
+    (tmp_path / "rows.yaml").write_text("methods:\n" + page.partition("```yaml\n")[2].partition("```")[0])
+    found = read_ablation(tmp_path / "rows.yaml", read_definition(HOME / "methods.yaml")).methods
+    kinds = {"wide": "network", "smooth": "baseline", "rhythm": "indices", "mean": "ensemble", "both": "rank_mean"}
+    assert {name: found[name].kind for name in kinds} == kinds
+    for item in fields(Method):
+        assert f"`{item.name}`" in page or f"{item.name}:" in page
 
 
 def test_held_out_people_never_get_in() -> None:
@@ -270,10 +280,10 @@ def test_windows_of_two_sources_are_joined_by_channel() -> None:
     assert joined.subjects[0] == "a-p0"
 
 
-def held(scores: np.ndarray, labels: np.ndarray, name: str = "m", kind: str = "network") -> Held:
+def held(scores: np.ndarray, labels: np.ndarray, name: str = "m") -> Held:
     folds = np.arange(len(labels)) % 3
     subjects = np.array([f"p{row % 6}" for row in range(len(labels))])
-    return Held(Method(name, name, kind, members=("m", "n")), labels, subjects, scores, folds)
+    return Held(Method(name), labels, subjects, scores, folds)
 
 
 def test_a_fold_is_calibrated_on_the_others_only() -> None:
@@ -294,7 +304,7 @@ def test_combinations_and_comparisons() -> None:
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 2, 120)
     one, other = held(generator.normal(size=(3, 120)), labels), held(labels[None] * 1000.0, labels, "n")
-    both = combine(Method("b", "b", "rank_mean", members=("m", "n")), {"m": one, "n": other})
+    both = combine(Method("b", rank_mean=["m", "n"]), {"m": one, "n": other})
     assert both.scores.shape == both.within.shape == (3, 120)
     assert both.scores.min() >= 0
     assert both.scores.max() <= 1
@@ -307,8 +317,7 @@ def test_combinations_and_comparisons() -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(folder: Path, output: Path, tmp_path: Path) -> None:
-    code = "import sys; from butppg_lightning.cli import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *words(folder, tmp_path)]
+    command = [sys.executable, str(HOME), *words(folder, tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         while len(list(tmp_path.rglob("predictions/recommended/*.csv"))) < 2:
             assert process.poll() is None
@@ -331,7 +340,7 @@ def test_a_release_is_held_out_by_subject(folder: Path, tmp_path: Path) -> None:
         f'methods: [{{name: recommended, encoder: none, fit: "--config finetune.yaml {TINY}"}}]'
     )
     given = ["--but_ppg", str(tmp_path / "release"), "--definitions", str(folder / "few.yaml"), "--seeds", "1"]
-    assert main(["results", *given, "--output", str(tmp_path / "out")]) == 0
+    assert main([*given, "--output", str(tmp_path / "out")]) == 0
     told = json.loads((tmp_path / "out" / "results.json").read_text())
     assert len(told["protocol"]["folds"]) == 5
     assert told["protocol"]["windows"]["count"] == 32

@@ -1,6 +1,6 @@
 """What others offer for the same work: Lightning's BackboneFinetuning, BERT's way of masking, neurokit2's PPG quality.
 
-``python rivals.py --data DIR --folder DIR --precision 32-true`` trains two epochs with the encoder frozen and two
+``python baselines.py --data DIR --folder DIR --precision 32-true`` trains two epochs with the encoder frozen and two
 with everything, as a user of Lightning alone would, on our encoder, head, preprocessing and data loader.
 """
 

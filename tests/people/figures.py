@@ -1,0 +1,280 @@
+"""From predictions to figures: within people and over all, before and after calibration, with what seeds change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+from sklearn import metrics
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.calibration_figures import (
+    calibration_slope,
+    debiased_calibration_error,
+    expected_calibration_error,
+    expected_ece,
+    fit_temperature,
+    roc_points,
+)
+from butppg_lightning.evaluation.comparison import within_subject_auroc
+from people.baselines import rank_mean
+from people.comparison import auroc, interval, mean, sign_flip_test, spread
+from people.methods import COMBINED, Method
+
+if TYPE_CHECKING:
+    from butppg_lightning.npz import Array
+    from people.study import Study
+
+_SPREADS = 10.0  # interquartile ranges from the median, beyond which a baseline's score is one that means "cannot tell"
+_NEAREST = 1e-3  # to 0 and 1 of a baseline's probabilities: a forest's votes
+
+
+@dataclass(eq=False)
+class Held:
+    """What a method says of windows whose people it was not trained on.
+
+    Attributes:
+        method: The method.
+        labels: ``[N]`` in {0 poor, 1 good}.
+        subjects: ``[N]`` names.
+        scores: ``[S, N]``, one row per seed, higher for good: logits of networks.
+        folds: ``[N]`` number of the fold in which a window was held out.
+        within: ``[S, N]`` what ranks a person's windows among themselves; None for ``scores``.
+    """
+
+    method: Method
+    labels: Array
+    subjects: Array
+    scores: Array
+    folds: Array
+    within: Array | None = None
+
+    @property
+    def logits(self) -> Array:
+        """``[S, N]`` what is calibrated: logits as they are, other scores without what lies far outside."""
+        if self.method.kind in ("network", "ensemble"):
+            return self.scores
+        if self.scores.min() >= 0 and self.scores.max() <= 1:
+            return np.asarray(logit(np.clip(self.scores, _NEAREST, 1 - _NEAREST)))
+        low, middle, high = np.percentile(self.scores, [25, 50, 75])
+        return np.asarray(np.clip(self.scores, middle - _SPREADS * (high - low), middle + _SPREADS * (high - low)))
+
+
+def gather(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
+    """Return what every method says of held-out windows."""
+    labels, subjects = np.asarray(study.windows.labels), np.asarray(study.windows.subjects)
+    folds = np.select([np.isin(subjects, fold.test) for fold in study.folds], range(len(study.folds)))
+    found: dict[str, Held] = {}
+    for name, method in methods.items():
+        if method.kind in COMBINED:
+            found[name] = combine(method, found)
+            continue
+        scores = np.full((len(study.seeds_of(method)), len(labels)), np.nan)
+        for seed in study.seeds_of(method):
+            for fold in study.folds:
+                table = _read(study.prediction(method, fold, seed))
+                scores[seed, table["row"]] = table.iloc[:, -1]
+        found[name] = Held(method, labels, subjects, scores, folds)
+    return found
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, float_precision="round_trip")
+
+
+def gather_external(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
+    """Return what the methods that ask for it say of the external windows."""
+    found: dict[str, Held] = {}
+    for name, method in methods.items():
+        if not method.external:
+            continue
+        if method.kind not in COMBINED:
+            tables = [_read(study.external_prediction(method, seed)) for seed in study.seeds_of(method)]
+            scores, subjects = np.stack([table.iloc[:, -1] for table in tables]), tables[0]["subject"].to_numpy()
+            found[name] = Held(method, tables[0]["label"].to_numpy(), subjects, scores, np.zeros(len(subjects)))
+        elif set(method.members) <= set(found):
+            found[name] = combine(method, found)
+    return found
+
+
+def combine(method: Method, found: Mapping[str, Held]) -> Held:
+    """Return what an ``ensemble`` or a ``rank_mean`` says, from what its members say of the same windows.
+
+    Ranks are taken within each person's windows, and for what is pooled over people among all windows.
+    """
+    first = found[method.members[0]]
+    if method.kind == "ensemble":
+        return Held(method, first.labels, first.subjects, first.scores.mean(axis=0, keepdims=True), first.folds)
+    members = [found[name].scores for name in method.members]
+    seeds = max(len(scores) for scores in members)
+    pooled, within = np.empty((2, seeds, len(first.labels)))
+    for seed in range(seeds):
+        scores = [each[seed % len(each)] for each in members]
+        pooled[seed] = rank_mean(scores)
+        for name in np.unique(first.subjects):
+            rows = first.subjects == name
+            within[seed, rows] = rank_mean([each[rows] for each in scores])
+    return Held(method, first.labels, first.subjects, pooled, first.folds, within)
+
+
+def primary(held: Held) -> dict[str, Any]:
+    """Return AUROC within subjects and pooled, as means over the seeds and their standard deviations.
+
+    Returns:
+        ``within`` (subject to mean over seeds), ``within_mean``, ``within_sd``, ``within_ci95`` over the subjects,
+        ``pooled_auroc``, ``pooled_sd``; ``seeds`` has the mean of each. None where undefined.
+    """
+    own = held.scores if held.within is None else held.within
+    by_seed = [within_subject_auroc(held.labels, scores, held.subjects) for scores in own]
+    within = {name: mean(found[name] for found, _ in by_seed) for name in by_seed[0][0]}
+    means, pooled = [found for _, found in by_seed], [auroc(held.labels, scores) for scores in held.scores]
+    return {
+        "within": within,
+        "within_mean": mean(means),
+        "within_sd": spread(means),
+        "within_ci95": interval([value for value in within.values() if value is not None]),
+        "pooled_auroc": mean(pooled),
+        "pooled_sd": spread(pooled),
+        "seeds": {"within_mean": means, "pooled_auroc": pooled},
+    }
+
+
+def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what the per-subject differences of ``one`` less ``other`` say; None if no subject has both figures."""
+    pairs = {name: (value, other["within"].get(name)) for name, value in one["within"].items()}
+    differences = {name: first - second for name, (first, second) in pairs.items() if None not in (first, second)}
+    return {"differences": differences, **asdict(sign_flip_test([*differences.values()]))} if differences else None
+
+
+@dataclass(eq=False)
+class Calibrated:
+    """Probabilities of held-out windows, calibrated on the predictions for the people of the other folds.
+
+    Attributes:
+        probabilities: ``[S, N]`` in 0..1.
+        called: ``[S, N]`` bool: at or above the threshold of the other folds' largest balanced accuracy.
+        failed: Why it was not possible, or empty.
+    """
+
+    probabilities: Array
+    called: Array
+    failed: str = ""
+
+
+def calibrate(held: Held) -> Calibrated:
+    """Calibrate each fold on the others, for every seed."""
+    logits = held.logits
+    probabilities, called = np.full(logits.shape, np.nan), np.zeros(logits.shape, dtype=bool)
+    for seed, values in enumerate(logits):
+        for fold in np.unique(held.folds):
+            inside = held.folds == fold
+            labels, others = held.labels[~inside], values[~inside]
+            try:
+                temperature, bias = fit_temperature(labels, others)
+            except UserError as error:
+                return Calibrated(probabilities, called, str(error))
+            thresholds, kept, alarms = roc_points(labels, others)
+            probabilities[seed, inside] = expit(values[inside] / temperature + bias)
+            called[seed, inside] = values[inside] >= thresholds[np.argmax(kept - alarms)]
+    return Calibrated(probabilities, called)
+
+
+def secondary(held: Held, calibrated: Calibrated) -> dict[str, Any]:
+    """Return figures of calibrated probabilities and of the verdicts, as means over the seeds; None where undefined."""
+    if calibrated.failed:
+        return {"not_calibrated": calibrated.failed}
+    pairs = zip(calibrated.probabilities, calibrated.called, strict=True)
+    found = pd.DataFrame([_of_probabilities(held.labels, *pair) for pair in pairs])
+    # ranked before calibration: each fold's own temperature would mix up the order between folds
+    ranked = np.mean([metrics.average_precision_score(held.labels, scores) for scores in held.scores])
+    return {"auprc": float(ranked)} | {key: mean(values.dropna()) for key, values in found.items()}
+
+
+def _of_probabilities(labels: Array, probabilities: Array, called: Array) -> dict[str, float | None]:
+    slope, intercept = calibration_slope(labels, probabilities)
+    return {
+        "balanced_accuracy": 100 * metrics.balanced_accuracy_score(labels, called),
+        "macro_f1": metrics.f1_score(labels, called, average="macro"),
+        "mcc": metrics.matthews_corrcoef(labels, called),
+        "brier": metrics.brier_score_loss(labels, probabilities),
+        "loss": metrics.log_loss(labels, probabilities),
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
+        "ece": expected_calibration_error(labels, probabilities),
+        "ece_debiased": debiased_calibration_error(labels, probabilities),
+        "ece_if_calibrated": expected_ece(probabilities),
+        "accuracy": 100 * metrics.accuracy_score(labels, called),
+        "majority_accuracy": 100 * max(labels.mean(), 1 - labels.mean()),
+    }
+
+
+def risk_coverage(labels: Array, probabilities: Array) -> tuple[Array, Array]:
+    """Return the share of wrong verdicts among the surest windows, for every share of windows kept.
+
+    Args:
+        labels: ``[N]`` in {0, 1}.
+        probabilities: ``[N]`` of good; from 0.5 on a window is called good, and the farther from it the surer.
+
+    Returns:
+        Coverage ``[N]`` in 0..1, rising, and risk ``[N]`` in 0..1 (Geifman and El-Yaniv 2017).
+    """
+    order = np.argsort(-np.abs(probabilities - 0.5), kind="stable")
+    wrong = (probabilities >= 0.5)[order] != (labels == 1)[order]
+    count = np.arange(1, len(labels) + 1)
+    return count / len(labels), np.cumsum(wrong) / count
+
+
+def out_of_fold(held: Held) -> pd.DataFrame:
+    """Return a network's predictions for everybody, all seeds, as `butppg calibrate --predictions` takes them."""
+    seeds, count = held.scores.shape
+    columns = {"subject": np.tile(held.subjects, seeds), "label": np.tile(held.labels, seeds)}
+    return pd.DataFrame({"seed": np.repeat(range(seeds), count), **columns, "logit": held.scores.ravel()})
+
+
+def describe(
+    held: Mapping[str, Held], reference: str, calibrated: Mapping[str, Calibrated] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Return the figures of each method: of the main comparison, or of an ablation's rows if nothing is calibrated."""
+    best, described = primary(held[reference]), {}
+    for name, each in held.items():
+        found = best if name == reference else primary(each)
+        title = each.method.title or name
+        described[name] = {**asdict(each.method), "title": title, "kind": each.method.kind, **found}
+        if calibrated is None:
+            described[name]["this_less_reference"] = None if name == reference else compare(found, best)
+        else:  # "better" says that the reference is
+            described[name]["reference_less_this"] = None if name == reference else compare(best, found)
+            described[name] |= secondary(each, calibrated[name])
+    return described
+
+
+def describe_external(held: Mapping[str, Held]) -> dict[str, Any]:
+    """Return the AUROC on the external windows, by method."""
+    described = {}
+    for name, each in held.items():
+        values = [auroc(each.labels, row) for row in each.scores]
+        title = each.method.title or name
+        described[name] = {"title": title, "auroc": mean(values), "auroc_sd": spread(values), "seeds": values}
+    first = next(iter(held.values()))
+    counts = {"windows": len(first.labels), "good": int(first.labels.sum()), "subjects": len(np.unique(first.subjects))}
+    return {**counts, "methods": described}
+
+
+def protocol(study: Study) -> dict[str, Any]:
+    """Return what was done, on which data."""
+    labels, subjects = np.asarray(study.windows.labels), np.asarray(study.windows.subjects)
+    names = np.unique(subjects).tolist()
+    return {
+        "windows": {"count": len(labels), "good": int(labels.sum()), "file": study.data.windows.name},
+        "subjects": {name: int((subjects == name).sum()) for name in names},
+        "good_by_subject": {name: int(labels[subjects == name].sum()) for name in names},
+        "folds": [list(fold.test) for fold in study.folds],
+        "seeds": study.seeds,
+        "self_supervision": "unlabelled windows" if study.data.unlabelled else "the labelled windows, without labels,",
+        "digests": study.digests,
+    }
