@@ -37,15 +37,13 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "mock": Command("mock", "mock", "write synthetic BUT PPG splits or VitalDB-like windows"),
-    "prepare but-ppg": Command(
-        "prepare.but_ppg", "run", "the BUT PPG release of PhysioNet -> train, val and test", True
-    ),
-    "prepare splits": Command("prepare.splits", "run", "one labelled npz with subjects -> train, val and test", True),
+    "prepare but-ppg": Command("prepare.but_ppg", "but_ppg", "the BUT PPG release of PhysioNet -> train, val and test"),
+    "prepare splits": Command("prepare.splits", "splits", "one labelled npz with subjects -> train, val and test"),
     "prepare vitaldb-splits": Command(
-        "prepare.vitaldb", "splits", "cases of VitalDB -> train, val and test, by patient", True
+        "prepare.vitaldb", "splits", "cases of VitalDB -> train, val and test, by patient"
     ),
     "prepare vitaldb-windows": Command(
-        "prepare.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining", True
+        "prepare.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining"
     ),
     "pretrain": Command("pretrain", "pretrain", "pretrain an encoder by masked signal modelling", True),
     "fit": Command("finetune", "fit", "fine-tune the quality classifier in stages, then test it", True),
@@ -54,14 +52,14 @@ COMMANDS = {
     "test": Command("finetune", "test", "print a checkpoint's metrics on test.npz", True),
     "predict": Command("finetune", "predict", "write a checkpoint's probabilities for a split", True),
     "calibrate": Command(
-        "calibrate", "run", "make a checkpoint's probabilities mean what they say, and set its thresholds", True
+        "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
     ),
     "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", True),
     "score": Command("score", "run", "score every window of a long recording", True),
-    "export": Command("export", "run", "write a classifier as ONNX (checked against torch) or safetensors", True),
+    "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
     "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", True),
     "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", True),
-    "inspect": Command("inspect", "run", "say what a checkpoint, an npz file or a run folder contains", True),
+    "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),
 }
 
 
