@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
 from butppg_lightning.cli.loggers import LoggerName, build_loggers, forget_folder, log_into
 from butppg_lightning.cli.memory import out_of_memory_told
-from butppg_lightning.cli.parser import OneLineErrors, one_line
+from butppg_lightning.cli.parser import OneLineErrors, one_line, underscored
 from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.cli.quiet import quieten
 from butppg_lightning.cli.stored_model import take_model, tell_differences
@@ -74,7 +74,7 @@ class TrainingCLI(LightningCLI):
     ) -> None:
         self.command = command
         self.trains = command in ("fit", "pretrain")
-        self.arguments = expand_config_paths(arguments)
+        self.arguments = expand_config_paths([underscored(word) for word in arguments])
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
         self.stage_record = StageRecord()
         quieten()
