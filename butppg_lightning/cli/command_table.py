@@ -92,13 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
         return 141
-    except (MemoryError, RuntimeError, OSError) as error:
-        from butppg_lightning.cli.memory import ran_out
+    except Exception as error:
+        from butppg_lightning.cli.resources import report
 
-        if debug or not ran_out(error):
+        line = None if debug else report(error, words[0], words)
+        if line is None:
             raise
-        size = "" if words[0] in ("mock", "prepare", "completion") else "; use a smaller --batch_size"
-        print(f"butppg: out of memory in `butppg {words[0]}`{size}, or end other programs", file=sys.stderr)
+        print(f"butppg: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("butppg: interrupted", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Refusing a mistyped key of a training command at once, before the seconds that importing torch and Lightning takes.
 
-The keys are read off the source text: the parameters of the classes that LightningCLI turns into groups, and the options
-that the training commands add. Whatever is in doubt passes, and the real parser decides.
+The keys are read off the source text: the parameters of the classes that LightningCLI turns into groups, and the
+options that the training commands add. Whatever is in doubt passes, and the real parser decides.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def known_options() -> list[str]:
     found = dict.fromkeys(_BUILT_IN)
     for file in _COMMANDS:
         for node in ast.walk(ast.parse((_PACKAGE / file).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                if option := re.fullmatch(r"--([a-z_]+)", node.value):
-                    found[option[1]] = None
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and (option := re.fullmatch(r"--([a-z_]+)", text)):
+                found[option[1]] = None
     return list(found)
 
 
