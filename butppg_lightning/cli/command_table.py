@@ -59,7 +59,7 @@ COMMANDS = {
     "score": Command("score", "run", "score every window of a long recording", "own"),
     "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
     "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", "own"),
-    "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", "own"),
+    "completion": Command("completion", "completion", "print a script for bash or zsh that completes commands on TAB"),
     "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),
 }
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import re
+import shutil
 import typing
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -17,8 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+_WIDTH = 120
+
+
 class ManPage(jsonargparse.DefaultHelpFormatter):
     """Keeps the paragraphs of a description, and the lines of an example (they begin with two spaces)."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        wide = shutil.get_terminal_size((_WIDTH, 0)).columns
+        super().__init__(prog, **{"width": min(wide, _WIDTH), "max_help_position": 32, **options})  # type: ignore[no-untyped-call]
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # jsonargparse offers a second spelling of every list, with a plus, which appends
+        return re.sub(r", --[\w.]+\+( \S+)?", "", super()._format_action_invocation(action))
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return re.sub(r", known subclasses: [^)]*", "", super()._get_help_string(action))
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text

@@ -6,7 +6,7 @@ import argparse
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -51,8 +51,39 @@ _EXAMPLES = {
 }
 
 
+_USUAL = ("max_epochs", "accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches")
+
+
 class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """LightningCLI's parser with errors of one line."""
+    """LightningCLI's parser with errors of one line, and a help that begins with our own keys."""
+
+    def format_help(self, *formatter: Any, trainer: bool = False) -> str:
+        """Return the help.
+
+        Args:
+            formatter: Given by Python from 3.15 on.
+            trainer: Show all keys of Lightning's trainer, and nothing else; otherwise only the usual ones are shown.
+        """
+        shown, groups = self._action_groups, dict(self.groups or {})
+        lightning, data = groups.pop("trainer"), groups.pop("data")
+        own = {"data": data, **groups}
+        first = [group for group in shown if group not in (lightning, *own.values())]
+        for name, group in {**own, "trainer": lightning}.items():
+            group.title = f"{name}: {str(group.title).removeprefix(f'{name}: ').rstrip('.:')}"
+        lightning.title = "trainer: Lightning's keys" if trainer else "trainer: the usual ones of Lightning's keys"
+        kept = {group: group._group_actions for group in (*own.values(), lightning)}
+        try:
+            self._action_groups = [lightning] if trainer else [*first, *own.values(), lightning]
+            for group, actions in kept.items():
+                keys = [action for action in actions if "." in action.dest and not action.dest.endswith(".help")]
+                usual = [action for action in keys if action.dest.partition(".")[2] in _USUAL]
+                group._group_actions = usual if group is lightning and not trainer else keys
+            text = super().format_help(*formatter)
+        finally:
+            self._action_groups = shown
+            for group, actions in kept.items():
+                group._group_actions = actions
+        return text if trainer else f"{text}\nAll keys of Lightning's trainer: {self.prog} --help.trainer\n"
 
 
 class TrainingCLI(LightningCLI):
@@ -145,6 +176,9 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let the checkpoint decide what the model is."""
+        if "--help.trainer" in self.arguments:
+            print(cast("TrainingParser", parser).format_help(trainer=True))
+            raise SystemExit(0)
         self.config = parser.parse_args(merge_encoder(self.arguments))
         self._check_values()
         self.output_dir = Path(self.config.output_dir)
