@@ -20,7 +20,8 @@ class Command(NamedTuple):
         function: Its function.
         summary: Its line in ``butppg --help``.
         kind: ``typed``: a function that :func:`butppg_lightning.cli.parser.run_function` parses for; ``training``: one
-            that takes the arguments and gives them to LightningCLI; ``own``: one that parses them itself.
+            that takes the arguments and gives them to LightningCLI; ``own``: one that parses them itself
+            (sweep gives what it does not know to fit).
     """
 
     module: str
@@ -120,16 +121,16 @@ def _dispatch(arguments: list[str]) -> None:
         print(f"usage: butppg {name} WHAT [OPTIONS]\n\n{_table(name)}")
         return
     command = COMMANDS[name]
-    if command.kind == "typed":
-        from butppg_lightning.cli.parser import run_function
-
-        run_function(name, command.load(), rest)
-        return
     if command.kind == "training":
         from butppg_lightning.cli.known_keys import refuse_unknown_keys
 
         refuse_unknown_keys(name, rest)  # before the imports, which take seconds
-    command.load()(rest)
+    from butppg_lightning.cli.parser import run_function, underscored
+
+    if command.kind == "typed":
+        run_function(name, command.load(), rest)
+    else:
+        command.load()([underscored(word) for word in rest])
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
