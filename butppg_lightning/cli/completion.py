@@ -6,15 +6,11 @@ import io
 import re
 import shlex
 from contextlib import redirect_stderr, redirect_stdout
+from typing import Literal
 
-from butppg_lightning.cli.parser import command_parser, parse
 from butppg_lightning.console import say
-from butppg_lightning.errors import UserError
 
-SHELLS = ("bash", "zsh")
-
-_OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?(--[\w.]+)(?: (\{[^}]*\})?)?", re.MULTILINE)
-_WHAT = re.compile(r"^  ([a-z][\w-]+)  ", re.MULTILINE)  # the table of `butppg prepare --help`
+_OPTION = re.compile(r"^  (?:-\w(?: \w+)?, )?(--[\w.]+)(?: \[?(\{[^}]*\})?)?", re.MULTILINE)
 
 # bash 3.2 (macOS) has neither associative arrays nor bash-completion; zsh runs the same function by bashcompinit
 _SCRIPT = """\
@@ -45,25 +41,27 @@ complete -o filenames -F _butppg butppg
 """
 
 
-def run(arguments: list[str]) -> None:
-    """Print the completion script of a shell."""
-    parser = command_parser(
-        "completion",
-        "Print a script that completes commands, options and their choices on TAB. It is static: nothing of the "
-        "package is loaded when TAB is pressed; print it again after an update. bash: "
-        "`butppg completion bash > ~/.local/share/bash-completion/completions/butppg` (or source the file in "
-        "~/.bashrc); zsh: `butppg completion zsh > ~/.butppg.zsh`, and `source ~/.butppg.zsh` in ~/.zshrc.",
-        "butppg completion bash > ~/.butppg.bash && source ~/.butppg.bash",
-    )
-    parser.add_argument("shell", type=str, help="bash or zsh.")
-    shell = parse(parser, arguments).shell
-    if shell not in SHELLS:
-        raise UserError(f"no completion for the shell '{shell}'; choose {' or '.join(SHELLS)}")
+def completion(shell: Literal["bash", "zsh"]) -> None:
+    """Print a script that completes commands, options and their choices on TAB.
+
+    It is static: nothing of the package is loaded when TAB is pressed; print it again after an update. bash: `butppg
+    completion bash > ~/.local/share/bash-completion/completions/butppg` (or source the file in ~/.bashrc); zsh:
+    `butppg completion zsh > ~/.butppg.zsh`, and `source ~/.butppg.zsh` in ~/.zshrc.
+
+    Args:
+        shell: bash or zsh.
+
+    Example:
+        butppg completion bash > ~/.butppg.bash && source ~/.butppg.bash
+    """
     print(script(shell), end="")
 
 
 def script(shell: str) -> str:
     """Return the script, made from what every command's ``--help`` says.
+
+    jsonargparse's own (shtab) is for one parser, which would have to import every command; argcomplete would import
+    torch at every TAB.
 
     Args:
         shell: bash or zsh.
@@ -71,27 +69,30 @@ def script(shell: str) -> str:
     from butppg_lightning.cli import COMMANDS
     from butppg_lightning.cli.configs import shipped_configs
 
-    whats, options, values = [], [], []
-    for name in COMMANDS:
-        text = _help_of(name)
-        if further := _WHAT.findall(text):
-            whats.append(f'        {name}) words="{" ".join(further)}"; command="{name} ${{COMP_WORDS[2]}}" ;;\n')
-        for path, help_text in [(f"{name} {what}", _help_of(name, what)) for what in further] or [(name, text)]:
-            found = dict(_OPTION.findall(help_text))
-            options.append(
-                f'        "{path}") [ "$COMP_CWORD" -gt {len(path.split())} ] && words="{" ".join(found)}" ;;\n'
-            )
-            for option, choices in found.items():
-                if choices and "..." not in choices:
-                    told = " ".join(re.sub(r"\s", "", choices).strip("{}").split(","))
-                    values.append(f'        "{path} {option}") values={shlex.quote(told)} ;;\n')
+    groups: dict[str, list[str]] = {}
+    options, values = [], []
+    for name, command in COMMANDS.items():
+        first, _, further = name.partition(" ")
+        groups.setdefault(first, []).extend([further] if further else [])
+        text = _help_of(name) + (_help_of(name, "--help.trainer") if command.kind == "training" else "")
+        found = dict(_OPTION.findall(text))
+        options.append(f'        "{name}") [ "$COMP_CWORD" -gt {len(name.split())} ] && words="{" ".join(found)}" ;;\n')
+        for option, choices in found.items():
+            if choices and "..." not in choices:
+                told = " ".join(re.sub(r"\s", "", choices).strip("{}").split(","))
+                values.append(f'        "{name} {option}") values={shlex.quote(told)} ;;\n')
+    whats = [
+        f'        {first}) words="{" ".join(further)}"; command="{first} ${{COMP_WORDS[2]}}" ;;\n'
+        for first, further in groups.items()
+        if further
+    ]
     folder = shipped_configs()
     configs = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
     prelude = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
     return _SCRIPT.format(
         shell=shell,
         prelude=prelude,
-        commands=" ".join(COMMANDS),
+        commands=" ".join(groups),
         whats="".join(whats),
         options="".join(options),
         values="".join(values),
@@ -99,12 +100,12 @@ def script(shell: str) -> str:
     )
 
 
-def _help_of(*words: str) -> str:
+def _help_of(command: str, option: str = "--help") -> str:
     from butppg_lightning.cli import main
 
     said, complaint = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(complaint):
-        code = main([*words, "--help"])
+        code = main([*command.split(), option])
     if code:  # an extra that is not installed: its command completes to files only
-        say(f"no options of `butppg {' '.join(words)}`: {complaint.getvalue().strip()}")
+        say(f"no options of `butppg {command}`: {complaint.getvalue().strip()}")
     return said.getvalue()

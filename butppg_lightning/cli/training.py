@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import signal
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import yaml
@@ -18,10 +19,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
 from butppg_lightning.cli.loggers import LoggerName, build_loggers, forget_folder, log_into
-from butppg_lightning.cli.memory import out_of_memory_told
-from butppg_lightning.cli.parser import OneLineErrors, one_line
+from butppg_lightning.cli.parser import one_line
 from butppg_lightning.cli.quiet import quieten
+from butppg_lightning.cli.resources import resources_reported
 from butppg_lightning.cli.stored_model import take_model, tell_differences
+from butppg_lightning.cli.training_parser import EXAMPLES, TrainingParser, check_values
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.precision import automatic_precision
@@ -35,24 +37,6 @@ from butppg_lightning.training.run_logs import LOGS, StepLog
 from butppg_lightning.training.stage_record import StageRecord
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.training.weight_average import WeightAverage
-
-_EXAMPLES = {
-    "fit": """\
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run \\
-      --model.pretrained artifacts/foundation_model/best_model.pt
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run --resume auto""",
-    "pretrain": """\
-  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir artifacts/foundation_model""",
-    **{
-        command: f"""\
-  butppg {command} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"""
-        for command in ("validate", "test", "predict")
-    },
-}
-
-
-class TrainingParser(OneLineErrors, LightningArgumentParser):
-    """LightningCLI's parser with errors of one line."""
 
 
 class TrainingCLI(LightningCLI):
@@ -88,7 +72,8 @@ class TrainingCLI(LightningCLI):
             parser_kwargs={
                 "prog": f"butppg {command}",
                 "usage": f"butppg {command} [--config CONFIG ...] [OPTIONS]",
-                "description": f"{_first_line(model_class)}\n\nExample:\n{_EXAMPLES[command]}",
+                "description": f"{inspect.getdoc(model_class)}".partition("\n")[0]
+                + f"\n\nExample:\n{EXAMPLES[command]}",
                 "allow_abbrev": False,  # an abbreviated flag would slip past the comparison with the checkpoint
             },
             args=self.arguments,
@@ -145,8 +130,11 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let the checkpoint decide what the model is."""
+        if "--help.trainer" in self.arguments:
+            print(cast("TrainingParser", parser).format_help(trainer=True))
+            raise SystemExit(0)
         self.config = parser.parse_args(merge_encoder(self.arguments))
-        self._check_values()
+        check_values(self.config, self.command)
         self.output_dir = Path(self.config.output_dir)
         self.checkpoint = self._checkpoint_path()
         if self.checkpoint is not None:
@@ -230,8 +218,8 @@ class TrainingCLI(LightningCLI):
         self.trainer.loggers = []  # what is validated and tested after it is not part of the run
 
     def memory_told(self) -> AbstractContextManager[None]:
-        """Return a context in which running out of memory ends in one line that says where, and what to change."""
-        return out_of_memory_told(self.config, lambda: self.stage_record.place)
+        """Return a context in which running out of memory or disk ends in one line that says what to change."""
+        return resources_reported(self.config, lambda: self.stage_record.place)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""
@@ -260,27 +248,6 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"checkpoint {path} not found; {hint}")
         return path
 
-    def _check_values(self) -> None:
-        for key in ("output_dir", "resume", "ckpt_path", "data.root", "model.pretrained"):
-            if self.config.get(key) == "":
-                raise UserError(f"--{key} is empty; give a path or leave it out")
-        if not 0 <= self.config.seed_everything < 2**32:
-            raise UserError(f"--seed_everything is {self.config.seed_everything}; expected 0 to {2**32 - 1}")
-        epochs = self.config.trainer.max_epochs
-        if self.trains and (epochs is None or epochs < 1):
-            raise UserError(f"--trainer.max_epochs is {epochs}; expected a number of epochs of at least 1")
-        if self.config.get("save_every_n_steps") and self.config.trainer.val_check_interval not in (None, 1.0):
-            raise UserError(
-                "--save_every_n_steps with --trainer.val_check_interval could not be resumed exactly: the figures of a "
-                "validation inside an epoch are not in the checkpoint; drop one of the two"
-            )
-        if self.trains and self.config.select == "last" and self.config.get("stages.restore_best"):
-            raise UserError(
-                "--stages.restore_best goes back to the best epoch, but --select last looks for none; drop one of them"
-            )
-        if self.config.trainer.accumulate_grad_batches < 1:
-            raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")
-
     def _check_earlier_run(self) -> None:
         continued = self.checkpoint is not None and self.checkpoint.resolve().parent == self.output_dir.resolve()
         if continued and self.config.overwrite:
@@ -306,7 +273,3 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = [*(given if isinstance(given, list) else [given]), *loggers]
         fresh = self.checkpoint is None and bool(loggers or self.config.overwrite)
         return [StepLog(self.output_dir / LOGS, fresh)]
-
-
-def _first_line(component: type) -> str:
-    return (component.__doc__ or "").strip().partition("\n")[0]

@@ -1,1 +1,1 @@
-"""A trained network in forms that other programs read: ONNX, int8 ONNX, safetensors with JSON."""
+"""A trained network in forms that other programs read: ONNX, safetensors with JSON."""

@@ -10,9 +10,11 @@ from conftest import TINY, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
+from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of
 from butppg_lightning.training.run_folder import RUN_FILES
 
+CURVE = {"threshold": [1.0, 0.4, 0.0], "sensitivity": [0.0, 0.9, 1.0], "false_positive_rate": [0.0, 0.1, 1.0]}
 TINY_FLAGS = [f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()]
 
 
@@ -131,6 +133,23 @@ def test_inspect_describes_everything(run: Path, data_folder: Path, capsys) -> N
         assert main(["inspect", str(path)]) == 0
         printed = capsys.readouterr().out
         assert all(word in printed for word in words), path
+
+
+def test_inspect_shows_nothing_that_is_empty(run: Path, tmp_path: Path, capsys) -> None:
+    assert main(["inspect", str(run / "best_model.pt")]) == 0
+    rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in capsys.readouterr().out.splitlines()]
+    rows = [row for row in rows if len(row) == 2]
+    assert all(value for _, value in rows)
+    assert {"head", "calibration", "epoch"} <= {key for key, _ in rows}
+    assert not {"indices", "encoder_channels", "pretrained"} & {key for key, _ in rows}
+    content = torch.load(run / "best_model.pt", weights_only=True)
+    content["hyper_parameters"] |= {"head": "attention", "indices": ["rhythm"], "encoder_channels": ["PPG"]}
+    content["calibration"] = Calibration(2.0, 0.5, 0.3, CURVE, "val.npz, 60 windows").state()
+    torch.save(content, tmp_path / "other.pt")
+    assert main(["inspect", str(tmp_path / "other.pt")]) == 0
+    printed = capsys.readouterr().out
+    for part in ("attention", "[rhythm]", "[PPG]", "temperature 2, bias +0.5; thresholds: balanced 0.4", "60 windows"):
+        assert part in printed, part
 
 
 def test_resuming_a_finished_run_only_writes_its_last_files(run: Path, data_folder: Path, pretrained: Path) -> None:

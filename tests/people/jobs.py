@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-_BATCH = 256
-
 
 @dataclass(frozen=True)
 class EncoderJob:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from butppg_lightning.cli.configs import merge_encoder
 from butppg_lightning.cli.finetune import FinetuneCLI
 from butppg_lightning.cli.sweep.plan import option_word
+from butppg_lightning.cli.training_parser import check_values
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
@@ -35,7 +36,7 @@ class _Trial(FinetuneCLI):
     def read(self, words: list[str]) -> None:
         self.config = self.parser.parse_args(merge_encoder(words))
         self.output_dir = Path(self.config.output_dir)
-        self._check_values()
+        check_values(self.config, self.command)
 
     def before_instantiate_classes(self) -> None:
         pass
