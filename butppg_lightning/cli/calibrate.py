@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> None:
     """
     options = parse(_parser(), arguments)
     target, picture = _check(options)
-    from butppg_lightning.cli.calibrating import fit_calibration, too_few, write_calibration
+    from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
     content = read_checkpoint(options.checkpoint)
@@ -191,9 +191,9 @@ def _draw(picture: Path, labels: Array, logits: Array, before: Calibration, afte
 
 
 def _show(labels: Array, logits: Array, before: Calibration, after: Calibration) -> None:
-    from butppg_lightning.evaluation.metrics import classification_metrics
+    from butppg_lightning.evaluation.metrics import compute_metrics
 
-    figures = [classification_metrics(labels, _probabilities(calibration, logits)) for calibration in (before, after)]
+    figures = [compute_metrics(labels, _probabilities(calibration, logits)) for calibration in (before, after)]
     cells = [
         (title, *("undefined" if found[key] is None else f"{found[key]:.4f}" for found in figures))
         for title, key in _FIGURES.items()

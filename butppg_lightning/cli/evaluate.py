@@ -141,16 +141,17 @@ def _gather(
 
 def _metrics(windows: WindowSet, probabilities: Array, cut: float) -> dict[str, Any]:
     """Return the figures, the guide's first; all None without labels."""
-    from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
+    from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+    from butppg_lightning.evaluation.metrics import compute_metrics
 
     labels = windows.labels
     if labels is None:
         example = np.array([0, 1]), np.array([0.2, 0.8])  # for the keys
-        keys = [*classification_metrics(*example), *bootstrap_intervals(*example, resamples=1)]
+        keys = [*compute_metrics(*example), *bootstrap_intervals(*example, resamples=1)]
         figures: dict[str, Any] = dict.fromkeys(keys)
     else:
         figures = {
-            **classification_metrics(labels, probabilities, cut),
+            **compute_metrics(labels, probabilities, cut),
             **bootstrap_intervals(labels, probabilities, windows.subjects, threshold=cut),
         }
     ordered = {key: figures[key] for key in _GUIDE} | figures
@@ -160,12 +161,9 @@ def _metrics(windows: WindowSet, probabilities: Array, cut: float) -> dict[str, 
 
 
 def _write(options: Any, evidence: Evidence, network: QualityNetwork, page: str) -> None:
-    bands, rates, calibration = evidence.bands, evidence.heart_rates, network.calibration
+    rates, calibration = evidence.heart_rates, network.calibration
     content = {
         **evidence.metrics,
-        "accuracy_ci95": bands.accuracy if bands else None,
-        "balanced_accuracy_ci95": bands.balanced_accuracy if bands else None,
-        "accuracy_above_majority_ci95": bands.margin if bands else None,
         "threshold": evidence.threshold,
         "threshold_from": evidence.threshold_from,
         "calibrated": calibration.fitted,
@@ -201,13 +199,12 @@ def _table(evidence: Evidence) -> str:
 def _show(options: Any, evidence: Evidence) -> None:
     from butppg_lightning.evaluation.report.headline import cautions
 
-    bands, rows = evidence.bands, []
-    intervals = {"accuracy": bands.accuracy, "balanced_accuracy": bands.balanced_accuracy} if bands else {}
+    rows = []
     for key, value in evidence.metrics.items():
         if key.endswith("_ci95"):
             continue
         shown = "undefined" if value is None else f"{value:.2f} %" if key in _PERCENT else f"{value:.4f}"
-        interval = evidence.metrics.get(f"{key}_ci95") or intervals.get(key)
+        interval = evidence.metrics.get(f"{key}_ci95")
         digits = 1 if key in _PERCENT else 3
         rows.append((key, shown, f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""))
     cut = f"good from {evidence.threshold:.4g} on ({evidence.threshold_from})"

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.cli import LightningArgumentParser
 
-from butppg_lightning.cli.calibrating import fit_calibration, told, too_few, write_calibration
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.console import print_table
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
@@ -200,7 +200,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
         return _uncalibrated(cli, str(error))
     if cli.trainer.is_global_zero:
         write_calibration(best, best, calibration)
-        print(f"Calibrated {best} on val.npz: {told(calibration)}")
+        print(f"Calibrated {best} on val.npz: {describe(calibration)}")
     cli.trainer.strategy.barrier()
     return calibration
 

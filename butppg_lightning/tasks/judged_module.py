@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, stored_calibration
 from butppg_lightning.tasks.hub import HubModule
 from butppg_lightning.tasks.predictions import PredictionStore
@@ -14,8 +15,8 @@ from butppg_lightning.tasks.predictions import PredictionStore
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from butppg_lightning.evaluation.metrics import Array
     from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.npz import Array
 
 
 class JudgedModule(HubModule):
@@ -55,7 +56,7 @@ class JudgedModule(HubModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures over all ranks."""
         labels, logits, _ = self.predictions.gather()
-        for key, value in classification_metrics(labels, self._probabilities(logits), self.threshold()).items():
+        for key, value in compute_metrics(labels, self._probabilities(logits), self.threshold()).items():
             name = {"accuracy": "acc"}.get(key, key)
             # an undefined figure (AUROC of a single class) is NaN here, and null in every file
             self.log(f"val_{name}", float("nan") if value is None else value, prog_bar=name in ("acc", "auroc"))
@@ -75,7 +76,7 @@ class JudgedModule(HubModule):
         dataset = getattr(self.trainer.datamodule, "splits", {}).get("test")  # type: ignore[attr-defined]
         subjects = dataset.windows.subjects if dataset is not None else None
         self.test_metrics = {
-            **classification_metrics(labels, probabilities, threshold),
+            **compute_metrics(labels, probabilities, threshold),
             "threshold": threshold,
             **bootstrap_intervals(
                 labels, probabilities, None if subjects is None else subjects[rows], threshold=threshold

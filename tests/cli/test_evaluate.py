@@ -20,7 +20,7 @@ from conftest import TINY, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
-from butppg_lightning.cli.calibrating import fit_calibration
+from butppg_lightning.evaluation.calibration import fit_calibration
 from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.models.calibration import CHECKPOINT_KEY
 from butppg_lightning.window import WindowSet

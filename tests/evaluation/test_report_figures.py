@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from conftest import make_windows
 
-from butppg_lightning.evaluation.metrics import auroc, bootstrap_intervals
-from butppg_lightning.evaluation.report.bootstrap import GRID, Ranking, area, bands, roc, window_weights
 from butppg_lightning.evaluation.report.cases import choose_cases, occlusion
 from butppg_lightning.evaluation.report.heart_rate import SHARES, match_heart_rates, pulse_rates
 from butppg_lightning.evaluation.report.strata import describe_groups, motion_thirds, strata
@@ -52,30 +50,6 @@ def test_coverage_keeps_the_surest_windows_and_leaves_unknown_ones_out() -> None
     told = worst_first.figures()
     assert told["by_probability"][SHARES.index(0.5)]["mean_error_bpm"] == 25
     assert told["ideal"] == figures["ideal"]
-
-
-def test_weighted_ranking_agrees_with_the_metrics(predictions: tuple[np.ndarray, ...]) -> None:
-    labels, scores, subjects = predictions
-    ranking = Ranking(labels, scores)
-    assert area(*ranking.counts()) == pytest.approx(auroc(labels, scores))
-    drawn = [area(*ranking.counts(weights)) for weights in window_weights(120, subjects, 1000)]
-    interval = bootstrap_intervals(labels, scores, subjects)["auroc_ci95"]
-    np.testing.assert_allclose(np.percentile(drawn, [2.5, 97.5]), interval)
-
-
-def test_bands_hold_the_curve_and_weigh_accuracy_by_subject(predictions: tuple[np.ndarray, ...]) -> None:
-    labels, scores, subjects = predictions
-    found = bands(labels, scores, subjects, 0.5)
-    assert found is not None
-    rate, sensitivity = roc(*Ranking(labels, scores).counts())
-    curve = np.interp(GRID[5:-5], rate, sensitivity)
-    assert np.all(found.sensitivity[0, 5:-5] <= curve + 1e-9)
-    assert np.all(found.sensitivity[1, 5:-5] >= curve - 1e-9)
-    right = (scores >= 0.5) == labels
-    drawn = [100 * np.average(right, weights=weights) for weights in window_weights(120, subjects)]
-    np.testing.assert_allclose(found.accuracy, np.percentile(drawn, [2.5, 97.5]))
-    assert found.margin[1] < found.accuracy[1] - 50
-    assert bands(np.ones(120, dtype=np.int64), scores, subjects, 0.5) is None
 
 
 def test_strata_are_those_the_file_supports() -> None:

@@ -176,8 +176,8 @@ def _finish_final(study: Study, held: Held) -> dict[str, Any]:
     """Calibrate the model that was trained on everybody, by the predictions for people who were held out."""
     import numpy as np
 
-    from butppg_lightning.cli.calibrating import fit_calibration, told, write_calibration
     from butppg_lightning.cli.results.jobs import KEPT
+    from butppg_lightning.evaluation.calibration import describe, fit_calibration, write_calibration
 
     path, seeds = study.final / KEPT, len(held.scores)
     people = len(np.unique(held.subjects))
@@ -188,7 +188,7 @@ def _finish_final(study: Study, held: Held) -> dict[str, Any]:
         say(f"note: {path} is left uncalibrated: {error}")
         return {"path": str(path), "calibrated": False, "why": str(error)}
     write_calibration(path, path, calibration)
-    print(f"{path}: trained on everybody, calibrated on {source}: {told(calibration)}")
+    print(f"{path}: trained on everybody, calibrated on {source}: {describe(calibration)}")
     return {
         "path": str(path),
         "calibrated": True,

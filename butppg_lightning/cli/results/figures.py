@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.cli.calibrating import fit_calibration
 from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.bootstrap import bootstrap_mean
+from butppg_lightning.evaluation.calibration import fit_calibration
 from butppg_lightning.evaluation.comparison import (
-    bootstrap_mean,
     paired_differences,
     sign_flip_test,
     within_subject_auroc,
 )
-from butppg_lightning.evaluation.metrics import auprc, auroc, classification_metrics
+from butppg_lightning.evaluation.metrics import auprc, auroc, compute_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -164,9 +164,9 @@ def secondary(held: Held, calibrated: Calibrated) -> dict[str, Any]:
         return {**dict.fromkeys(SECONDARY), "not_calibrated": calibrated.failed}
     found = []
     for probabilities, called in zip(calibrated.probabilities, calibrated.called, strict=True):
-        figures = classification_metrics(held.labels, probabilities)
+        figures = compute_metrics(held.labels, probabilities)
         # each fold has a threshold of its own, so the verdicts stand in for the probabilities
-        verdicts = classification_metrics(held.labels, called.astype(np.float64))
+        verdicts = compute_metrics(held.labels, called.astype(np.float64))
         found.append(figures | {key: verdicts[key] for key in _CUT})
     means = {key: _mean([figures[key] for figures in found]) for key in SECONDARY}
     # ranked before calibration: each fold's own temperature would mix up the order between folds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.report.bootstrap import Bands, bands
+from butppg_lightning.evaluation.bootstrap import Bands, curve_bands
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.report.heart_rate import HeartRates
@@ -98,7 +98,7 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if self.labels is not None:
-            self.bands = bands(self.labels, self.probabilities, self.subjects, self.threshold)
+            self.bands = curve_bands(self.labels, self.probabilities, self.subjects)
 
     @property
     def called(self) -> Array:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.report.bootstrap import window_weights
+from butppg_lightning.evaluation.bootstrap import window_weights
 from butppg_lightning.evaluation.report.canvas import ACCENT, FAINT, GOOD, INK, drawing
 from butppg_lightning.evaluation.report.heart_rate import SHARES, TOLERANCE, HeartRates, coverage_curves
 from butppg_lightning.evaluation.report.page import Picture, Section, Table
@@ -107,7 +107,7 @@ def _bands(evidence: Evidence, rates: HeartRates) -> dict[str, Array]:
     people = None if evidence.subjects is None else evidence.subjects[rates.rows]
     right = (rates.errors <= TOLERANCE).astype(np.float64)
     curves: dict[str, list[Array]] = {"mean": [], "within": []}
-    for weights in window_weights(len(rates.errors), people, _RESAMPLES):
+    for weights in np.concatenate(list(window_weights(len(rates.errors), people, resamples=_RESAMPLES))):
         kept = np.cumsum(weights)
         at = np.searchsorted(kept / kept[-1], _SHARES - 1e-12).clip(max=len(kept) - 1)
         for name, values in (("mean", rates.errors), ("within", right)):

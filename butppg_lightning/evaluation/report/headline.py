@@ -50,7 +50,7 @@ def headline(evidence: Evidence) -> list[str]:
 
 
 def _against_majority(evidence: Evidence) -> str:
-    metrics, bands = evidence.metrics, evidence.bands
+    metrics, margin = evidence.metrics, evidence.metrics["accuracy_above_majority_ci95"]
     labels = np.asarray(evidence.labels)
     commoner = "good" if labels.mean() > 0.5 else "poor"
     accuracy, majority = metrics["accuracy"], metrics["majority_accuracy"]
@@ -64,15 +64,15 @@ def _against_majority(evidence: Evidence) -> str:
         f"At the threshold {evidence.threshold:.3g}, {accuracy:.1f} % of the windows are called right. "
         f"Always answering “{commoner}” would get {majority:.1f} %"
     )
-    if bands is None:
+    if margin is None:
         return says + "."
     people = evidence.subject_count
     if people is not None and people < FEWEST_SUBJECTS:
         return f"{says}: a difference of {signed(accuracy - majority)} points, of which so few people prove nothing."
-    says += f": a difference of {signed(accuracy - majority)} points (95 % interval {span(bands.margin, 1)})"
-    if bands.margin[0] > 0:
+    says += f": a difference of {signed(accuracy - majority)} points (95 % interval {span(margin, 1)})"
+    if margin[0] > 0:
         return says + ", more than the choice of subjects explains."
-    if bands.margin[1] < 0:
+    if margin[1] < 0:
         return (
             says + ". The threshold gives up accuracy to treat both classes alike: the balanced accuracy is "
             f"{metrics['balanced_accuracy']:.1f} %, where a constant answer gets 50 %."
@@ -85,7 +85,7 @@ def _against_majority(evidence: Evidence) -> str:
 
 def tiles(evidence: Evidence) -> list[Tile]:
     """Return the figures in large type; none without labels."""
-    metrics, bands = evidence.metrics, evidence.bands
+    metrics = evidence.metrics
     if evidence.labels is None:
         return []
     if not evidence.both_classes:
@@ -98,12 +98,12 @@ def tiles(evidence: Evidence) -> list[Tile]:
         Tile(
             "accuracy",
             f"{metrics['accuracy']:.1f} %",
-            f"{span(bands.accuracy, 1) if bands else ''}; constant answer {metrics['majority_accuracy']:.1f}",
+            f"{span(metrics['accuracy_ci95'], 1)}; constant answer {metrics['majority_accuracy']:.1f}",
         ),
         Tile(
             "balanced accuracy",
             f"{metrics['balanced_accuracy']:.1f} %",
-            f"{span(bands.balanced_accuracy, 1) if bands else ''}; constant answer 50",
+            f"{span(metrics['balanced_accuracy_ci95'], 1)}; constant answer 50",
         ),
         Tile("MCC", fraction(metrics["mcc"]), f"{span(metrics['mcc_ci95'])}; constant answer 0"),
         Tile(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.comparison import bootstrap_mean, within_subject_auroc
+from butppg_lightning.evaluation.bootstrap import bootstrap_mean
+from butppg_lightning.evaluation.comparison import within_subject_auroc
 from butppg_lightning.evaluation.report.canvas import FAINT, GOOD, GRID, INK, PAPER, drawing
 from butppg_lightning.evaluation.report.page import Picture, Section, Table
 from butppg_lightning.evaluation.report.strata import FEWEST, Group, describe_groups

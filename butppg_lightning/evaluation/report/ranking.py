@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.report.bootstrap import GRID, Ranking, roc
+from butppg_lightning.evaluation.bootstrap import GRID, roc
+from butppg_lightning.evaluation.ranking import Ranking
 from butppg_lightning.evaluation.report.canvas import FAINT, GOOD, INK, POOR, drawing
 from butppg_lightning.evaluation.report.page import Picture, Section, Table
 from butppg_lightning.evaluation.report.words import counted, fraction, percent, span
@@ -79,7 +80,7 @@ def _square(axes: Any, horizontal: str, vertical: str) -> None:
 
 def _roc_picture(evidence: Evidence) -> Picture:
     labels = np.asarray(evidence.labels)
-    rate, sensitivity = roc(*Ranking(labels, evidence.probabilities).counts())
+    rate, sensitivity = roc(*(counts[0] for counts in Ranking(labels, evidence.probabilities).counts()))
     at = shares(labels, evidence.called)
     specificity = at["specificity"]
     with drawing("roc", "ROC curve with a 95 % band", 300) as drawn:
@@ -102,7 +103,7 @@ def _roc_picture(evidence: Evidence) -> Picture:
 
 def _precision_picture(evidence: Evidence) -> Picture:
     labels = np.asarray(evidence.labels)
-    hits, alarms = Ranking(labels, evidence.probabilities).counts()
+    hits, alarms = (counts[0] for counts in Ranking(labels, evidence.probabilities).counts())
     at, share = shares(labels, evidence.called), float(labels.mean())
     with drawing("precision", "Precision-recall curve with a 95 % band", 300) as drawn:
         axes = drawn.figure.add_subplot()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.evaluation.metrics import auroc
-from butppg_lightning.evaluation.report.bootstrap import area_interval, wilson
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.ranking import auroc
+from butppg_lightning.evaluation.reliability import wilson
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -21,6 +22,7 @@ _AGES = (30, 45, 60)
 _BUT_PPG_MOTION = {"0": "0 (at rest)"}
 _MOVEMENT = ("still", "some motion", "most motion")
 _CHUNK = 1024
+_RESAMPLES = 400
 FEWEST = 5
 """With fewer good or poor windows no interval is given; with fewer subjects it is one over windows."""
 
@@ -127,7 +129,7 @@ def describe_groups(
                 subjects=None if people is None else len(np.unique(people)),
                 good=float(good.mean()),
                 accuracy=right / len(good),
-                accuracy_interval=wilson(right, len(good)),
+                accuracy_interval=_share_interval(right, len(good)),
                 auroc=auroc(good, scores),
                 auroc_interval=_interval(good, scores, people),
             )
@@ -139,9 +141,15 @@ def _interval(labels: Array, probabilities: Array, subjects: Array | None) -> tu
     if min(int(labels.sum()), int((1 - labels).sum())) < FEWEST:
         return None
     few = subjects is None or len(np.unique(subjects)) < FEWEST
-    found = area_interval(labels, probabilities, None if few else subjects)
+    drawn = bootstrap_intervals(labels, probabilities, None if few else subjects, resamples=_RESAMPLES)
+    found = drawn["auroc_ci95"]
     # where nothing is ranked wrongly, no resample can be worse: that is not certainty
-    return None if found is None or found[0] == found[1] else found
+    return None if found is None or found[0] == found[1] else (found[0], found[1])
+
+
+def _share_interval(right: int, count: int) -> tuple[float, float]:
+    low, high = wilson(np.array(right / count), np.array(count))
+    return float(low), float(high)
 
 
 def _place(name: str) -> tuple[int, str]:

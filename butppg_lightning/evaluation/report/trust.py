@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.evaluation.calibration_figures import reliability_curve
+from butppg_lightning.evaluation.reliability import reliability_curve
 from butppg_lightning.evaluation.report.canvas import FAINT, GOOD, INK, POOR, drawing
 from butppg_lightning.evaluation.report.page import Picture, Section
 from butppg_lightning.evaluation.report.words import fraction
