@@ -119,7 +119,7 @@ def _require_classifier(path: Path, content: dict[str, Any]) -> None:
 
 
 def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tuple[Array, Array, str]:
-    from butppg_lightning.cli.prediction_table import read_predictions
+    from butppg_lightning.evaluation.prediction_table import read_predictions
 
     labels, values, kind = read_predictions(path)
     source = f"{path}, {_counted(labels)}"

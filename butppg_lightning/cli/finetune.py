@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +13,8 @@ from butppg_lightning.console import print_table
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
-from butppg_lightning.files import atomic_write, require_writable, write_json
+from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
+from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
@@ -119,7 +118,7 @@ def test(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Write predictions.csv: window, subject, label, probability, verdict."""
+    """Write predictions.csv: window, subject, label, probability, verdict, reason."""
     cli = _build("predict", arguments)
     _need_checkpoint(cli)
     require_writable(cli.output_dir)
@@ -130,20 +129,20 @@ def predict(arguments: list[str]) -> None:
             cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True
         )
     windows = cli.datamodule.splits["predict"].windows
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["window", "subject", "label", "probability", "verdict"])
-    threshold = cli.model.threshold()
-    count = sum(len(batch["index"]) for batch in batches or [])
-    for batch in batches or []:
-        for row, probability in zip(batch["index"].tolist(), batch["probability"].tolist(), strict=True):
-            subject = "" if windows.subjects is None else windows.subjects[row]
-            verdict = "good" if probability >= threshold else "poor"
-            table.writerow([row, subject, windows.labels[row], f"{probability:.6f}", verdict])
-    path = cli.output_dir / "predictions.csv"
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-    print(f"{path}: {count} windows of {cli.datamodule.predict_split}.npz; {_cut(cli)}")
+    rows, probabilities, faults = (
+        np.concatenate([batch[key] for batch in batches or []]) for key in ("index", "probability", "faults")
+    )
+    path, subjects = cli.output_dir / "predictions.csv", windows.subjects
+    write_predictions(
+        path,
+        probabilities,
+        cli.model.threshold(),
+        labels=windows.labels[rows],
+        subjects=None if subjects is None else subjects[rows],
+        reasons=ppg_reasons(cli.model.channels, faults),
+        rows=rows,
+    )
+    print(f"{path}: {len(rows)} windows of {cli.datamodule.predict_split}.npz; {_cut(cli)}")
 
 
 def _build(command: str, arguments: list[str]) -> Any:

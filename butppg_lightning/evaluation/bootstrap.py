@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 RESAMPLES = 1000
 GRID = np.linspace(0, 1, 101)
 """False-positive rates, or sensitivities, at which bands are given."""
+INTERVALS = tuple(
+    f"{name}_ci95"
+    for name in ("auroc", "auprc", "f1", "mcc", "ece", "accuracy", "balanced_accuracy", "accuracy_above_majority")
+)
+"""What :func:`bootstrap_intervals` returns."""
 _LEVEL = 0.95
 _AT_ONCE = 2_000_000  # weights held in memory
-_PERCENT = ("accuracy", "balanced_accuracy", "accuracy_above_majority")
 
 
 def window_weights(

@@ -10,7 +10,9 @@ from butppg_lightning.files import atomic_write
 if TYPE_CHECKING:
     from pathlib import Path
 
-INK = "#222222"
+INK, FAINT, GRID, PAPER = "#222222", "#8a8a8a", "#dddddd", "#fefefe"
+GOOD, POOR, ACCENT, AGAINST = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+"""Blue, orange, green and purple (Okabe and Ito 2008): told apart by everybody."""
 
 
 def require_matplotlib(what: str, extra: str = "evaluation") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.evaluation.calibration import fit_logistic
-from butppg_lightning.evaluation.drawing import require_matplotlib
+from butppg_lightning.evaluation.drawing import FAINT, GOOD, INK, POOR, require_matplotlib
 from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 _CLOSEST = 1e-7  # to 0 and 1, where float32 probabilities end
 _CERTAIN = 1.959963984540054  # standard deviations that hold 95 % of a normal distribution
-_BLUE, _INK, _FAINT = "#0072B2", "#222222", "#9A9A9A"
 _MARKS = ("#D55E00", "#009E73", "#7B3FA0")  # of the thresholds; told apart by everybody (Okabe and Ito 2008)
 
 
@@ -191,7 +190,7 @@ def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> Non
         count_axes(axes[1, column], panel)
         for axis in axes[:, column]:
             axis.spines[["top", "right"]].set_visible(False)
-            axis.tick_params(colors=_INK)
+            axis.tick_params(colors=INK)
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
 
@@ -205,19 +204,19 @@ def reliability_axes(axes: Any, panel: Panel, bins: int = 10) -> None:
         bins: Bins of equal mass.
     """
     curve = reliability_curve(panel.labels, panel.probabilities, bins)
-    axes.plot([0, 1], [0, 1], color=_FAINT, linewidth=1, linestyle="--", zorder=1)
+    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", zorder=1)
     for number, (name, value) in enumerate((panel.thresholds or {}).items()):
         colour = _MARKS[number % len(_MARKS)]
         axes.axvline(value, color=colour, linewidth=1.2, linestyle=":", zorder=2, label=f"{name} {value:.2f}")
     errors = np.stack([curve.observed - curve.low, curve.high - curve.observed])
     axes.errorbar(
-        curve.predicted, curve.observed, yerr=errors, color=_BLUE, marker="o", markersize=5, linewidth=1.4,
+        curve.predicted, curve.observed, yerr=errors, color=GOOD, marker="o", markersize=5, linewidth=1.4,
         elinewidth=1, capsize=3, zorder=3,
     )  # fmt: skip
     found = expected_calibration_error(panel.labels, panel.probabilities, bins)
     chance = expected_ece(panel.probabilities, bins)
     axes.set_title(
-        f"{panel.title}\nECE {found:.3f}; a perfect model (dashed) would show {chance:.3f}", fontsize=10, color=_INK
+        f"{panel.title}\nECE {found:.3f}; a perfect model (dashed) would show {chance:.3f}", fontsize=10, color=INK
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share of good windows")
     if panel.thresholds:
@@ -236,7 +235,7 @@ def count_axes(axes: Any, panel: Panel) -> None:
     labels, probabilities = np.asarray(panel.labels), np.asarray(panel.probabilities)
     axes.hist(
         [probabilities[labels == 1], probabilities[labels == 0]], bins=np.linspace(0, 1, 26), stacked=True,
-        color=[_BLUE, "#E69F00"], label=["good", "poor"],
+        color=[GOOD, POOR], label=["good", "poor"],
     )  # fmt: skip
     axes.set(xlabel="probability of good", ylabel="windows")
     axes.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.25), ncols=2)

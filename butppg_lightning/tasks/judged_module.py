@@ -9,6 +9,7 @@ import torch
 from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
 from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, stored_calibration
+from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.tasks.hub import HubModule
 from butppg_lightning.tasks.predictions import PredictionStore
 
@@ -84,9 +85,10 @@ class JudgedModule(HubModule):
         }
 
     def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return a batch's row numbers and probabilities."""
+        """Return a batch's row numbers, probabilities, and why channels could not be used."""
         probabilities = self.network.probabilities(batch["signals"], batch["present"], self.prior)
-        return {"index": batch["index"], "probability": probabilities}
+        faults = channel_faults(batch["signals"], self.network.preprocess.channels, batch["present"])
+        return {"index": batch["index"], "probability": probabilities, "faults": faults}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the calibration, if there is one."""

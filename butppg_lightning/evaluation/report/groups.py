@@ -103,6 +103,16 @@ class Group:
     auroc: float | None
     auroc_interval: tuple[float, float] | None
 
+    @property
+    def majority(self) -> float:
+        """What always giving the commoner answer would get right, 0..1."""
+        return max(self.good, 1 - self.good)
+
+    @property
+    def beats_majority(self) -> bool:
+        """Whether more is called right than by always giving the commoner answer."""
+        return self.accuracy > self.majority
+
 
 def describe_groups(
     groups: Array, labels: Array, probabilities: Array, subjects: Array | None, threshold: float
@@ -121,15 +131,16 @@ def describe_groups(
         rows = groups == name
         good, scores = labels[rows], probabilities[rows]
         people = None if subjects is None else subjects[rows]
-        right = int(((scores >= threshold) == (good == 1)).sum())
+        accuracy = float(((scores >= threshold) == (good == 1)).mean())
+        low, high = wilson(np.array(accuracy), np.array(len(good)))
         found.append(
             Group(
                 name=str(name),
                 windows=len(good),
                 subjects=None if people is None else len(np.unique(people)),
                 good=float(good.mean()),
-                accuracy=right / len(good),
-                accuracy_interval=_share_interval(right, len(good)),
+                accuracy=accuracy,
+                accuracy_interval=(float(low), float(high)),
                 auroc=auroc(good, scores),
                 auroc_interval=_interval(good, scores, people),
             )
@@ -145,11 +156,6 @@ def _interval(labels: Array, probabilities: Array, subjects: Array | None) -> tu
     found = drawn["auroc_ci95"]
     # where nothing is ranked wrongly, no resample can be worse: that is not certainty
     return None if found is None or found[0] == found[1] else (found[0], found[1])
-
-
-def _share_interval(right: int, count: int) -> tuple[float, float]:
-    low, high = wilson(np.array(right / count), np.array(count))
-    return float(low), float(high)
 
 
 def _place(name: str) -> tuple[int, str]:
