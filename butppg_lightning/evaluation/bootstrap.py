@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -136,26 +135,17 @@ class WeightedMetrics:
         return np.array(found)
 
 
-@dataclass(frozen=True, eq=False)
-class Bands:
-    """95 % bands of curves.
-
-    Attributes:
-        sensitivity: ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`.
-        precision: ``[2, 101]`` low and high precision at each sensitivity of :data:`GRID`.
-    """
-
-    sensitivity: Array
-    precision: Array
-
-
-def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> Bands | None:
-    """Return the bands of the ROC and the precision-recall curve, or None with a single class.
+def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> tuple[Array, Array] | None:
+    """Return 95 % bands of the ROC and of the precision-recall curve, or None with a single class.
 
     Args:
         labels: ``[N]`` in {0, 1}.
         probabilities: ``[N]``.
         subjects: ``[N]`` or None.
+
+    Returns:
+        ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low and
+        high precision at each sensitivity.
     """
     ranking = Ranking(labels, probabilities)
     upper, purity = [], []
@@ -171,7 +161,7 @@ def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> 
     if not upper:
         return None
     edges = _tails(_LEVEL)
-    return Bands(np.percentile(upper, edges, axis=0), np.percentile(purity, edges, axis=0))
+    return np.percentile(upper, edges, axis=0), np.percentile(purity, edges, axis=0)
 
 
 def roc(hits: Array, alarms: Array) -> tuple[Array, Array]:

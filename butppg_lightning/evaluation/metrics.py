@@ -39,6 +39,8 @@ from butppg_lightning.evaluation.reliability import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from butppg_lightning.npz import Array
 
 PERCENT = ("accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy")
@@ -52,6 +54,16 @@ METRICS = (
 _AVERAGES = ("loss", "brier", "ece", "ece_debiased", "ece_if_calibrated")  # defined for any windows
 _DECIMALS = 6  # what torchmetrics' float32 holds; beyond, equal rankings would seem to differ
 _LEAST = 1e-12
+_GROUPS = [
+    ["brier"],
+    ["mcc"],
+    ["accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "f1", "balanced_accuracy", "macro_f1"],
+    [
+        "auroc", "auprc", "loss", "ece", "ece_debiased", "ece_if_calibrated", "calibration_slope",
+        "calibration_intercept",
+    ],
+]  # fmt: skip
+"""Metrics that share what they count or keep."""
 
 
 def quality_metrics(threshold: float = 0.5) -> MetricCollection:
@@ -71,23 +83,23 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     called = {**options, "threshold": threshold}
     plain = {"sync_on_compute": False}
     metrics: dict[str, Metric] = {
-        "loss": NegativeLogLikelihood(**plain),
+        "loss": Computed(negative_log_likelihood, **plain),
         "accuracy": Accuracy(**called),
-        "class_0_acc": PoorAccuracy(**called),
+        "class_0_acc": Counted(_poor_accuracy, **called),
         "class_1_acc": GoodAccuracy(**called, zero_division=math.nan),
-        "majority_accuracy": MajorityAccuracy(**called),
+        "majority_accuracy": Counted(_majority_accuracy, **called),
         "auroc": AUROC(**options),
         "auprc": AveragePrecision(**options),
         "f1": F1(**called, zero_division=math.nan),
         "mcc": MatthewsCorrelation(**called),
-        "ece": EqualMassError(**plain),
-        "ece_debiased": DebiasedError(**plain),
-        "ece_if_calibrated": ErrorIfCalibrated(**plain),
-        "balanced_accuracy": BalancedAccuracy(**called),
-        "macro_f1": MacroF1(**called),
+        "ece": Computed(expected_calibration_error, **plain),
+        "ece_debiased": Computed(debiased_calibration_error, **plain),
+        "ece_if_calibrated": Computed(_error_if_calibrated, **plain),
+        "balanced_accuracy": Counted(_balanced_accuracy, **called),
+        "macro_f1": Counted(_macro_f1, **called),
         "brier": BrierScore(**plain),
-        "calibration_slope": CalibrationSlope(**plain),
-        "calibration_intercept": CalibrationIntercept(**plain),
+        "calibration_slope": Computed(_slope, **plain),
+        "calibration_intercept": Computed(_intercept, **plain),
     }
     collection = MetricCollection(metrics, compute_groups=_GROUPS)  # type: ignore[arg-type]
     collection.set_dtype(torch.float64)
@@ -125,84 +137,22 @@ class _Verdict(Metric):
         super().update((_checked(preds) >= self.threshold).long(), target.long())  # type: ignore[safe-super]
 
 
-class _Kept(Metric):
-    """Before a metric of probabilities, which are kept as they are: no sigmoid, no rounding."""
-
-    preds: list[Tensor]
-    target: list[Tensor]
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Keep probabilities and labels, ``[N]`` each."""
-        self.preds.append(_checked(preds))
-        self.target.append(target.long())
-
-    def labels(self) -> Tensor:
-        """Return the labels ``[N]`` kept so far."""
-        return torch.cat(list(self.target))
+class _Percent(_Verdict):
+    def compute(self) -> Tensor:
+        """Return the share in percent."""
+        return 100 * super().compute()  # type: ignore[safe-super, no-any-return]
 
 
-class Accuracy(_Verdict, BinaryAccuracy):
+class Accuracy(_Percent, BinaryAccuracy):
     """Windows called right, in percent."""
 
-    def compute(self) -> Tensor:
-        """Return the share."""
-        return 100 * super().compute()
 
-
-class GoodAccuracy(_Verdict, BinaryRecall):
+class GoodAccuracy(_Percent, BinaryRecall):
     """Good windows called good, in percent."""
-
-    def compute(self) -> Tensor:
-        """Return the share."""
-        return 100 * super().compute()
 
 
 class F1(_Verdict, BinaryF1Score):
     """F1 of the good windows."""
-
-
-class _Counts(_Verdict, BinaryStatScores):
-    """A metric of the four counts of verdicts; 0 / 0 is NaN here, where torchmetrics has 0."""
-
-    def value(self, hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-        """Return the metric of good and poor windows called good, and of poor and good ones called poor."""
-        raise NotImplementedError
-
-    def compute(self) -> Tensor:
-        """Return the metric."""
-        return self.value(*super().compute()[:4])
-
-
-class PoorAccuracy(_Counts):
-    """Poor windows called poor, in percent."""
-
-    def value(self, hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-        """Return the share."""
-        return 100 * rest / (rest + alarms)
-
-
-class BalancedAccuracy(_Counts):
-    """Mean of the accuracies of the two classes, in percent."""
-
-    def value(self, hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-        """Return the mean."""
-        return 50 * (hits / (hits + misses) + rest / (rest + alarms))
-
-
-class MajorityAccuracy(_Counts):
-    """What calling every window by the commoner class would get right, in percent."""
-
-    def value(self, hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-        """Return the share."""
-        return 100 * torch.maximum(hits + misses, rest + alarms) / (hits + misses + rest + alarms)
-
-
-class MacroF1(_Counts):
-    """Mean of the F1 of the good and of the poor windows."""
-
-    def value(self, hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-        """Return the mean."""
-        return hits / (2 * hits + alarms + misses) + rest / (2 * rest + alarms + misses)
 
 
 class MatthewsCorrelation(_Verdict, BinaryMatthewsCorrCoef):
@@ -215,20 +165,55 @@ class MatthewsCorrelation(_Verdict, BinaryMatthewsCorrCoef):
         return super().compute().double().round(decimals=_DECIMALS)
 
 
-class AUROC(_Kept, BinaryAUROC):
-    """Area under the ROC curve, ties counted half; undefined with a single class."""
+class Counted(_Verdict, BinaryStatScores):
+    """A function of good and poor windows called good, and of poor and good ones called poor.
 
-    def compute(self) -> Tensor:  # type: ignore[override]
-        """Return the area."""
-        return super().compute().double().round(decimals=_DECIMALS) if _both(self) else _undefined()
+    Args:
+        function: Of the four counts, float64; 0 / 0 is NaN here, where torchmetrics has 0.
+        options: Of BinaryStatScores.
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], **options: Any) -> None:
+        super().__init__(**options)
+        self.function = function
+
+    def compute(self) -> Tensor:
+        """Return the metric."""
+        hits, alarms, rest, misses, _ = super().compute()
+        return self.function(hits, alarms, rest, misses)
 
 
-class AveragePrecision(_Kept, BinaryAveragePrecision):
-    """Step-wise area under the precision-recall curve; undefined with a single class."""
+class _Kept(Metric):
+    """Before a metric of probabilities, which are kept as they are: no sigmoid, no rounding."""
 
-    def compute(self) -> Tensor:  # type: ignore[override]
-        """Return the area."""
-        return super().compute().double().round(decimals=_DECIMALS) if _both(self) else _undefined()
+    preds: list[Tensor]
+    target: list[Tensor]
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Keep probabilities and labels, ``[N]`` each."""
+        self.preds.append(_checked(preds))
+        self.target.append(target.long())
+
+    def kept(self) -> tuple[Array, Array]:
+        """Return labels and probabilities, ``[N]`` each."""
+        return torch.cat(list(self.target)).cpu().numpy(), torch.cat(list(self.preds)).cpu().numpy()
+
+
+class _Ranked(_Kept):
+    def compute(self) -> Tensor:
+        """Return the area; NaN with a single class, or if a probability is NaN."""
+        labels, probabilities = self.kept()
+        if len(np.unique(labels)) < 2 or np.isnan(probabilities).any():
+            return _undefined()
+        return super().compute().double().round(decimals=_DECIMALS)  # type: ignore[safe-super, no-any-return]
+
+
+class AUROC(_Ranked, BinaryAUROC):  # type: ignore[misc]
+    """Area under the ROC curve, ties counted half."""
+
+
+class AveragePrecision(_Ranked, BinaryAveragePrecision):  # type: ignore[misc]
+    """Step-wise area under the precision-recall curve."""
 
 
 class BrierScore(MeanSquaredError):
@@ -239,85 +224,60 @@ class BrierScore(MeanSquaredError):
         super().update(_checked(preds), target.double())
 
 
-class _OfProbabilities(_Kept):
-    """A metric that torchmetrics lacks, computed from all labels and probabilities."""
+class Computed(_Kept):
+    """A metric that torchmetrics lacks, from all labels and probabilities.
+
+    Args:
+        function: Of labels and probabilities, ``[N]`` each; None where it is undefined.
+        options: Of Metric.
+    """
 
     full_state_update = False
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, function: Callable[[Array, Array], float | None], **options: Any) -> None:
         super().__init__(**options)
+        self.function = function
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
 
-    def value(self, labels: Array, probabilities: Array) -> float | None:
-        """Return the metric of labels and probabilities, ``[N]`` each."""
-        raise NotImplementedError
-
     def compute(self) -> Tensor:
         """Return the metric."""
-        found = self.value(self.labels().cpu().numpy(), torch.cat(list(self.preds)).cpu().numpy())
+        found = self.function(*self.kept())
         return _undefined() if found is None else torch.tensor(found, dtype=torch.float64)
 
 
-class NegativeLogLikelihood(_OfProbabilities):
-    """Mean negative log likelihood of the labels, in nats."""
-
-    def value(self, labels: Array, probabilities: Array) -> float:
-        """Return the mean."""
-        inside = np.clip(probabilities, _LEAST, 1 - _LEAST)
-        return float(-np.where(labels == 1, np.log(inside), np.log1p(-inside)).mean())
+def negative_log_likelihood(labels: Array, probabilities: Array) -> float:
+    """Return the mean negative log likelihood of the labels, in nats."""
+    inside = np.clip(probabilities, _LEAST, 1 - _LEAST)
+    return float(-np.where(labels == 1, np.log(inside), np.log1p(-inside)).mean())
 
 
-class EqualMassError(_OfProbabilities):
-    """Expected calibration error over bins of equal mass; see :func:`expected_calibration_error`."""
-
-    def value(self, labels: Array, probabilities: Array) -> float:
-        """Return the error."""
-        return expected_calibration_error(labels, probabilities)
+def _poor_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
+    return 100 * rest / (rest + alarms)
 
 
-class DebiasedError(_OfProbabilities):
-    """The same less what the labels' chance adds; see :func:`debiased_calibration_error`."""
-
-    def value(self, labels: Array, probabilities: Array) -> float:
-        """Return the error."""
-        return debiased_calibration_error(labels, probabilities)
+def _balanced_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
+    return 50 * (hits / (hits + misses) + rest / (rest + alarms))
 
 
-class ErrorIfCalibrated(_OfProbabilities):
-    """The error that these probabilities would show if they were exact; see :func:`expected_ece`."""
-
-    def value(self, labels: Array, probabilities: Array) -> float:
-        """Return the error."""
-        return expected_ece(probabilities)
+def _majority_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
+    return 100 * torch.maximum(hits + misses, rest + alarms) / (hits + misses + rest + alarms)
 
 
-class CalibrationSlope(_OfProbabilities):
-    """Slope of the labels over the probabilities' logits; see :func:`calibration_slope`."""
-
-    def value(self, labels: Array, probabilities: Array) -> float | None:
-        """Return the slope."""
-        return calibration_slope(labels, probabilities)[0]
+def _macro_f1(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
+    return hits / (2 * hits + alarms + misses) + rest / (2 * rest + alarms + misses)
 
 
-class CalibrationIntercept(_OfProbabilities):
-    """Calibration in the large; see :func:`calibration_slope`."""
-
-    def value(self, labels: Array, probabilities: Array) -> float | None:
-        """Return the intercept."""
-        return calibration_slope(labels, probabilities)[1]
+def _error_if_calibrated(labels: Array, probabilities: Array) -> float:
+    return expected_ece(probabilities)
 
 
-_GROUPS = [
-    ["brier"],
-    ["mcc"],
-    ["accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "f1", "balanced_accuracy", "macro_f1"],
-    [
-        "auroc", "auprc", "loss", "ece", "ece_debiased", "ece_if_calibrated", "calibration_slope",
-        "calibration_intercept",
-    ],
-]  # fmt: skip
-"""Metrics that share what they count or keep."""
+def _slope(labels: Array, probabilities: Array) -> float | None:
+    return calibration_slope(labels, probabilities)[0]
+
+
+def _intercept(labels: Array, probabilities: Array) -> float | None:
+    return calibration_slope(labels, probabilities)[1]
 
 
 def _checked(probabilities: Tensor) -> Tensor:
@@ -325,13 +285,6 @@ def _checked(probabilities: Tensor) -> Tensor:
     if bool(((found < 0) | (found > 1)).any()):
         raise ValueError("metrics take probabilities, 0 to 1; logits go through the calibration first")
     return found
-
-
-def _both(metric: _Kept) -> bool:
-    """Return whether both classes are there, and no probability is NaN."""
-    labels = metric.labels()
-    known = not any(bool(part.isnan().any()) for part in metric.preds)
-    return known and len(labels) > 0 and bool(labels.min() < labels.max())
 
 
 def _undefined() -> Tensor:

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.evaluation.calibration import fit_logistic
-from butppg_lightning.evaluation.drawing import FAINT, GOOD, INK, POOR, require_matplotlib
-from butppg_lightning.files import atomic_write
+from butppg_lightning.evaluation.drawing import (
+    FAINT,
+    GOOD,
+    INK,
+    POOR,
+    percent_square,
+    percent_ticks,
+    require_matplotlib,
+    save_figure,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,57 +193,44 @@ def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> Non
     figure = Figure(figsize=(5.2 * len(panels), 6.4), dpi=110, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=[4, 1])
-    for column, panel in enumerate(panels):
-        reliability_axes(axes[0, column], panel, bins)
-        count_axes(axes[1, column], panel)
-        for axis in axes[:, column]:
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.tick_params(colors=INK)
-    with atomic_write(path) as file:
-        figure.savefig(file, format="png")
+    for (upper, lower), panel in zip(axes.T, panels, strict=True):
+        for number, (name, value) in enumerate((panel.thresholds or {}).items()):
+            colour = _MARKS[number % len(_MARKS)]
+            upper.axvline(value, color=colour, linewidth=1.2, linestyle=":", zorder=2, label=f"{name} {value:.2f}")
+        if panel.thresholds:
+            upper.legend(title="thresholds", fontsize=8, title_fontsize=8, edgecolor="white", loc="lower right")
+        reliability_axes(upper, panel.labels, panel.probabilities, bins)
+        found = expected_calibration_error(panel.labels, panel.probabilities, bins)
+        says = f"ECE {found:.3f}; a perfect model (dashed) would show {expected_ece(panel.probabilities, bins):.3f}"
+        upper.set_title(f"{panel.title}\n{says}", fontsize=10, color=INK)
+        count_axes(lower, panel.labels, panel.probabilities)
+        lower.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.25), ncols=2)
+        upper.set_xlabel("")
+        for drawn in (upper, lower):
+            drawn.spines[["top", "right"]].set_visible(False)
+            drawn.tick_params(colors=INK)
+    save_figure(figure, path)
 
 
-def reliability_axes(axes: Any, panel: Panel, bins: int = 10) -> None:
-    """Draw one diagram: share of good windows over mean probability, per bin, with 95 % Wilson intervals.
-
-    Args:
-        axes: Of matplotlib.
-        panel: What to draw.
-        bins: Bins of equal mass.
-    """
-    curve = reliability_curve(panel.labels, panel.probabilities, bins)
+def reliability_axes(axes: Any, labels: Array, probabilities: Array, bins: int = 10) -> None:
+    """Draw the share of good windows over the mean probability, per bin of equal mass, with 95 % intervals."""
+    curve = reliability_curve(labels, probabilities, bins)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--", zorder=1)
-    for number, (name, value) in enumerate((panel.thresholds or {}).items()):
-        colour = _MARKS[number % len(_MARKS)]
-        axes.axvline(value, color=colour, linewidth=1.2, linestyle=":", zorder=2, label=f"{name} {value:.2f}")
     errors = np.stack([curve.observed - curve.low, curve.high - curve.observed])
     axes.errorbar(
-        curve.predicted, curve.observed, yerr=errors, color=GOOD, marker="o", markersize=5, linewidth=1.4,
-        elinewidth=1, capsize=3, zorder=3,
+        curve.predicted, curve.observed, yerr=errors, color=GOOD, marker="o", markersize=6, linewidth=1.6,
+        elinewidth=1.2, capsize=3, zorder=3,
     )  # fmt: skip
-    found = expected_calibration_error(panel.labels, panel.probabilities, bins)
-    chance = expected_ece(panel.probabilities, bins)
-    axes.set_title(
-        f"{panel.title}\nECE {found:.3f}; a perfect model (dashed) would show {chance:.3f}", fontsize=10, color=INK
-    )
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), ylabel="share of good windows")
-    if panel.thresholds:
-        axes.legend(
-            title="thresholds", fontsize=8, title_fontsize=8, framealpha=0.9, edgecolor="white", loc="lower right"
-        )
+    percent_square(axes, "mean probability of good (%)", "windows that are good (%)")
 
 
-def count_axes(axes: Any, panel: Panel) -> None:
-    """Draw how many windows have which probability, good above poor.
-
-    Args:
-        axes: Of matplotlib.
-        panel: What to draw.
-    """
-    labels, probabilities = np.asarray(panel.labels), np.asarray(panel.probabilities)
-    axes.hist(
-        [probabilities[labels == 1], probabilities[labels == 0]], bins=np.linspace(0, 1, 26), stacked=True,
-        color=[GOOD, POOR], label=["good", "poor"],
-    )  # fmt: skip
-    axes.set(xlabel="probability of good", ylabel="windows")
-    axes.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.25), ncols=2)
+def count_axes(axes: Any, labels: Array | None, probabilities: Array) -> None:
+    """Draw how many windows have which probability, good above poor where there are labels."""
+    bins = np.linspace(0, 1, 26)
+    if labels is None:
+        axes.hist(probabilities, bins=bins, color=FAINT)
+    else:
+        split = [np.asarray(probabilities)[np.asarray(labels) == label] for label in (1, 0)]
+        axes.hist(split, bins=bins, stacked=True, color=[GOOD, POOR], label=["good", "poor"])
+    percent_ticks(axes.set_xticks)
+    axes.set(xlim=(-0.02, 1.02), xlabel="probability of good (%)", ylabel="windows")

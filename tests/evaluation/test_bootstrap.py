@@ -92,8 +92,8 @@ def test_bands_hold_the_curve_and_weigh_accuracy_by_subject(predictions: tuple[n
     assert found is not None
     rate, sensitivity = roc(*(counts[0] for counts in Ranking(labels, scores).counts()))
     curve = np.interp(GRID[5:-5], rate, sensitivity)
-    assert np.all(found.sensitivity[0, 5:-5] <= curve + 1e-9)
-    assert np.all(found.sensitivity[1, 5:-5] >= curve - 1e-9)
+    assert np.all(found[0][0, 5:-5] <= curve + 1e-9)
+    assert np.all(found[0][1, 5:-5] >= curve - 1e-9)
     right = (scores >= 0.5) == labels
     weights = np.concatenate(list(window_weights(120, subjects)))
     drawn = [100 * np.average(right, weights=row) for row in weights]

@@ -14,7 +14,7 @@ import torch
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.bootstrap import INTERVALS, Bands, bootstrap_intervals, curve_bands
+from butppg_lightning.evaluation.bootstrap import INTERVALS, bootstrap_intervals, curve_bands
 from butppg_lightning.evaluation.metrics import METRICS, compute_metrics
 from butppg_lightning.evaluation.prediction_table import ppg_reasons
 from butppg_lightning.evaluation.report.groups import strata
@@ -61,7 +61,7 @@ class Evidence:
         chosen: Name of the one that decides the verdicts, or None.
         warnings: What a reader has to know first.
         facts: Key and value of what was evaluated, for the page's foot.
-        bands: Of the curves; None where a class is missing.
+        bands: Of the ROC and the precision-recall curve; None where a class is missing.
     """
 
     probabilities: Array
@@ -81,7 +81,7 @@ class Evidence:
     chosen: str | None = None
     warnings: list[str] = field(default_factory=list)
     facts: dict[str, str] = field(default_factory=dict)
-    bands: Bands | None = None
+    bands: tuple[Array, Array] | None = None
 
     @property
     def called(self) -> Array:

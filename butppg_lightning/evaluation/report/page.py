@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _MOST_SUBJECTS = 60
 _TABLED_SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
-_MINUS = "\u2212"
 
 
 def require_report() -> None:
@@ -62,10 +61,7 @@ def report_html(evidence: Evidence, name: str) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent, "number": number, "span": span, "signed": signed, "count": counted, "enumeration": listed,
-        "svg": Markup,
-    }  # fmt: skip
+    environment.filters |= {"percent": percent, "number": number, "span": span, "count": counted, "svg": Markup}
     page = environment.get_template("report.html.jinja2").render(
         evidence=evidence,
         metrics=evidence.metrics,
@@ -218,60 +214,25 @@ def _numbers(values: Any) -> Array:
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    """Return a share of 0..1 as text.
-
-    Examples:
-        >>> percent(0.125, 1), percent(None)
-        ('12.5 %', 'undefined')
-    """
+    """Return a share of 0..1 as text."""
     return "undefined" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
     """Return a number as text, a true minus in front of a negative one.
 
     Examples:
-        >>> number(0.8389), number(None)
-        ('0.839', 'undefined')
+        >>> number(0.8389), number(0.84, 1, "+"), number(None)
+        ('0.839', '+0.8', 'undefined')
     """
-    return "undefined" if value is None else f"{value:.{digits}f}".replace("-", _MINUS)
+    return "undefined" if value is None else f"{value:{sign}.{digits}f}".replace("-", "\u2212")
 
 
 def span(edges: Sequence[float] | None, digits: int = 3) -> str:
-    """Return an interval as text.
-
-    Examples:
-        >>> span([0.4, 0.75], 2)
-        '0.40 to 0.75'
-    """
+    """Return an interval as text; empty if there is none."""
     return "" if edges is None else " to ".join(number(edge, digits) for edge in edges)
 
 
-def signed(value: float, digits: int = 1) -> str:
-    """Return a difference as text, with its sign.
-
-    Examples:
-        >>> signed(0.84)
-        '+0.8'
-    """
-    return f"{value:+.{digits}f}".replace("-", _MINUS)
-
-
 def counted(count: int, noun: str) -> str:
-    """Return a count with its noun.
-
-    Examples:
-        >>> counted(1, "subject"), counted(1200, "window")
-        ('1 subject', '1,200 windows')
-    """
+    """Return a count with its noun."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """Return words as an enumeration.
-
-    Examples:
-        >>> listed(["PPG", "ECG", "ACC_X"])
-        'PPG, ECG and ACC_X'
-    """
-    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

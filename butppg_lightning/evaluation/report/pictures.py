@@ -9,9 +9,9 @@ import numpy as np
 
 from butppg_lightning.evaluation.bootstrap import GRID as SHARES
 from butppg_lightning.evaluation.bootstrap import roc
-from butppg_lightning.evaluation.drawing import ACCENT, AGAINST, FAINT, GOOD, GRID, INK, PAPER, POOR
+from butppg_lightning.evaluation.drawing import ACCENT, AGAINST, FAINT, GOOD, GRID, INK, PAPER, POOR, percent_square
 from butppg_lightning.evaluation.ranking import Ranking
-from butppg_lightning.evaluation.reliability import reliability_curve
+from butppg_lightning.evaluation.reliability import count_axes, reliability_axes
 from butppg_lightning.evaluation.report.canvas import drawing
 from butppg_lightning.evaluation.report.cases import KINDS, Case
 from butppg_lightning.evaluation.report.heart_rate import TOLERANCE, HeartRates, coverage_bands, coverage_curves
@@ -40,13 +40,13 @@ def roc_picture(evidence: Evidence, at: dict[str, float | None]) -> str:
     with drawing("roc", "ROC curve with a 95 % band", 300) as drawn:
         axes = drawn.figure.add_subplot()
         if evidence.bands is not None:
-            axes.fill_between(SHARES, *evidence.bands.sensitivity, color=GOOD, alpha=0.2, linewidth=0)
+            axes.fill_between(SHARES, *evidence.bands[0], color=GOOD, alpha=0.2, linewidth=0)
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
         axes.plot(*roc(hits[0], alarms[0]), color=GOOD)
         axes.text(0.62, 0.55, "guessing", color=FAINT, rotation=40, ha="center", va="center", fontsize=9.5)
         if at["specificity"] is not None and at["sensitivity"] is not None:
             _ring(axes, 1 - at["specificity"], at["sensitivity"])
-        _square(axes, "poor windows called good (%)", "good windows called good (%)")
+        percent_square(axes, "poor windows called good (%)", "good windows called good (%)")
     return drawn.svg
 
 
@@ -58,14 +58,14 @@ def precision_picture(evidence: Evidence, at: dict[str, float | None]) -> str:
     with drawing("precision", "Precision-recall curve with a 95 % band", 300) as drawn:
         axes = drawn.figure.add_subplot()
         if evidence.bands is not None:
-            band = evidence.bands.precision[:, 1:]
+            band = evidence.bands[1][:, 1:]
             axes.fill_between(SHARES[1:], *band, color=GOOD, alpha=0.2, linewidth=0, step="pre")
         axes.axhline(share, color=FAINT, linewidth=1, linestyle="--")
         axes.text(0.0, share - 0.02, "guessing", color=FAINT, va="top", fontsize=9.5)
         axes.step(hits / hits[-1], hits / (hits + alarms), color=GOOD, where="pre")
         if at["sensitivity"] is not None and at["precision"] is not None:
             _ring(axes, at["sensitivity"], at["precision"])
-        _square(axes, "good windows called good (%)", "of those called good, good (%)")
+        percent_square(axes, "good windows called good (%)", "of those called good, good (%)")
     return drawn.svg
 
 
@@ -97,29 +97,18 @@ def confusion_picture(evidence: Evidence) -> str:
 
 def reliability_picture(evidence: Evidence) -> str:
     """Return the reliability diagram."""
-    curve = reliability_curve(np.asarray(evidence.labels), evidence.probabilities)
-    errors = np.stack([curve.observed - curve.low, curve.high - curve.observed])
     with drawing("reliability", "Reliability diagram", 300) as drawn:
         axes = drawn.figure.add_subplot()
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
-        axes.errorbar(
-            curve.predicted, curve.observed, yerr=errors, color=GOOD, marker="o", markersize=6, linewidth=1.6,
-            elinewidth=1.2, capsize=3,
-        )  # fmt: skip
-        _square(axes, "mean probability of good (%)", "windows that are good (%)")
+        reliability_axes(axes, np.asarray(evidence.labels), evidence.probabilities)
     return drawn.svg
 
 
 def spread_picture(evidence: Evidence) -> str:
     """Return the histogram of the probabilities, by label where there are labels."""
-    bins = np.linspace(0, 1, 26)
     with drawing("spread", "Histogram of the probabilities", 300) as drawn:
         axes = drawn.figure.add_subplot()
-        if evidence.labels is None:
-            axes.hist(evidence.probabilities, bins=bins, color=FAINT)
-        else:
-            split = [evidence.probabilities[evidence.labels == label] for label in (1, 0)]
-            axes.hist(split, bins=bins, stacked=True, color=[GOOD, POOR], label=["good", "poor"])
+        count_axes(axes, evidence.labels, evidence.probabilities)
+        if evidence.labels is not None:
             _legend_above(axes)
         axes.margins(y=0.16)
         axes.axvline(evidence.threshold, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
@@ -128,8 +117,6 @@ def spread_picture(evidence: Evidence) -> str:
             "threshold", (evidence.threshold, 0.98), (shift, 0), xycoords=("data", "axes fraction"),
             textcoords="offset points", ha=side, va="top", fontsize=9.5,
         )  # fmt: skip
-        _percent_ticks(axes.set_xticks)
-        axes.set(xlim=(0, 1), xlabel="probability of good (%)", ylabel="windows")
     return drawn.svg
 
 
@@ -304,19 +291,6 @@ def _rows(axes: Any, groups: Sequence[Group]) -> None:
 
 def _ring(axes: Any, horizontal: float, vertical: float) -> None:
     axes.plot(horizontal, vertical, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK, mew=1.8, zorder=5)
-
-
-def _square(axes: Any, horizontal: str, vertical: str) -> None:
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=horizontal, ylabel=vertical)
-    _percent_ticks(axes.set_xticks)
-    _percent_ticks(axes.set_yticks)
-    axes.grid(True)
-    axes.set_axisbelow(True)
-
-
-def _percent_ticks(set_ticks: Any) -> None:
-    ticks = np.linspace(0, 1, 6)
-    set_ticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
 
 
 def _legend_above(axes: Any) -> None:
