@@ -156,18 +156,12 @@ def _write(options: Any, evidence: Evidence, calibration: Calibration, page: str
 
 
 def _show(options: Any, evidence: Evidence) -> None:
-    from butppg_lightning.evaluation.metrics import METRICS as NAMES
-    from butppg_lightning.evaluation.metrics import PERCENT
+    from butppg_lightning.evaluation.metrics import metric_rows
     from butppg_lightning.evaluation.report.evidence import cautions
 
-    rows = []
-    for name in NAMES:
-        value, interval = evidence.metrics[name], evidence.metrics.get(f"{name}_ci95")
-        shown = "undefined" if value is None else f"{value:.2f} %" if name in PERCENT else f"{value:.4f}"
-        digits = 1 if name in PERCENT else 3
-        rows.append((name, shown, f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""))
     cut = f"good from {evidence.threshold:.4g} on ({evidence.threshold_from})"
-    print_table(f"{options.split}.npz by {options.checkpoint}; {cut}", ("metric", "value", "95 % interval"), rows)
+    title = f"{options.split}.npz by {options.checkpoint}; {cut}"
+    print_table(title, ("metric", "value", "95 % interval"), metric_rows(evidence.metrics))
     for caution in cautions(evidence):
         say(f"note: {caution}")
     output = options.output_dir

@@ -13,6 +13,7 @@ from butppg_lightning.console import print_table
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
+from butppg_lightning.evaluation.metrics import metric_rows
 from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
@@ -244,12 +245,4 @@ def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
 
 
 def _show(metrics: dict[str, Any], title: str) -> None:
-    rows = []
-    units = {"accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy"}
-    for key, value in metrics.items():
-        if key.endswith("_ci95"):
-            continue
-        shown = "undefined" if value is None or value != value else f"{value:.2f} %" if key in units else f"{value:.4f}"
-        interval = metrics.get(f"{key}_ci95")
-        rows.append((key, shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""))
-    print_table(title, ("figure", "value", "95 % interval"), rows)
+    print_table(title, ("metric", "value", "95 % interval"), metric_rows(metrics))

@@ -39,7 +39,7 @@ from butppg_lightning.evaluation.reliability import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from butppg_lightning.npz import Array
 
@@ -69,7 +69,8 @@ _GROUPS = [
 def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     """Return the metrics of probabilities ``[N]`` of good and labels ``[N]`` in {0 poor, 1 good}.
 
-    ``update(probabilities, labels)`` takes the windows of all ranks, each once: nothing is synchronised here.
+    ``update(probabilities, labels)`` takes the windows of all ranks, each once, from any device: nothing is
+    synchronised here, and the collection stays on the CPU, wherever the module goes that holds it (MPS has no float64).
     ``compute()`` returns a float64 scalar for each of :data:`METRICS`, NaN where it is undefined: ``accuracy``,
     ``class_0_acc``, ``class_1_acc``, ``majority_accuracy`` and ``balanced_accuracy`` in percent; ``loss`` (mean
     negative log likelihood, nats); ``auroc``, ``auprc``, ``f1``, ``mcc``, ``macro_f1``, ``brier``, ``ece`` (ten bins
@@ -101,7 +102,7 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
         "calibration_slope": Computed(_slope, **plain),
         "calibration_intercept": Computed(_intercept, **plain),
     }
-    collection = MetricCollection(metrics, compute_groups=_GROUPS)  # type: ignore[arg-type]
+    collection = _StaysPut(metrics, compute_groups=_GROUPS)  # type: ignore[arg-type]
     collection.set_dtype(torch.float64)
     return collection
 
@@ -127,6 +128,24 @@ def compute_metrics(labels: Array, probabilities: Array, threshold: float = 0.5)
     return {name: None if math.isnan(found[name]) and name not in _AVERAGES else found[name] for name in METRICS}
 
 
+def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the rows of a table of metrics: name, value, and the 95 % interval ``<name>_ci95`` where there is one."""
+    rows = []
+    for name, value in metrics.items():
+        if not name.endswith("_ci95"):
+            shown = "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
+            interval, digits = metrics.get(f"{name}_ci95"), 3
+            if name in PERCENT:
+                shown, digits = shown if shown == "undefined" else f"{value:.2f} %", 1
+            rows.append((name, shown, f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""))
+    return rows
+
+
+class _StaysPut(MetricCollection):
+    def _apply(self, *args: Any, **options: Any) -> _StaysPut:
+        return self
+
+
 class _Verdict(Metric):
     """Before a metric of verdicts: a window is called good at or above the threshold."""
 
@@ -134,7 +153,7 @@ class _Verdict(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count verdicts of probabilities and labels, ``[N]`` each."""
-        super().update((_checked(preds) >= self.threshold).long(), target.long())  # type: ignore[safe-super]
+        super().update((_checked(preds) >= self.threshold).long(), target.long().cpu())  # type: ignore[safe-super]
 
 
 class _Percent(_Verdict):
@@ -192,11 +211,11 @@ class _Kept(Metric):
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Keep probabilities and labels, ``[N]`` each."""
         self.preds.append(_checked(preds))
-        self.target.append(target.long())
+        self.target.append(target.long().cpu())
 
     def kept(self) -> tuple[Array, Array]:
         """Return labels and probabilities, ``[N]`` each."""
-        return torch.cat(list(self.target)).cpu().numpy(), torch.cat(list(self.preds)).cpu().numpy()
+        return torch.cat(list(self.target)).numpy(), torch.cat(list(self.preds)).numpy()
 
 
 class _Ranked(_Kept):
@@ -221,7 +240,7 @@ class BrierScore(MeanSquaredError):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add probabilities and labels, ``[N]`` each."""
-        super().update(_checked(preds), target.double())
+        super().update(_checked(preds), target.double().cpu())
 
 
 class Computed(_Kept):
@@ -281,7 +300,7 @@ def _intercept(labels: Array, probabilities: Array) -> float | None:
 
 
 def _checked(probabilities: Tensor) -> Tensor:
-    found = probabilities.double()
+    found = probabilities.detach().cpu().double()
     if bool(((found < 0) | (found > 1)).any()):
         raise ValueError("metrics take probabilities, 0 to 1; logits go through the calibration first")
     return found

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional import classification
 
 from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
-from butppg_lightning.evaluation.metrics import METRICS, auprc, auroc, compute_metrics, quality_metrics
+from butppg_lightning.evaluation.metrics import METRICS, auprc, auroc, compute_metrics, metric_rows, quality_metrics
 
 
 @settings(deadline=None)
@@ -113,6 +113,7 @@ def test_the_collection_takes_windows_in_any_parts_and_starts_anew(seed: int, pa
     generator = np.random.default_rng(seed)
     labels, probabilities = generator.integers(0, 2, 30), generator.random(30).astype(np.float32)
     collection = quality_metrics(threshold)
+    torch.nn.ModuleList([collection]).to("meta").half()  # it stays on the CPU, in float64
     collection.update(torch.ones(3), torch.zeros(3))
     collection.reset()
     for rows in np.array_split(np.arange(30), parts):
@@ -129,3 +130,12 @@ def test_the_collection_takes_windows_in_any_parts_and_starts_anew(seed: int, pa
 def test_what_is_imported() -> None:
     code = "import sys, butppg_lightning.evaluation.metrics; print('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_table_of_metrics_has_its_units() -> None:
+    metrics = {"accuracy": 82.5, "auroc": None, "mcc": 0.25, "accuracy_ci95": [75.0, 90.04], "mcc_ci95": [-0.1, 0.5]}
+    assert metric_rows(metrics) == [
+        ("accuracy", "82.50 %", "75.0 to 90.0"),
+        ("auroc", "undefined", ""),
+        ("mcc", "0.2500", "-0.100 to 0.500"),
+    ]
