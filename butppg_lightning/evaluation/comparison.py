@@ -8,37 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.evaluation.ranking import auroc
+from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from butppg_lightning.npz import Array
 
-FEWEST_SUBJECTS = 5
-"""With fewer subjects nothing is shown: all of four agree by chance in one case of eight."""
 _EXACT = 20  # subjects up to which all sign flips (a million) are tried
 _DRAWS = 100_000
-
-
-def within_subject_auroc(labels: Array, scores: Array, subjects: Array) -> tuple[dict[str, float | None], float | None]:
-    """Return how well each subject's own windows are ranked.
-
-    Args:
-        labels: ``[N]`` in {0 poor, 1 good}.
-        scores: ``[N]``, higher for good; only their order within a subject counts.
-        subjects: ``[N]`` names.
-
-    Returns:
-        Subject (sorted by name) to AUROC, None where the subject has windows of a single class; and the mean over the
-        subjects that have one, each counting once, None if there is none.
-    """
-    labels, scores, subjects = np.asarray(labels), np.asarray(scores), np.asarray(subjects).astype(str)
-    found = {
-        str(name): auroc(labels[subjects == name], scores[subjects == name]) for name in np.unique(subjects).tolist()
-    }
-    known = [value for value in found.values() if value is not None]
-    return found, float(np.mean(known)) if known else None
 
 
 def paired_differences(one: Mapping[str, float | None], other: Mapping[str, float | None]) -> dict[str, float]:

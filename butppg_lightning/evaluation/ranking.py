@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 
+FEWEST_SUBJECTS = 5
+"""With fewer subjects nothing is shown: all of four agree by chance in one case of eight."""
+
+
 def auroc(labels: Array, scores: Array) -> float | None:
     """Return the area under the ROC curve, ties counted half; None with a single class.
 
@@ -28,6 +32,26 @@ def auprc(labels: Array, scores: Array) -> float | None:
     """Return average precision (the step-wise area under the precision-recall curve); None with a single class."""
     hits, alarms = Ranking(labels, scores).counts()
     return float(average_precisions(hits, alarms)[0]) if hits[0, -1] and alarms[0, -1] else None
+
+
+def within_subject_auroc(labels: Array, scores: Array, subjects: Array) -> tuple[dict[str, float | None], float | None]:
+    """Return how well each subject's own windows are ranked.
+
+    Args:
+        labels: ``[N]`` in {0 poor, 1 good}.
+        scores: ``[N]``, higher for good; only their order within a subject counts.
+        subjects: ``[N]`` names.
+
+    Returns:
+        Subject (sorted by name) to AUROC, None where the subject has windows of a single class; and the mean over the
+        subjects that have one, each counting once, None if there is none.
+    """
+    labels, scores, subjects = np.asarray(labels), np.asarray(scores), np.asarray(subjects).astype(str)
+    found = {
+        str(name): auroc(labels[subjects == name], scores[subjects == name]) for name in np.unique(subjects).tolist()
+    }
+    known = [value for value in found.values() if value is not None]
+    return found, float(np.mean(known)) if known else None
 
 
 class Ranking:

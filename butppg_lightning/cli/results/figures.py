@@ -13,9 +13,9 @@ from butppg_lightning.evaluation.calibration import fit_calibration
 from butppg_lightning.evaluation.comparison import (
     paired_differences,
     sign_flip_test,
-    within_subject_auroc,
 )
-from butppg_lightning.evaluation.metrics import auprc, auroc, compute_metrics
+from butppg_lightning.evaluation.metrics import compute_metrics
+from butppg_lightning.evaluation.ranking import auprc, auroc, within_subject_auroc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

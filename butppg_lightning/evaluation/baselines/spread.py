@@ -8,8 +8,8 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.baselines.rival import labels_of, ppg_of, usable_ppg
-from butppg_lightning.evaluation.comparison import within_subject_auroc
 from butppg_lightning.evaluation.metrics import auroc
+from butppg_lightning.evaluation.ranking import within_subject_auroc
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array

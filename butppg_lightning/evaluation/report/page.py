@@ -10,8 +10,8 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.bootstrap import bootstrap_mean
-from butppg_lightning.evaluation.comparison import FEWEST_SUBJECTS
 from butppg_lightning.evaluation.drawing import GOOD, POOR, require_matplotlib
+from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
 from butppg_lightning.evaluation.report import pictures
 from butppg_lightning.evaluation.report.cases import KINDS, Case
 from butppg_lightning.evaluation.report.evidence import Evidence, cautions
