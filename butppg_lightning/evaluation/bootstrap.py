@@ -91,6 +91,7 @@ class WeightedMetrics:
 
     def __init__(self, labels: Array, probabilities: Array, threshold: float) -> None:
         self.ranking = Ranking(labels, probabilities)
+        self.known = np.nan if np.isnan(probabilities).any() else 1.0  # NaN has no rank
         called, good = probabilities >= threshold, labels == 1
         self.cells = np.stack([called & good, called & ~good, ~called & good, ~called & ~good], axis=1).astype(float)
         self.rising = np.argsort(probabilities, kind="stable")
@@ -113,8 +114,8 @@ class WeightedMetrics:
         accuracy = 100 * (hit + rest) / total
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
-                "auroc": areas(hits, alarms),
-                "auprc": both * average_precisions(hits, alarms),
+                "auroc": self.known * areas(hits, alarms),
+                "auprc": self.known * both * average_precisions(hits, alarms),
                 "f1": 2 * hit / (2 * hit + alarm + miss),
                 "mcc": np.where(spread > 0, (hit * rest - alarm * miss) / np.where(spread > 0, spread, 1), 0.0),
                 "ece": self._calibration_errors(weights[:, self.rising]),

@@ -74,6 +74,8 @@ def test_what_no_resample_defines_has_no_interval() -> None:
     found = bootstrap_intervals(np.ones(20, dtype=np.int64), np.linspace(0, 1, 20), resamples=20)
     undefined = {"auroc_ci95", "auprc_ci95", "balanced_accuracy_ci95"}
     assert {name for name, edges in found.items() if edges is None} == undefined
+    diverged = bootstrap_intervals(np.array([0, 1, 1, 0]), np.full(4, np.nan), resamples=20)
+    assert (diverged["auroc_ci95"], diverged["auprc_ci95"], diverged["ece_ci95"]) == (None, None, None)
 
 
 def test_weighted_ranking_agrees_with_the_metrics(predictions: tuple[np.ndarray, ...]) -> None:
