@@ -74,7 +74,7 @@ def calibrate(
     target = output or checkpoint
     picture = target.with_name(f"{target.stem}_reliability.png")
     _check_files(checkpoint, target, picture, overwrite)
-    from butppg_lightning.cli.calibrating import fit_calibration, too_few, write_calibration
+    from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
     content = read_checkpoint(checkpoint)
@@ -114,7 +114,7 @@ def _require_classifier(path: Path, content: dict[str, Any]) -> None:
 
 
 def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tuple[Array, Array, str]:
-    from butppg_lightning.cli.prediction_table import read_predictions
+    from butppg_lightning.evaluation.prediction_table import read_predictions
 
     labels, values, kind = read_predictions(path)
     source = f"{path}, {_counted(labels)}"
@@ -170,9 +170,9 @@ def _draw(picture: Path, labels: Array, logits: Array, before: Calibration, afte
 
 
 def _show(labels: Array, logits: Array, before: Calibration, after: Calibration) -> None:
-    from butppg_lightning.evaluation.metrics import classification_metrics
+    from butppg_lightning.evaluation.metrics import compute_metrics
 
-    figures = [classification_metrics(labels, _probabilities(calibration, logits)) for calibration in (before, after)]
+    figures = [compute_metrics(labels, _probabilities(calibration, logits)) for calibration in (before, after)]
     cells = [
         (title, *("undefined" if found[key] is None else f"{found[key]:.4f}" for found in figures))
         for title, key in _FIGURES.items()

@@ -1,10 +1,7 @@
-"""`butppg evaluate`: figures, predictions and a report of a checkpoint on a split."""
+"""`butppg evaluate`: metrics, predictions and a report of a checkpoint on a split."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,61 +9,48 @@ import numpy as np
 
 from butppg_lightning.cli.cut import check_cut, threshold
 from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
-from butppg_lightning.console import print_table, say
+from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
-from butppg_lightning.models.calibration import OPERATING_POINTS
+from butppg_lightning.models.calibration import OPERATING_POINTS, Calibration
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.report.evidence import Evidence
     from butppg_lightning.models.network import QualityNetwork
-    from butppg_lightning.npz import Array
-    from butppg_lightning.window import WindowSet
 
 METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.csv", "report.html"
 RESULTS = (METRICS, PREDICTIONS, REPORT)
 _SPLITS = ("train", "val", "test")
-_GUIDE = ("loss", "accuracy", "class_0_acc", "class_1_acc")  # its test_metrics.json has them first
-_PERCENT = ("accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy")
 
 
 def run(arguments: list[str]) -> None:
     """Evaluate a checkpoint and write the metrics, the predictions and the report.
 
     Args:
-        arguments: The words after ``butppg evaluate``.
+        arguments: What follows ``butppg evaluate``.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the split cannot be used, or results exist.
     """
     options = parse(_parser(), arguments)
     path = _check(options)
-    from butppg_lightning.evaluation.report.build import report_html
+    from butppg_lightning.evaluation.report.page import report_html
     from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.window import read_windows
 
     network, _ = restore_network(options.checkpoint)
     remarks: list[str] = []
     cut = threshold(options, network.calibration, remarks)
-    windows = read_windows(path, labelled=False)
-    channels = network.preprocess.channels
-    if not set(channels) & set(windows.channels):
-        raise UserError(
-            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
-        )
-    require_writable(options.output_dir)
-    evidence = _gather(options, path, network, windows, cut, remarks)
+    evidence = _evidence(options, path, network, cut)
+    evidence.warnings += [f"{remark[0].upper()}{remark[1:]}." for remark in remarks]
     page = report_html(evidence, f"{path.name} of {options.data_dir.resolve().name}")
-    _write(options, evidence, network, page)
-    for remark in remarks:
-        say(f"note: {remark}")
+    _write(options, evidence, network.calibration, page)
     _show(options, evidence)
 
 
 def _parser() -> OneLineErrors:
     parser = command_parser(
         "evaluate",
-        "Tell how good a checkpoint is on a split: metrics.json, predictions.csv, and report.html, one page with "
+        "Measure how good a checkpoint is on a split: metrics.json, predictions.csv, and report.html, one page with "
         "curves, results by subject and stratum, heart-rate error against coverage, and windows to look at.",
         "butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --split test "
         "--output-dir artifacts/evaluation",
@@ -91,7 +75,8 @@ def _parser() -> OneLineErrors:
 
 
 def _check(options: Any) -> Path:
-    from butppg_lightning.evaluation.drawing import require_matplotlib
+    """Return the split's file."""
+    from butppg_lightning.evaluation.report.page import require_report
 
     output: Path = options.output_dir
     check_cut(options)
@@ -103,69 +88,46 @@ def _check(options: Any) -> Path:
     existing = [name for name in RESULTS if (output / name).exists()]
     if existing and not options.overwrite:
         raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    require_matplotlib("the report")
+    require_report()
     return path
 
 
-def _gather(
-    options: Any, path: Path, network: QualityNetwork, windows: WindowSet, cut: tuple[float, str], remarks: list[str]
-) -> Evidence:
-    from butppg_lightning.cli import evaluating
+def _evidence(options: Any, path: Path, network: QualityNetwork, cut: tuple[float, str]) -> Evidence:
     from butppg_lightning.data.dataset import WindowDataset
-    from butppg_lightning.evaluation.report.evidence import Evidence
-    from butppg_lightning.evaluation.report.strata import strata
+    from butppg_lightning.evaluation.report.cases import choose_cases, explain_cases
+    from butppg_lightning.evaluation.report.evidence import add_run, gather_evidence
+    from butppg_lightning.models.prediction import predict
+    from butppg_lightning.window import read_windows
 
-    served = WindowDataset(windows, network.preprocess.channels)
-    probabilities = evaluating.score_split(network, served, options.batch_size, options.prior)
-    history, epoch = evaluating.read_history(options.checkpoint)
-    decides = None if options.threshold is not None else options.operating_point or "balanced"
-    return Evidence(
-        probabilities=probabilities,
-        threshold=cut[0],
-        threshold_from=cut[1],
-        metrics=_metrics(windows, probabilities, cut[0]),
-        channels=network.preprocess.channels,
-        labels=windows.labels,
-        subjects=windows.subjects,
-        strata=strata(windows),
-        heart_rates=evaluating.heart_rates(windows, probabilities),
-        history=history,
-        best_epoch=epoch,
-        cases=evaluating.find_cases(network, served, probabilities, cut[0]),
-        points=evaluating.operating_figures(network, options.prior, decides),
-        warnings=evaluating.find_warnings(options.checkpoint, path, windows, network)
-        + [f"{remark[0].upper()}{remark[1:]}." for remark in remarks],
-        facts=evaluating.describe_run(options.checkpoint, path, network, options.prior),
+    windows, channels = read_windows(path, labelled=False), network.preprocess.channels
+    if not set(channels) & set(windows.channels):
+        raise UserError(
+            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
+        )
+    require_writable(options.output_dir)
+    served = WindowDataset(windows, channels)
+    batches = (
+        served.fetch(np.arange(start, min(start + options.batch_size, len(served))))
+        for start in range(0, len(served), options.batch_size)
     )
+    with progress_bar("scoring windows", len(served)) as progress:
+        predictions = predict(network, batches, batch_size=options.batch_size, prior=options.prior, progress=progress)
+    evidence = gather_evidence(predictions, windows, *cut)
+    add_run(evidence, options.checkpoint, path, network, windows, options.prior)
+    chosen = choose_cases(windows.labels, evidence.probabilities, cut[0], windows.subjects)
+    evidence.cases = explain_cases(network, served.fetch, chosen)
+    if network.calibration.curve is not None:
+        evidence.points = [network.calibration.point(name, options.prior) for name in OPERATING_POINTS]
+        evidence.chosen = None if options.threshold is not None else options.operating_point or "balanced"
+    return evidence
 
 
-def _metrics(windows: WindowSet, probabilities: Array, cut: float) -> dict[str, Any]:
-    """Return the figures, the guide's first; all None without labels."""
-    from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
+def _write(options: Any, evidence: Evidence, calibration: Calibration, page: str) -> None:
+    from butppg_lightning.evaluation.prediction_table import write_predictions
 
-    labels = windows.labels
-    if labels is None:
-        example = np.array([0, 1]), np.array([0.2, 0.8])  # for the keys
-        keys = [*classification_metrics(*example), *bootstrap_intervals(*example, resamples=1)]
-        figures: dict[str, Any] = dict.fromkeys(keys)
-    else:
-        figures = {
-            **classification_metrics(labels, probabilities, cut),
-            **bootstrap_intervals(labels, probabilities, windows.subjects, threshold=cut),
-        }
-    ordered = {key: figures[key] for key in _GUIDE} | figures
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in ordered.items()
-    }
-
-
-def _write(options: Any, evidence: Evidence, network: QualityNetwork, page: str) -> None:
-    bands, rates, calibration = evidence.bands, evidence.heart_rates, network.calibration
+    rates = evidence.heart_rates
     content = {
         **evidence.metrics,
-        "accuracy_ci95": bands.accuracy if bands else None,
-        "balanced_accuracy_ci95": bands.balanced_accuracy if bands else None,
-        "accuracy_above_majority_ci95": bands.margin if bands else None,
         "threshold": evidence.threshold,
         "threshold_from": evidence.threshold_from,
         "calibrated": calibration.fitted,
@@ -180,38 +142,26 @@ def _write(options: Any, evidence: Evidence, network: QualityNetwork, page: str)
     output: Path = options.output_dir
     for name in RESULTS:
         (output / name).unlink(missing_ok=True)  # an earlier evaluation's must not stand beside this one's
-    with atomic_write(output / PREDICTIONS) as file:
-        file.write(_table(evidence).encode())
+    write_predictions(
+        output / PREDICTIONS,
+        evidence.probabilities,
+        evidence.threshold,
+        labels=evidence.labels,
+        subjects=evidence.subjects,
+        reasons=evidence.reasons,
+    )
     with atomic_write(output / REPORT) as file:
         file.write(page.encode())
     write_json(output / METRICS, content)
 
 
-def _table(evidence: Evidence) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["window", "subject", "label", "probability", "verdict"])
-    for row, (probability, good) in enumerate(zip(evidence.probabilities, evidence.called, strict=True)):
-        subject = "" if evidence.subjects is None else evidence.subjects[row]
-        label = "" if evidence.labels is None else evidence.labels[row]
-        table.writerow([row, subject, label, f"{probability:.6f}", "good" if good else "poor"])
-    return text.getvalue()
-
-
 def _show(options: Any, evidence: Evidence) -> None:
-    from butppg_lightning.evaluation.report.headline import cautions
+    from butppg_lightning.evaluation.metrics import metric_rows
+    from butppg_lightning.evaluation.report.evidence import cautions
 
-    bands, rows = evidence.bands, []
-    intervals = {"accuracy": bands.accuracy, "balanced_accuracy": bands.balanced_accuracy} if bands else {}
-    for key, value in evidence.metrics.items():
-        if key.endswith("_ci95"):
-            continue
-        shown = "undefined" if value is None else f"{value:.2f} %" if key in _PERCENT else f"{value:.4f}"
-        interval = evidence.metrics.get(f"{key}_ci95") or intervals.get(key)
-        digits = 1 if key in _PERCENT else 3
-        rows.append((key, shown, f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""))
     cut = f"good from {evidence.threshold:.4g} on ({evidence.threshold_from})"
-    print_table(f"{options.split}.npz by {options.checkpoint}; {cut}", ("figure", "value", "95 % interval"), rows)
+    title = f"{options.split}.npz by {options.checkpoint}; {cut}"
+    print_table(title, ("metric", "value", "95 % interval"), metric_rows(evidence.metrics))
     for caution in cautions(evidence):
         say(f"note: {caution}")
     output = options.output_dir

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.cli import LightningArgumentParser
 
-from butppg_lightning.cli.calibrating import fit_calibration, told, too_few, write_calibration
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.console import print_table
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import atomic_write, require_writable, write_json
+from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
+from butppg_lightning.evaluation.metrics import metric_rows
+from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
+from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
@@ -117,7 +117,7 @@ def test(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Write predictions.csv: window, subject, label, probability, verdict."""
+    """Write predictions.csv: window, subject, label, probability, verdict, reason."""
     cli = _build("predict", arguments)
     _need_checkpoint(cli)
     require_writable(cli.output_dir)
@@ -128,20 +128,20 @@ def predict(arguments: list[str]) -> None:
             cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True
         )
     windows = cli.datamodule.splits["predict"].windows
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["window", "subject", "label", "probability", "verdict"])
-    threshold = cli.model.threshold()
-    count = sum(len(batch["index"]) for batch in batches or [])
-    for batch in batches or []:
-        for row, probability in zip(batch["index"].tolist(), batch["probability"].tolist(), strict=True):
-            subject = "" if windows.subjects is None else windows.subjects[row]
-            verdict = "good" if probability >= threshold else "poor"
-            table.writerow([row, subject, windows.labels[row], f"{probability:.6f}", verdict])
-    path = cli.output_dir / "predictions.csv"
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-    print(f"{path}: {count} windows of {cli.datamodule.predict_split}.npz; {_cut(cli)}")
+    rows, probabilities, faults = (
+        np.concatenate([batch[key] for batch in batches or []]) for key in ("index", "probability", "faults")
+    )
+    path, subjects = cli.output_dir / "predictions.csv", windows.subjects
+    write_predictions(
+        path,
+        probabilities,
+        cli.model.threshold(),
+        labels=windows.labels[rows],
+        subjects=None if subjects is None else subjects[rows],
+        reasons=ppg_reasons(cli.model.channels, faults),
+        rows=rows,
+    )
+    print(f"{path}: {len(rows)} windows of {cli.datamodule.predict_split}.npz; {_cut(cli)}")
 
 
 def _build(command: str, arguments: list[str]) -> Any:
@@ -198,7 +198,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
         return _uncalibrated(cli, str(error))
     if cli.trainer.is_global_zero:
         write_calibration(best, best, calibration)
-        print(f"Calibrated {best} on val.npz: {told(calibration)}")
+        print(f"Calibrated {best} on val.npz: {describe(calibration)}")
     cli.trainer.strategy.barrier()
     return calibration
 
@@ -243,12 +243,4 @@ def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
 
 
 def _show(metrics: dict[str, Any], title: str) -> None:
-    rows = []
-    units = {"accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy"}
-    for key, value in metrics.items():
-        if key.endswith("_ci95"):
-            continue
-        shown = "undefined" if value is None or value != value else f"{value:.2f} %" if key in units else f"{value:.4f}"
-        interval = metrics.get(f"{key}_ci95")
-        rows.append((key, shown, f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""))
-    print_table(title, ("figure", "value", "95 % interval"), rows)
+    print_table(title, ("metric", "value", "95 % interval"), metric_rows(metrics))

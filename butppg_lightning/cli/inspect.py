@@ -91,7 +91,7 @@ def _bytes(path: Path) -> int:
 
 
 def _checkpoint(path: Path) -> None:
-    from butppg_lightning.cli.calibrating import told
+    from butppg_lightning.evaluation.calibration import describe
     from butppg_lightning.models.architecture import normal_spec
     from butppg_lightning.models.calibration import stored_calibration
     from butppg_lightning.models.checkpoints.portable import read_stored
@@ -115,7 +115,9 @@ def _checkpoint(path: Path) -> None:
     rows += [(key, value) for key, value in options.items() if key != "encoder"]
     if "head" in options:
         calibration = stored_calibration(content, path)
-        rows.append(("calibration", f"{told(calibration)}; on {calibration.source}" if calibration.fitted else "none"))
+        rows.append(
+            ("calibration", f"{describe(calibration)}; on {calibration.source}" if calibration.fitted else "none")
+        )
     _print(str(path), rows)
     if isinstance(content.get("metrics"), dict):
         _print("Validation metrics at this epoch", content["metrics"].items())

@@ -10,7 +10,9 @@ from butppg_lightning.files import atomic_write
 if TYPE_CHECKING:
     from pathlib import Path
 
-INK = "#222222"
+INK, FAINT, GRID, PAPER = "#222222", "#8a8a8a", "#dddddd", "#fefefe"
+GOOD, POOR, ACCENT, AGAINST = "#0072b2", "#e69f00", "#009e73", "#cc79a7"
+"""Blue, orange, green and purple (Okabe and Ito 2008): told apart by everybody."""
 
 
 def require_matplotlib(what: str, extra: str = "evaluation") -> None:
@@ -46,3 +48,17 @@ def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as PNG, whole or not at all."""
     with atomic_write(path) as file:
         figure.savefig(file, format="png")
+
+
+def percent_square(axes: Any, horizontal: str, vertical: str) -> None:
+    """Make axes run from 0 to 100 % both ways, for values of 0..1."""
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=horizontal, ylabel=vertical)
+    percent_ticks(axes.set_xticks)
+    percent_ticks(axes.set_yticks)
+    axes.grid(True)
+    axes.set_axisbelow(True)
+
+
+def percent_ticks(set_ticks: Any) -> None:
+    """Label values of 0..1 in percent."""
+    set_ticks([tick / 5 for tick in range(6)], [str(20 * tick) for tick in range(6)])

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation.clock_axis import clock, span, time_ticks
-from butppg_lightning.evaluation.drawing import require_matplotlib
+from butppg_lightning.evaluation.drawing import FAINT, GOOD, INK, POOR, require_matplotlib, save_figure
 from butppg_lightning.evaluation.scores import VERDICTS, Scores
-from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
     from butppg_lightning.npz import Array
 
-COLOURS = {"good": "#0072B2", "poor": "#E69F00", "no_ppg": "#C9C9C9"}
+COLOURS = {"good": GOOD, "poor": POOR, "no_ppg": "#c9c9c9"}
 """Blue, orange (Okabe and Ito 2008, told apart by everybody, and in grey) and a light grey."""
 _LABELS = {"good": "good", "poor": "poor", "no_ppg": "no PPG"}
-_INK, _FAINT = "#222222", "#8A8A8A"
 _MOST_COLUMNS = 480  # a strip's columns; more would be narrower than its pixels
 _MOST_POINTS = 720  # windows drawn one by one
+_TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800)
+_MOST_TICKS = 13
 
 
 @dataclass(eq=False)
@@ -64,17 +63,8 @@ def draw_timeline(
     figure = Figure(figsize=(14, 8.2), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     heights = [0.55, 1.9, 1.9, 0.42, 1.75] if examples else [0.55, 1.9, 1.9]
-    grid = figure.add_gridspec(
-        len(heights),
-        2,
-        height_ratios=heights,
-        left=0.075,
-        right=0.985,
-        top=0.885,
-        bottom=0.075,
-        hspace=0.16,
-        wspace=0.1,
-    )
+    margins = {"left": 0.075, "right": 0.985, "top": 0.885, "bottom": 0.075, "hspace": 0.16, "wspace": 0.1}
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights, **margins)
     end = float(outline[0][-1])
     over_time = [figure.add_subplot(grid[row, :]) for row in range(3)]
     _draw_verdicts(over_time[0], scores)
@@ -85,15 +75,12 @@ def draw_timeline(
         axes.set_xlim(0, end)
         axes.set_xticks(ticks, labels if axes is over_time[2] else [""] * len(ticks))
         _style(axes)
-    over_time[2].set_xlabel(name, color=_INK)
+    over_time[2].set_xlabel(name, color=INK)
     figure.align_ylabels(over_time[1:])
     for column, example in enumerate(examples[:2]):
         _draw_example(figure.add_subplot(grid[4, column]), scores, example)
     _write_titles(figure, title, scores)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    with atomic_write(path) as file:
-        file.write(picture.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_verdicts(axes: Any, scores: Scores) -> None:
@@ -108,7 +95,7 @@ def _draw_verdicts(axes: Any, scores: Scores) -> None:
         floor = floor + share
     axes.set_ylim(0, 1)
     axes.set_yticks([])
-    axes.set_ylabel("verdict", rotation=0, ha="right", va="center", color=_INK)
+    axes.set_ylabel("verdict", rotation=0, ha="right", va="center", color=INK)
 
 
 def _draw_probability(axes: Any, scores: Scores) -> None:
@@ -117,7 +104,7 @@ def _draw_probability(axes: Any, scores: Scores) -> None:
         for row, name in enumerate(VERDICTS[:2]):
             chosen = scores.verdicts == row
             axes.plot(middle[chosen], scores.probabilities[chosen], "o", markersize=4, color=COLOURS[name], mew=0)
-        axes.plot(middle, scores.probabilities, color=_FAINT, linewidth=0.7, zorder=1)
+        axes.plot(middle, scores.probabilities, color=FAINT, linewidth=0.7, zorder=1)
     else:
         edges = _columns(scores, _MOST_COLUMNS)
         column = np.searchsorted(edges, scores.starts, side="right") - 1
@@ -132,15 +119,15 @@ def _draw_probability(axes: Any, scores: Scores) -> None:
         axes.plot(centres, figures[1], color=COLOURS["good"], linewidth=1.1)
         minutes = (edges[1] - edges[0]) / 60
         _note(axes, f"median and 10 to 90 % of the windows in {minutes:.2g} min")
-    axes.axhline(scores.threshold, color=_INK, linewidth=0.9, linestyle=(0, (5, 3)))
+    axes.axhline(scores.threshold, color=INK, linewidth=0.9, linestyle=(0, (5, 3)))
     axes.annotate(
         f"threshold {scores.threshold:.3g}", (1, scores.threshold), (-4, 3), xycoords=("axes fraction", "data"),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8, color=_INK,
+        textcoords="offset points", ha="right", va="bottom", fontsize=8, color=INK,
         bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
     )  # fmt: skip
     axes.set_ylim(-0.04, 1.04)
     axes.set_yticks([0, 0.5, 1])
-    axes.set_ylabel("probability of\ngood quality", color=_INK)
+    axes.set_ylabel("probability of\ngood quality", color=INK)
 
 
 def _draw_outline(axes: Any, scores: Scores, outline: tuple[Array, Array, Array]) -> None:
@@ -149,7 +136,7 @@ def _draw_outline(axes: Any, scores: Scores, outline: tuple[Array, Array, Array]
     row = np.clip(np.searchsorted(scores.starts, middle, side="right") - 1, 0, len(scores.starts) - 1)
     reach = max([scores.seconds, *np.diff(scores.starts[:2])])  # a window speaks for the time up to the next one
     verdicts = np.where(middle <= scores.starts[row] + reach, scores.verdicts[row], -1)
-    for number, colour in ((0, COLOURS["good"]), (1, COLOURS["poor"]), (2, _FAINT), (-1, _FAINT)):
+    for number, colour in ((0, COLOURS["good"]), (1, COLOURS["poor"]), (2, FAINT), (-1, FAINT)):
         chosen = np.where(verdicts == number, 1.0, np.nan)
         axes.stairs(
             high * chosen, edges, baseline=low * chosen, fill=True, color=colour, linewidth=0.5, antialiased=False
@@ -162,7 +149,7 @@ def _draw_outline(axes: Any, scores: Scores, outline: tuple[Array, Array, Array]
         axes.set_ylim(-reach, reach)
         if (np.maximum(high[known], -low[known]) > reach).any():
             _note(axes, "larger swings are cut off")
-    axes.set_ylabel("PPG without baseline\n(unit of the file)", color=_INK)
+    axes.set_ylabel("PPG without baseline\n(unit of the file)", color=INK)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
 
 
@@ -173,7 +160,7 @@ def _draw_example(axes: Any, scores: Scores, example: Example) -> None:
         signal = example.signals[name].astype(np.float64)
         low, high = np.percentile(signal, [0.5, 99.5])
         shape = np.clip((signal - low) / ((high - low) or 1.0), -0.15, 1.15)
-        colour, width = (COLOURS[verdict], 1.4) if name == "PPG" else (_FAINT, 0.8)
+        colour, width = (COLOURS[verdict], 1.4) if name == "PPG" else (FAINT, 0.8)
         axes.plot(
             np.linspace(0, scores.seconds, len(signal), endpoint=False), shape - 1.45 * level, color=colour, lw=width
         )
@@ -183,16 +170,11 @@ def _draw_example(axes: Any, scores: Scores, example: Example) -> None:
     _style(axes)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("seconds", color=_INK)
-    moment = scores.starts[example.row]
-    when = (
-        clock(moment)
-        if scores.start_time is None
-        else f"{scores.start_time + timedelta(seconds=float(moment)):%H:%M:%S}"
-    )
-    axes.set_title(
-        f"{example.title}: p = {scores.probabilities[example.row]:.2f}, at {when}", loc="left", fontsize=10, color=_INK
-    )
+    axes.set_xlabel("seconds", color=INK)
+    moment = float(scores.starts[example.row])
+    when = clock(moment) if scores.start_time is None else f"{scores.start_time + timedelta(seconds=moment):%H:%M:%S}"
+    title = f"{example.title}: p = {scores.probabilities[example.row]:.2f}, at {when}"
+    axes.set_title(title, loc="left", fontsize=10, color=INK)
 
 
 def _write_titles(figure: Any, title: str, scores: Scores) -> None:
@@ -200,9 +182,9 @@ def _write_titles(figure: Any, title: str, scores: Scores) -> None:
     begin, end = scores.longest_stretch
     longest = f"longest usable stretch {span(end - begin)}" if end > begin else "no usable stretch"
     usable = f"{figures['good']:,} of {figures['windows']:,} windows usable"
-    told = f"{usable} ({figures['share_usable']:.1%}, {span(scores.usable_seconds)}), {longest}"
-    figure.text(0.062, 0.962, title, fontsize=13, weight="bold", color=_INK, va="center", parse_math=False)
-    figure.text(0.062, 0.918, told, fontsize=10.5, color=_INK, va="center")
+    says = f"{usable} ({figures['share_usable']:.1%}, {span(scores.usable_seconds)}), {longest}"
+    figure.text(0.062, 0.962, title, fontsize=13, weight="bold", color=INK, va="center", parse_math=False)
+    figure.text(0.062, 0.918, says, fontsize=10.5, color=INK, va="center")
     from matplotlib.patches import Patch
 
     handles = [Patch(color=COLOURS[name], label=f"{_LABELS[name]} {figures[name]:,}") for name in VERDICTS]
@@ -218,21 +200,61 @@ def _columns(scores: Scores, count: int) -> Array:
 
 
 def _style(axes: Any) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_FAINT)
-    axes.tick_params(colors=_INK, labelsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(colors=INK, labelsize=9)
 
 
 def _note(axes: Any, text: str) -> None:
-    axes.annotate(
-        text,
-        (1, 1),
-        (-4, 3),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-        color=_FAINT,
-    )
+    place = {"xycoords": "axes fraction", "textcoords": "offset points", "ha": "right"}
+    axes.annotate(text, (1, 1), (-4, 3), fontsize=8, color=FAINT, **place)
+
+
+def time_ticks(end: float, start_time: datetime | None) -> tuple[list[float], list[str], str]:
+    """Return positions (s), labels and name of a time axis: the clock where it is known, else the time elapsed.
+
+    Examples:
+        >>> time_ticks(3600, None)[1][:3]
+        ['0:00', '0:05', '0:10']
+        >>> time_ticks(86400, None)[1][-1]
+        '24:00'
+    """
+    step = next((step for step in _TICKS if end / step <= _MOST_TICKS), 86_400 * max(1, round(end / 86_400 / 10)))
+    offset = 0.0
+    if start_time is not None:
+        midnight = start_time.replace(hour=0, minute=0, second=0, microsecond=0)
+        offset = (start_time - midnight).total_seconds()
+    ticks = np.arange(np.ceil(offset / step), np.floor((end + offset) / step + 1e-9) + 1) * step - offset
+    with_seconds = step < 60
+    if start_time is None:
+        parts = [divmod(round(tick), 60 if with_seconds else 3600) for tick in ticks.tolist()]
+        labels = [f"{whole}:{rest if with_seconds else rest // 60:02d}" for whole, rest in parts]
+        return ticks.tolist(), labels, f"time since the recording began ({'min:s' if with_seconds else 'h:min'})"
+    form = "%H:%M:%S" if with_seconds else "%H:%M"
+    moments = [start_time + timedelta(seconds=round(tick, 3)) for tick in ticks.tolist()]
+    labels = [moment.strftime("%d %b" if end > 86_400 and moment.hour == 0 else form) for moment in moments]
+    zone = f" {start_time.strftime('%Z')}" if start_time.tzinfo else ""
+    return ticks.tolist(), labels, f"time of day{zone}; the recording begins {start_time:%Y-%m-%d %H:%M:%S}"
+
+
+def clock(seconds: float) -> str:
+    """Return a moment after the start.
+
+    Examples:
+        >>> clock(3725.2)
+        '1:02:05'
+    """
+    minutes, rest = divmod(round(float(seconds)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in the unit that suits it.
+
+    Examples:
+        >>> span(50), span(930), span(9360)
+        ('50 s', '15.5 min', '2.6 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

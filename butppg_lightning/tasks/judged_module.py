@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from butppg_lightning.evaluation.metrics import bootstrap_intervals, classification_metrics
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, stored_calibration
 from butppg_lightning.tasks.hub import HubModule
 from butppg_lightning.tasks.predictions import PredictionStore
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from butppg_lightning.evaluation.metrics import Array
     from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.npz import Array
 
 _LOGGED = {"accuracy": "acc"}  # the guide's history says val_acc
 
@@ -62,7 +63,7 @@ class JudgedModule(HubModule):
     def on_validation_epoch_end(self) -> None:
         """Log the validation figures over all ranks."""
         labels, logits, _ = self.predictions.gather()
-        for key, value in classification_metrics(labels, self._probabilities(logits), self.threshold()).items():
+        for key, value in compute_metrics(labels, self._probabilities(logits), self.threshold()).items():
             name = _LOGGED.get(key, key)
             # an undefined figure (AUROC of a single class) is NaN here, and null in every file
             self.log(f"val_{name}", math.nan if value is None else value, prog_bar=name in ("acc", "auroc"))
@@ -81,7 +82,7 @@ class JudgedModule(HubModule):
         probabilities, threshold = self._probabilities(logits), self.threshold()
         dataset = getattr(self.trainer.datamodule, "splits", {}).get("test")  # type: ignore[attr-defined]
         subjects = dataset.windows.subjects if dataset is not None else None
-        metrics = classification_metrics(labels, probabilities, threshold)
+        metrics = compute_metrics(labels, probabilities, threshold)
         for key, value in metrics.items():
             self.log(f"test_{_LOGGED.get(key, key)}", math.nan if value is None else value)
         self.test_metrics = {

@@ -20,7 +20,7 @@ from conftest import TINY, logits_of, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
-from butppg_lightning.cli.calibrating import fit_calibration
+from butppg_lightning.evaluation.calibration import fit_calibration
 from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.models.calibration import CHECKPOINT_KEY
 from butppg_lightning.window import WindowSet
@@ -117,7 +117,7 @@ def test_metrics_and_predictions_tell_the_same(output: Path, run: Path) -> None:
     told, rows = metrics(output), predictions(output)
     assert sorted(path.name for path in output.iterdir()) == RESULTS
     assert list(told)[:4] == ["loss", "accuracy", "class_0_acc", "class_1_acc"]
-    assert list(rows[0]) == ["window", "subject", "label", "probability", "verdict"]
+    assert list(rows[0]) == ["window", "subject", "label", "probability", "verdict", "reason"]
     assert [int(row["window"]) for row in rows] == list(range(48))
     good = np.array([row["verdict"] == "good" for row in rows])
     labels = np.array([int(row["label"]) for row in rows])
@@ -149,7 +149,7 @@ def test_the_report_needs_nothing_else_and_says_what_it_shows(output: Path) -> N
     assert len(pictures) >= 17
     for picture in pictures:
         assert picture.count("<svg") == 1
-        assert len(re.search(r"<figcaption>(.*)</figcaption>", picture)[1]) > 20
+        assert len(re.search(r"<figcaption>(.*)</figcaption>", picture, flags=re.DOTALL)[1]) > 20
     used = re.findall(r'(?:url\(|href=")#([\w-]+)', page)
     made = re.findall(r' id="([\w-]+)"', page)
     assert len(made) == len(set(made))
@@ -270,8 +270,51 @@ def test_what_only_a_calibrated_checkpoint_has(run: Path, tmp_path: Path, capsys
     refused(capsys, missing, "none.pt not found; give the best_model.pt")
 
 
-def test_without_matplotlib(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "channels"),
+    [
+        ({"head": "probe", "indices": ["rhythm", "acc", "ecg"], "encoder_channels": ["PPG", "ECG"]}, 5),
+        ({"head": "probe", "indices": ["rhythm", "ppg", "acc", "ecg", "amplitude"]}, 4),
+        ({"head": "attention", "encoder_channels": ["PPG"]}, 5),
+        ({"head": "mlp", "finetune_channels": ["PPG"], "indices": ["ppg"]}, 5),
+        ({"head": "linear", "finetune_channels": ["ACC_X", "ACC_Y", "ACC_Z"]}, 5),
+    ],
+)
+def test_every_kind_of_model(run: Path, tmp_path: Path, options: dict[str, Any], channels: int) -> None:
+    """Side inputs, channels that do not enter the encoder, every head, absent channels: one forward pass serves all."""
+    torch.manual_seed(1)
+    model = PPGQualityClassifier(encoder={"init_args": TINY}, **options)
+    torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "epoch": 1}
+    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, tmp_path / "model.pt")
+    windows = draw()
+    windows.present = np.ones(windows.signals.shape[:2], dtype=bool)
+    windows.present[::3, 3], windows.present[1::4, :3] = False, False  # PPG, acceleration
+    windows.signals *= windows.present[..., None]
+    windows.signals[1, 3] = 7
+    if channels < 5:
+        windows.signals, windows.channels = windows.signals[:, :channels], windows.channels[:channels]
+        windows.present = windows.present[:, :channels]
+    (tmp_path / "data").mkdir()
+    windows.save(tmp_path / "data" / "test.npz")
+    assert evaluate(tmp_path, tmp_path / "out", checkpoint="model.pt") == 0
+    page, rows = (tmp_path / "out" / "report.html").read_text(), predictions(tmp_path / "out")
+    assert "which spoke for" in page or "No single second" in page
+    assert "in the raw window by the straight line" in page
+    reasons = [row["reason"] for row in rows]
+    if "PPG" in model.channels:
+        assert reasons[:4] == ["PPG absent", "PPG flat", "", "PPG absent"]
+        assert [row["verdict"] == "no_ppg" for row in rows] == [bool(reason) for reason in reasons]
+        assert "17 windows have no usable PPG" in page
+    else:
+        assert set(reasons) == {""}
+        assert {row["verdict"] for row in rows} <= {"good", "poor"}
+        assert "no usable PPG" not in page
+
+
+@pytest.mark.parametrize("missing", ["matplotlib.figure", "jinja2"])
+def test_without_what_the_report_is_made_with(
+    missing: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     refused(capsys, evaluate(run, tmp_path), "pip install 'butppg-lightning[evaluation]'")

@@ -119,7 +119,7 @@ def test_test_and_predict_leave_the_run_alone(run: Path, data_folder: Path, tmp_
     assert main(["validate", *common]) == 0
     assert main(["predict", *common, "--output_dir", str(tmp_path / "out")]) == 0
     lines = (tmp_path / "out" / "predictions.csv").read_text().splitlines()
-    assert lines[0] == "window,subject,label,probability,verdict"
+    assert lines[0] == "window,subject,label,probability,verdict,reason"
     assert len(lines) == 19
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 

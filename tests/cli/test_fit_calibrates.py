@@ -12,7 +12,7 @@ import torch
 from conftest import TINY, make_windows
 from exactness import Stopped, fit, stop_at
 
-from butppg_lightning.cli.calibrating import too_few, write_calibration
+from butppg_lightning.evaluation.calibration import too_few, write_calibration
 from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.models.prediction import predict_windows

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional import classification
 
-from butppg_lightning.evaluation.metrics import auprc, auroc, bootstrap_intervals, classification_metrics
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.metrics import METRICS, auprc, auroc, compute_metrics, metric_rows, quality_metrics
 
 
 @settings(deadline=None)
@@ -18,7 +22,7 @@ def test_figures_agree_with_torchmetrics(labels: list[int], seed: int, coarse: b
     truth = np.array(labels)
     scores = np.random.default_rng(seed).random(len(labels))
     scores = np.round(scores, 1) if coarse else scores
-    found = classification_metrics(truth, scores)
+    found = compute_metrics(truth, scores)
     guess, target = torch.tensor(scores), torch.tensor(truth)
     assert found["auroc"] == pytest.approx(float(classification.binary_auroc(guess, target)), abs=1e-5)
     assert found["auprc"] == pytest.approx(float(classification.binary_average_precision(guess, target)), abs=1e-5)
@@ -33,14 +37,14 @@ def test_figures_agree_with_torchmetrics(labels: list[int], seed: int, coarse: b
 def test_a_single_class_leaves_ranking_undefined() -> None:
     assert auroc(np.ones(4, int), np.arange(4.0)) is None
     assert auprc(np.zeros(4, int), np.arange(4.0)) is None
-    found = classification_metrics(np.ones(4, int), np.full(4, 0.9))
+    found = compute_metrics(np.ones(4, int), np.full(4, 0.9))
     assert found["class_0_acc"] is None
     assert found["class_1_acc"] == 100
 
 
 def test_collapse_to_the_majority_is_visible() -> None:
     labels = np.array([0] * 79 + [1] * 21)
-    found = classification_metrics(labels, np.full(100, 0.2))
+    found = compute_metrics(labels, np.full(100, 0.2))
     assert found["accuracy"] == found["majority_accuracy"] == 79
     assert found["auroc"] == 0.5
     assert found["mcc"] == 0
@@ -53,7 +57,7 @@ def test_the_threshold_decides_what_is_called_and_nothing_else() -> None:
     generator = np.random.default_rng(1)
     labels = generator.integers(0, 2, 200)
     probabilities = np.clip(0.2 + 0.2 * labels + generator.normal(0, 0.15, 200), 0, 1)
-    half, low = classification_metrics(labels, probabilities), classification_metrics(labels, probabilities, 0.3)
+    half, low = compute_metrics(labels, probabilities), compute_metrics(labels, probabilities, 0.3)
     assert half["class_1_acc"] < 50 < low["class_1_acc"]
     assert low["balanced_accuracy"] == pytest.approx((low["class_0_acc"] + low["class_1_acc"]) / 2)
     for key in ("auroc", "auprc", "brier", "loss", "ece", "ece_debiased", "calibration_slope"):
@@ -65,7 +69,7 @@ def test_the_threshold_decides_what_is_called_and_nothing_else() -> None:
 
 def test_a_diverged_model_gives_nan_and_no_crash() -> None:
     with np.errstate(invalid="ignore"):
-        found = classification_metrics(np.array([0, 1, 1, 0]), np.full(4, np.nan))
+        found = compute_metrics(np.array([0, 1, 1, 0]), np.full(4, np.nan))
     assert np.isnan([found["loss"], found["brier"], found["ece"], found["ece_debiased"]]).all()
     assert found["calibration_slope"] is None
 
@@ -81,3 +85,57 @@ def test_intervals_hold_the_figure_and_widen_with_few_subjects() -> None:
     assert by_window[0] < auroc(labels, scores) < by_window[1]
     assert by_subject[1] - by_subject[0] > by_window[1] - by_window[0]
     assert bootstrap_intervals(labels, scores, resamples=50) == bootstrap_intervals(labels, scores, resamples=50)
+
+
+def test_the_threshold_itself_is_good() -> None:
+    """torchmetrics calls a window good above the threshold, the package at or above it."""
+    found = compute_metrics(np.array([1, 0]), np.array([0.3, 0.29]), 0.3)
+    assert (found["accuracy"], found["f1"], found["mcc"]) == (100, 1, 1)
+    single = np.array([0.3, 0.1], dtype=np.float32)  # 0.3 in float32 lies above 0.3
+    assert compute_metrics(np.array([1, 0]), single, 0.3)["class_1_acc"] == 100
+    assert compute_metrics(np.array([1, 0]), np.array([0.0, 0.0]), 0.0)["class_1_acc"] == 100
+
+
+def test_logits_are_refused_rather_than_passed_through_a_sigmoid() -> None:
+    with pytest.raises(ValueError, match="take probabilities"):
+        compute_metrics(np.array([0, 1]), np.array([0.2, 1.4]))
+    assert auroc(np.array([0, 1, 1]), np.array([-3.0, 0.2, 9.0])) == 1  # of any scores
+
+
+def test_a_constant_answer_has_no_correlation() -> None:
+    assert compute_metrics(np.ones(4, int), np.full(4, 0.9))["mcc"] == 0
+    assert compute_metrics(np.array([0, 1, 1]), np.full(3, 0.9))["mcc"] == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 999), parts=st.integers(1, 4), threshold=st.sampled_from([0.0, 0.3, 0.5, 1.0]))
+def test_the_collection_takes_windows_in_any_parts_and_starts_anew(seed: int, parts: int, threshold: float) -> None:
+    generator = np.random.default_rng(seed)
+    labels, probabilities = generator.integers(0, 2, 30), generator.random(30).astype(np.float32)
+    collection = quality_metrics(threshold)
+    torch.nn.ModuleList([collection]).to("meta").half()  # it stays on the CPU, in float64
+    collection.update(torch.ones(3), torch.zeros(3))
+    collection.reset()
+    for rows in np.array_split(np.arange(30), parts):
+        collection.update(torch.tensor(probabilities[rows]), torch.tensor(labels[rows]))
+    found = {name: float(value) for name, value in collection.compute().items()}
+    whole = compute_metrics(labels, probabilities, threshold)
+    assert list(whole) == list(METRICS)
+    assert set(found) == set(METRICS)
+    assert not collection.state_dict()  # nothing of it goes into checkpoints
+    for name, value in whole.items():
+        assert found[name] == pytest.approx(np.nan if value is None else value, nan_ok=True), name
+
+
+def test_what_is_imported() -> None:
+    code = "import sys, butppg_lightning.evaluation.metrics; print('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_a_table_of_metrics_has_its_units() -> None:
+    metrics = {"accuracy": 82.5, "auroc": None, "mcc": 0.25, "accuracy_ci95": [75.0, 90.04], "mcc_ci95": [-0.1, 0.5]}
+    assert metric_rows(metrics) == [
+        ("accuracy", "82.50 %", "75.0 to 90.0"),
+        ("auroc", "undefined", ""),
+        ("mcc", "0.2500", "-0.100 to 0.500"),
+    ]

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from conftest import make_windows
 
-from butppg_lightning.evaluation.metrics import auroc, bootstrap_intervals
-from butppg_lightning.evaluation.report.bootstrap import GRID, Ranking, area, bands, roc, window_weights
-from butppg_lightning.evaluation.report.cases import choose_cases, occlusion
+from butppg_lightning.evaluation.report.cases import Case, choose_cases, occlusion
+from butppg_lightning.evaluation.report.groups import describe_groups, motion_thirds, strata
 from butppg_lightning.evaluation.report.heart_rate import SHARES, match_heart_rates, pulse_rates
-from butppg_lightning.evaluation.report.strata import describe_groups, motion_thirds, strata
+from butppg_lightning.evaluation.report.pictures import case_picture, tint, tint_legend
 
+pytest.importorskip("matplotlib")
 TIME = np.arange(1250) / 125
 
 
@@ -52,30 +52,6 @@ def test_coverage_keeps_the_surest_windows_and_leaves_unknown_ones_out() -> None
     told = worst_first.figures()
     assert told["by_probability"][SHARES.index(0.5)]["mean_error_bpm"] == 25
     assert told["ideal"] == figures["ideal"]
-
-
-def test_weighted_ranking_agrees_with_the_metrics(predictions: tuple[np.ndarray, ...]) -> None:
-    labels, scores, subjects = predictions
-    ranking = Ranking(labels, scores)
-    assert area(*ranking.counts()) == pytest.approx(auroc(labels, scores))
-    drawn = [area(*ranking.counts(weights)) for weights in window_weights(120, subjects, 1000)]
-    interval = bootstrap_intervals(labels, scores, subjects)["auroc_ci95"]
-    np.testing.assert_allclose(np.percentile(drawn, [2.5, 97.5]), interval)
-
-
-def test_bands_hold_the_curve_and_weigh_accuracy_by_subject(predictions: tuple[np.ndarray, ...]) -> None:
-    labels, scores, subjects = predictions
-    found = bands(labels, scores, subjects, 0.5)
-    assert found is not None
-    rate, sensitivity = roc(*Ranking(labels, scores).counts())
-    curve = np.interp(GRID[5:-5], rate, sensitivity)
-    assert np.all(found.sensitivity[0, 5:-5] <= curve + 1e-9)
-    assert np.all(found.sensitivity[1, 5:-5] >= curve - 1e-9)
-    right = (scores >= 0.5) == labels
-    drawn = [100 * np.average(right, weights=weights) for weights in window_weights(120, subjects)]
-    np.testing.assert_allclose(found.accuracy, np.percentile(drawn, [2.5, 97.5]))
-    assert found.margin[1] < found.accuracy[1] - 50
-    assert bands(np.ones(120, dtype=np.int64), scores, subjects, 0.5) is None
 
 
 def test_strata_are_those_the_file_supports() -> None:
@@ -138,11 +114,41 @@ def test_cases_are_the_surest_of_each_kind_and_of_different_people() -> None:
 
 
 def test_occlusion_finds_what_a_linear_model_adds_up() -> None:
+    """What a second adds over the straight line between its neighbours; channels that are not usable add nothing."""
     generator = np.random.default_rng(0)
-    weights, window = generator.normal(size=(2, 2, 100)).astype(np.float32)
+    weights, window = generator.normal(size=(2, 3, 100)).astype(np.float32)
 
     def logits(batch: np.ndarray) -> np.ndarray:
+        assert len(batch) == 21
         return (batch * weights).sum(axis=(1, 2))
 
-    pushes = occlusion(logits, window, 10)
-    np.testing.assert_allclose(pushes, (weights * window).reshape(2, 10, 10).sum(axis=2), atol=1e-4)
+    pushes = occlusion(logits, window, np.array([True, False, True]))
+    line = window.copy()
+    for channel in (0, 2):
+        padded = np.r_[window[channel, 10], window[channel], window[channel, 89]]  # the one sample beside either end
+        for second in range(10):
+            ends = padded[10 * second], padded[10 * second + 11]
+            line[channel, 10 * second : 10 * second + 10] = np.linspace(*ends, 12)[1:-1]
+    expected = (weights * (window - line)).reshape(3, 10, 10).sum(axis=2)
+    np.testing.assert_allclose(pushes, expected, atol=1e-4)
+    assert not pushes[1].any()
+
+
+@pytest.mark.parametrize("kind", ["right_good", "right_poor", "wrong_good", "wrong_poor", "good", "poor"])
+def test_a_tint_says_what_a_second_did_to_the_verdict_of_its_own_window(kind: str) -> None:
+    """The second that pulled the logit where the verdict lies is tinted as speaking for it, whatever the verdict."""
+    pushes = np.zeros((1, 10))
+    pushes[0, 3], pushes[0, 7] = 2.0, -1.0  # raises, lowers the probability of good
+    case = Case(0, kind, np.zeros((1, 1250)), np.array([True]), pushes)
+    verdict = "good" if kind.endswith("good") else "poor"
+    helped, harmed = (3, 7) if verdict == "good" else (7, 3)
+    colours = [tint(support) for support in case.support[0]]
+    legend = tint_legend(case)
+    assert legend[colours[helped]] == f"spoke for “{verdict}”, the verdict"
+    assert legend[colours[harmed]] == f"spoke for “{'poor' if verdict == 'good' else 'good'}”"
+    svg = case_picture(0, case, ["PPG"])
+    assert svg.count("the verdict") == 1
+    assert svg.count("var(--accent)") >= 2  # the second, and the legend
+    assert svg.count("var(--against)") >= 2
+    assert "var(--good)" not in svg
+    assert "var(--poor)" not in svg

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from butppg_lightning.evaluation.clock_axis import time_ticks
 from butppg_lightning.evaluation.scores import Scores
-from butppg_lightning.evaluation.timeline import COLOURS, Example, draw_timeline
+from butppg_lightning.evaluation.timeline import COLOURS, Example, draw_timeline, time_ticks
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,17 +12,22 @@ from conftest import make_windows
 from butppg_lightning.errors import UserError
 from butppg_lightning.export.onnx_runtime import TOLERANCE, compare, damaged_copies
 from butppg_lightning.models.calibration import Calibration
+from butppg_lightning.models.network import Prepared
 from butppg_lightning.models.usable_channels import FAULTS, channel_faults
 from butppg_lightning.window import CHANNELS
 
 
-class Counting:
+class Counting(torch.nn.Module):
     """A network that counts how many first samples lie above 1, in hundredths."""
 
     calibration = Calibration()
+    channels = CHANNELS
 
-    def score_logits(self, signals: Any, present: Any, batch_size: int) -> torch.Tensor:
-        return torch.from_numpy((np.asarray(signals)[:, 0, 0] > 1).astype(np.float32)) / 100
+    def prepare(self, signals: torch.Tensor, present: torch.Tensor) -> Prepared:
+        return Prepared(signals, (~present).to(torch.int8), present)
+
+    def run(self, prepared: Prepared, *steps: Any) -> torch.Tensor:
+        return (prepared.scaled[:, 0, 0] > 1).float() / 100
 
 
 class Runtime:

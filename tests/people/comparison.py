@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 from sklearn.metrics import roc_auc_score
 
-from butppg_lightning.evaluation.comparison import FEWEST_SUBJECTS
+from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array

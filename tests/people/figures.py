@@ -13,15 +13,14 @@ from scipy.special import expit, logit
 from sklearn import metrics
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.calibration_figures import (
+from butppg_lightning.evaluation.calibration import fit_temperature, roc_points
+from butppg_lightning.evaluation.ranking import within_subject_auroc
+from butppg_lightning.evaluation.reliability import (
     calibration_slope,
     debiased_calibration_error,
     expected_calibration_error,
     expected_ece,
-    fit_temperature,
-    roc_points,
 )
-from butppg_lightning.evaluation.comparison import within_subject_auroc
 from people.baselines import rank_mean
 from people.comparison import auroc, interval, mean, sign_flip_test, spread
 from people.methods import COMBINED, Method

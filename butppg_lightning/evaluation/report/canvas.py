@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from butppg_lightning.evaluation.drawing import ACCENT, AGAINST, FAINT, GOOD, GRID, INK, PAPER, POOR
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INK, FAINT, GRID, PAPER = "#222222", "#8a8a8a", "#dddddd", "#fefefe"
-GOOD, POOR, ACCENT = "#0072b2", "#e69f00", "#009e73"
-"""Blue, orange and green (Okabe and Ito 2008): told apart by everybody, and in grey."""
-_VARIABLES = {INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "paper", GOOD: "good", POOR: "poor", ACCENT: "accent"}
+_VARIABLES = {
+    INK: "ink", FAINT: "faint", GRID: "grid", PAPER: "paper", GOOD: "good", POOR: "poor", ACCENT: "accent",
+    AGAINST: "against",
+}  # fmt: skip
 WIDTH = 340.0
 """Width of a figure in points, which on a phone are about pixels."""
 _SETTINGS: Any = {

@@ -1,14 +1,21 @@
-"""The windows worth looking at, and which seconds of which channels drove their verdicts."""
+"""The windows worth looking at, and what every second of every channel did to their verdicts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from butppg_lightning.console import progress_bar
+from butppg_lightning.models.freezing import evaluating
+from butppg_lightning.models.prediction import predict_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from butppg_lightning.models.network import QualityNetwork
     from butppg_lightning.npz import Array
 
 KINDS = {
@@ -20,6 +27,36 @@ KINDS = {
     "poor": "called poor, without a label",
 }
 """Why a window is shown."""
+_SECONDS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A window that is shown.
+
+    Attributes:
+        row: Its row in the file.
+        kind: Why it is shown: a key of :data:`KINDS`.
+        signals: ``[C, T]`` as the model sees them: filtered and scaled.
+        usable: ``[C]`` bool.
+        pushes: ``[C, seconds]`` by how much each second of each channel raises the logit.
+    """
+
+    row: int
+    kind: str
+    signals: Array
+    usable: Array
+    pushes: Array
+
+    @property
+    def verdict(self) -> str:
+        """``good`` or ``poor``."""
+        return self.kind.rpartition("_")[2]
+
+    @property
+    def support(self) -> Array:
+        """``[C, seconds]`` by how much each second of each channel spoke for this window's verdict, or against it."""
+        return self.pushes if self.verdict == "good" else -self.pushes
 
 
 def choose_cases(
@@ -59,26 +96,57 @@ def choose_cases(
     return found
 
 
-def occlusion(logits: Callable[[Array], Array], window: Array, seconds: int) -> Array:
-    """Return how much each second of each channel raises a window's logit (occlusion: Zeiler and Fergus 2014).
-
-    Each piece is replaced by 0, which is what the model sees of an absent channel; what the logit falls by is what the
-    piece contributed. Pieces that only matter together do not show.
+def explain_cases(
+    network: QualityNetwork, fetch: Callable[[Array], dict[str, Any]], chosen: list[tuple[str, int]]
+) -> list[Case]:
+    """Return the chosen windows with what every second of every channel did to their logits.
 
     Args:
-        logits: Maps windows ``[B, C, T]`` to logits ``[B]``.
-        window: ``[C, T]`` as the model sees it: filtered and scaled.
+        network: The network, which sees whole raw windows: filters and side inputs take part.
+        fetch: Maps rows ``[B]`` to raw ``signals [B, C, 1250]`` and ``present [B, C]``.
+        chosen: Kind and row of each window.
+    """
+    found, device = [], network.preprocess.acc_scale.device
+    with torch.no_grad(), evaluating(network), progress_bar("what drove the verdicts", len(chosen)) as progress:
+        for kind, row in chosen:
+            batch = fetch(np.array([row]))
+            raw, present = batch["signals"].float().to(device), batch["present"].to(device)
+            prepared = network.prepare(raw, present, side=False)
+
+            def logits(windows: Array, present: torch.Tensor = present) -> Array:
+                return predict_windows(network, windows, present.expand(len(windows), -1)).logits
+
+            there = prepared.usable[0].cpu().numpy()
+            pushes = occlusion(logits, raw[0].cpu().numpy(), there)
+            found.append(Case(row, kind, prepared.scaled[0].cpu().numpy(), there, pushes))
+            progress(1)
+    return found
+
+
+def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, seconds: int = _SECONDS) -> Array:
+    """Return how much each second of each channel raises a window's logit (occlusion: Zeiler and Fergus 2014).
+
+    One second of one channel at a time is blanked in the raw window: the straight line between the samples beside it
+    takes its place (at the window's ends, the one sample beside it). What the logit falls by is what that second
+    contributed. Pieces that only matter together do not show, and the line speaks too: no pulse looks poor.
+
+    Args:
+        logits: Maps raw windows ``[B, C, T]`` to logits ``[B]``; called once.
+        window: ``[C, T]``, raw.
+        usable: ``[C]`` bool; the other channels are not blanked.
         seconds: Pieces per channel; T must be a multiple of it.
 
     Returns:
-        ``[C, seconds]``; above 0 where the piece speaks for good.
+        ``[C, seconds]``; above 0 where the piece speaks for good, 0 in channels that are not usable.
     """
-    channels, samples = window.shape
-    length = samples // seconds
+    length, channels = window.shape[1] // seconds, np.flatnonzero(usable)
     # the untouched window is in the same batch: a batch of another size may round otherwise
-    batch = np.repeat(window[None], channels * seconds + 1, axis=0)
-    for piece in range(channels * seconds):
-        channel, second = divmod(piece, seconds)
-        batch[piece, channel, second * length : (second + 1) * length] = 0
-    found = logits(batch)
-    return np.asarray(found[-1] - found[:-1], dtype=np.float64).reshape(channels, seconds)
+    batch = np.repeat(window[None], len(channels) * seconds + 1, axis=0)
+    for piece, blanked in enumerate(batch[:-1]):
+        signal, start = blanked[channels[piece // seconds]], piece % seconds * length
+        ends = [signal[place] for place in (start - 1, start + length) if 0 <= place < len(signal)]
+        signal[start : start + length] = np.linspace(ends[0], ends[-1], length + 2)[1:-1]
+    found = logits(batch).astype(np.float64)
+    pushes = np.zeros((len(window), seconds))
+    pushes[channels] = (found[-1] - found[:-1]).reshape(-1, seconds)
+    return pushes

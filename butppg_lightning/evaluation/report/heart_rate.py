@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation.bootstrap import window_weights
 from butppg_lightning.window import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
+    from butppg_lightning.window import WindowSet
 
 SLOWEST, FASTEST = 0.6, 3.5
 """Band in which a pulse is looked for (Hz): 36 to 210 beats per minute."""
@@ -18,6 +20,7 @@ TOLERANCE = 5.0
 """An estimate counts as right within so many beats per minute (the tolerance of BUT PPG's annotation)."""
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Shares of the windows kept at which figures are told."""
+_RESAMPLES = 400
 _PADDED = 8192  # samples: a grid of 0.015 Hz, or 0.9 beats per minute, before the peak is interpolated
 _CHUNK = 512  # windows transformed together; bounds the memory
 
@@ -98,6 +101,20 @@ class HeartRates:
         return found
 
 
+def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates | None:
+    """Return the errors of the pulse rate of a file's windows, or None without ``hr_ref`` or PPG.
+
+    Args:
+        windows: The windows.
+        probabilities: ``[N]`` of good.
+    """
+    if windows.hr_ref is None or windows.hr_ref.dtype.kind not in "iuf" or "PPG" not in windows.channels:
+        return None
+    # an absent PPG is 0 throughout, which has no rate
+    rates = pulse_rates(windows.signals[:, windows.channels.index("PPG")])
+    return match_heart_rates(rates, windows.hr_ref, probabilities)
+
+
 def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) -> HeartRates | None:
     """Pair estimates with references and order them by probability.
 
@@ -123,6 +140,26 @@ def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
     """Return, for the first 1, 2, ... M errors, their share of all, their mean and the share within the tolerance."""
     counts = np.arange(1, len(errors) + 1)
     return counts / len(errors), np.cumsum(errors) / counts, np.cumsum(errors <= TOLERANCE) / counts
+
+
+def coverage_bands(rates: HeartRates, subjects: Array | None, shares: Array) -> tuple[Array, Array]:
+    """Return 95 % bands ``[2, K]`` of the mean error and of the share within the tolerance, over resampled subjects.
+
+    Args:
+        rates: The errors.
+        subjects: ``[N]`` names of all windows of the file, or None.
+        shares: ``[K]`` shares kept, 0..1.
+    """
+    people = None if subjects is None else subjects[rates.rows]
+    curves: list[Array] = []
+    for some in window_weights(len(rates.errors), people, resamples=_RESAMPLES):
+        kept = np.cumsum(some, axis=1)
+        at = np.stack([np.searchsorted(row, shares * row[-1] - 1e-9).clip(max=len(row) - 1) for row in kept])
+        counts = np.take_along_axis(kept, at, axis=1)
+        sums = [np.cumsum(some * values, axis=1) for values in (rates.errors, rates.errors <= TOLERANCE)]
+        curves.append(np.stack([np.take_along_axis(total, at, axis=1) / counts for total in sums]))
+    mean, within = np.percentile(np.concatenate(curves, axis=1), (2.5, 97.5), axis=1).swapaxes(0, 1)
+    return mean, within
 
 
 def _told(share: float, errors: Array) -> dict[str, float]:

@@ -1,183 +1,238 @@
-"""The page: sections of sentences, pictures and tables as one HTML file that needs nothing else."""
+"""The report as one HTML page: evidence and pictures, put into words by ``report.html.jinja2``."""
 
 from __future__ import annotations
 
+import importlib
 import re
-from dataclasses import dataclass, field
-from html import escape as escape_html
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.bootstrap import bootstrap_mean
+from butppg_lightning.evaluation.drawing import GOOD, POOR, require_matplotlib
+from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
+from butppg_lightning.evaluation.report import pictures
+from butppg_lightning.evaluation.report.cases import KINDS, Case
+from butppg_lightning.evaluation.report.evidence import Evidence, cautions
+from butppg_lightning.evaluation.report.groups import FEWEST, Group, describe_groups
+from butppg_lightning.evaluation.report.heart_rate import SHARES, TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from butppg_lightning.npz import Array
 
-@dataclass(frozen=True)
-class Picture:
-    """An inline SVG and the sentence that says what it shows.
+_MOST_SUBJECTS = 60
+_TABLED_SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
 
-    Attributes:
-        svg: The element.
-        says: Plain text.
-        heading: Plain text above it, or empty.
+
+def require_report() -> None:
+    """Raise unless the report can be made.
+
+    Raises:
+        UserError: If matplotlib or jinja2 is missing.
     """
-
-    svg: str
-    says: str
-    heading: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first column is text, the others are figures.
-
-    Attributes:
-        columns: Headings.
-        rows: Cells, as many as headings; a single one heads the rows below it.
-        says: Plain text below it, or empty.
-        marked: Numbers of the rows that stand out.
-        beside: Whether it is narrow enough to stand beside a picture.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    says: str = ""
-    marked: frozenset[int] = frozenset()
-    beside: bool = False
+    require_matplotlib("the report")
+    try:
+        importlib.import_module("jinja2")
+    except ImportError:
+        raise UserError("the report needs jinja2; pip install 'butppg-lightning[evaluation]'") from None
 
 
-@dataclass
-class Section:
-    """A part of the page.
-
-    Attributes:
-        title: Its heading.
-        text: Paragraphs of plain text.
-        parts: Pictures and tables in their order; pictures in a row stand side by side where there is room.
-        after: A paragraph after the parts, in small print, or empty.
-    """
-
-    title: str
-    text: list[str] = field(default_factory=list)
-    parts: list[Picture | Table] = field(default_factory=list)
-    after: str = ""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A figure in large type.
-
-    Attributes:
-        name: What it is.
-        value: The figure.
-        note: Its interval, or what to compare it with.
-    """
-
-    name: str
-    value: str
-    note: str
-
-
-def render(
-    title: str,
-    subtitle: str,
-    headline: Sequence[str],
-    tiles: Sequence[Tile],
-    warnings: Sequence[str],
-    sections: Sequence[Section],
-    facts: dict[str, str],
-) -> str:
-    """Return the page as HTML.
+def report_html(evidence: Evidence, name: str) -> str:
+    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere.
 
     Args:
-        title: The page's name.
-        subtitle: The line under it.
-        headline: Sentences, the first in large type.
-        tiles: Figures in large type.
-        warnings: What a reader has to know before the figures.
-        sections: The page's parts.
-        facts: What was evaluated: key and value, at the foot.
+        evidence: What to say.
+        name: Of the windows, for the title.
+
+    Raises:
+        UserError: If matplotlib or jinja2 is missing.
     """
-    style = files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-    lead, *rest = headline
-    body = [
-        f"<header><h1>{escape(title)}</h1><p class='subtitle'>{escape(subtitle)}</p></header>",
-        f"<section class='headline'><p class='lead'>{escape(lead)}</p>",
-        *(f"<p>{escape(text)}</p>" for text in rest),
-        "<dl class='tiles'>" + "".join(_tile(tile) for tile in tiles) + "</dl>" if tiles else "",
-        _warnings(warnings),
-        "</section>",
-        *(_section(number, section) for number, section in enumerate(sections)),
-        "<footer><h2>What was evaluated</h2><dl>",
-        *(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in facts.items()),
-        "</dl></footer>",
-    ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # no icon: a browser would ask the server for one and complain
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(filter(None, body))
-        + "\n</main>\n</body>\n</html>\n"
+    require_report()
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader(__package__, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    environment.filters |= {"percent": percent, "number": number, "span": span, "count": counted, "svg": Markup}
+    page = environment.get_template("report.html.jinja2").render(
+        evidence=evidence,
+        metrics=evidence.metrics,
+        name=name,
+        windows=len(evidence.probabilities),
+        good_share=None if evidence.labels is None else float(evidence.labels.mean()),
+        cautions=cautions(evidence),
+        few_people=evidence.subject_count is not None and evidence.subject_count < FEWEST_SUBJECTS,
+        fewest=FEWEST,
+        kinds=KINDS,
+        pictures=pictures,
+        **_verdicts(evidence),
+        **_spread(evidence),
+        **_heart_rates(evidence),
+        **_groups(evidence),
+        cases=[_case(number, case, evidence) for number, case in enumerate(evidence.cases)],
+        wrong_cases=any(case.kind.startswith("wrong") for case in evidence.cases),
+        training=_training(evidence),
+    )
+    # a percent sign stays with its number
+    return re.sub(r"(?<=\d) %", "\u00a0%", page) + "\n"
 
 
-def escape(text: str) -> str:
-    r"""Return plain text as HTML, with percent signs that stay with their number.
+def shares(labels: Array, called: Array) -> dict[str, float | None]:
+    """Return sensitivity, specificity and precision (0..1, None where nothing is counted), and what share is kept."""
+    hits = int((called & (labels == 1)).sum())
+    rest = int((~called & (labels == 0)).sum())
+    good, poor, kept = int(labels.sum()), int((labels == 0).sum()), int(called.sum())
+    return {
+        "sensitivity": hits / good if good else None,
+        "specificity": rest / poor if poor else None,
+        "precision": hits / kept if kept else None,
+        "kept": kept / len(labels),
+    }
+
+
+def _verdicts(evidence: Evidence) -> dict[str, Any]:
+    if evidence.labels is None:
+        return {"at": {}, "points": []}
+    points = [(point, shares(evidence.labels, evidence.probabilities >= point.threshold)) for point in evidence.points]
+    return {
+        "at": shares(evidence.labels, evidence.called),
+        "points": points if evidence.both_classes else [],
+        "commoner": "good" if evidence.labels.mean() > 0.5 else "poor",
+        "first_label": "good" if evidence.labels[0] == 1 else "poor",
+    }
+
+
+def _spread(evidence: Evidence) -> dict[str, Any]:
+    low, high = np.percentile(evidence.probabilities, [10, 90])
+    return {"low": float(low), "high": float(high)}
+
+
+def _heart_rates(evidence: Evidence) -> dict[str, Any]:
+    rates = evidence.heart_rates
+    if rates is None:
+        return {"rates": None}
+    figures, errors = rates.figures(), rates.errors
+    rows = [row for row, share in enumerate(SHARES) if share in _TABLED_SHARES]
+    return {
+        "rates": rates,
+        "rate_figures": figures,
+        "rate_rows": [(figures["by_probability"][row], figures["ideal"][row]) for row in rows],
+        "rate_kept": errors[rates.probabilities >= evidence.threshold],
+        "tolerance": f"{TOLERANCE:g}",
+    }
+
+
+def _groups(evidence: Evidence) -> dict[str, Any]:
+    labels = evidence.labels
+    if labels is None:
+        return {"subjects": [], "strata": {}}
+
+    def described(names: Array) -> list[Group]:
+        return describe_groups(names, labels, evidence.probabilities, evidence.subjects, evidence.threshold)
+
+    subjects = [] if evidence.subjects is None else described(evidence.subjects)
+    subjects.sort(key=lambda group: (-group.accuracy, group.name))
+    ranked = [group.auroc for group in subjects if group.auroc is not None]
+    return {
+        "subjects": subjects,
+        "shown_subjects": subjects[:_MOST_SUBJECTS],
+        "shown_ranked": [group for group in subjects if group.auroc is not None][:_MOST_SUBJECTS],
+        "within": float(np.mean(ranked)) if ranked else None,
+        "within_interval": bootstrap_mean(ranked) if len(ranked) >= FEWEST else None,
+        "ranked": len(ranked),
+        "strata": {title: described(names) for title, names in evidence.strata.items()},
+    }
+
+
+def _case(number: int, case: Case, evidence: Evidence) -> dict[str, Any]:
+    """Return a window's picture and what is said of it: its strongest channels and second."""
+    size = np.abs(case.pushes)
+    share = size.sum(axis=1) / (size.sum() or 1)
+    lane, second = np.unravel_index(size.argmax(), size.shape)
+    first = [(evidence.channels[row], float(share[row])) for row in np.argsort(-share)[:2] if share[row] >= 0.05]
+    moved = float(size.max()) >= pictures.LEAST_PUSH / 4
+    return {
+        "case": case,
+        "svg": pictures.case_picture(number, case, evidence.channels),
+        "probability": float(evidence.probabilities[case.row]),
+        "label": None if evidence.labels is None else "good" if evidence.labels[case.row] == 1 else "poor",
+        "subject": "" if evidence.subjects is None else str(evidence.subjects[case.row]),
+        "strongest": [f"{name} ({100 * part:.0f} %)" for name, part in first] if moved else [],
+        "second": int(second) + 1,
+        "channel": evidence.channels[int(lane)],
+        "push": float(case.pushes[lane, second]),
+        "all_against": moved and bool((case.support[case.usable] <= pictures.LEAST_PUSH / 20).all()),
+    }
+
+
+def _training(evidence: Evidence) -> dict[str, Any] | None:
+    history = {key: _numbers(values) for key, values in (evidence.history or {}).items()}
+    train, held_out, quality = (history.get(key, np.empty(0)) for key in ("train_loss", "val_loss", "val_auroc"))
+    if not train.size:
+        return None
+    stages = [str(stage) for stage in (evidence.history or {}).get("stage", [])]
+    best = evidence.best_epoch
+    kinds = [f"{stages.count(kind)} of {pictures.STAGES.get(kind, kind)}" for kind in dict.fromkeys(stages)]
+    curves = {"train": (train, POOR), "validation": (held_out, GOOD)}
+    found: dict[str, Any] = {
+        "epochs": len(train),
+        "kinds": kinds,
+        "loss_svg": pictures.training_picture("loss", curves, stages, best),
+        "auroc_svg": None,
+        "lowest": None,
+    }
+    if np.isfinite(held_out).any():
+        lowest = int(np.nanargmin(held_out))
+        rose = held_out[-1] > 1.1 * held_out[lowest] and train[-1] < train[min(lowest, len(train) - 1)]
+        found |= {"lowest": lowest, "lowest_loss": float(held_out[lowest]), "overfits": bool(rose)}
+    if np.isfinite(quality).any():
+        highest = int(np.nanargmax(quality))
+        known = best is not None and best < len(quality) and np.isfinite(quality[best])
+        found |= {
+            "auroc_svg": pictures.training_picture("AUROC", {"AUROC": (quality, GOOD)}, stages, best),
+            "highest": highest,
+            "highest_auroc": float(quality[highest]),
+            "own_auroc": float(quality[best]) if known and best is not None else None,
+        }
+    return found
+
+
+def _numbers(values: Any) -> Array:
+    """Return a list of the history as floats, NaN where it holds none; empty if it is no list of numbers."""
+    if not isinstance(values, list):
+        return np.empty(0)
+    known = (float(value) if isinstance(value, (int, float)) else np.nan for value in values)
+    return np.array(list(known), dtype=np.float64)
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """Return a share of 0..1 as text."""
+    return "undefined" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def number(value: float | None, digits: int = 3, sign: str = "") -> str:
+    """Return a number as text, a true minus in front of a negative one.
 
     Examples:
-        >>> escape("50 % < 1") == "50\u00a0% &lt; 1"
-        True
+        >>> number(0.8389), number(0.84, 1, "+"), number(None)
+        ('0.839', '+0.8', 'undefined')
     """
-    return escape_html(re.sub(r"(?<=\d) %", "\u00a0%", text))
+    return "undefined" if value is None else f"{value:{sign}.{digits}f}".replace("-", "\u2212")
 
 
-def _tile(tile: Tile) -> str:
-    return f"<div><dt>{escape(tile.name)}</dt><dd>{escape(tile.value)}<small>{escape(tile.note)}</small></dd></div>"
+def span(edges: Sequence[float] | None, digits: int = 3) -> str:
+    """Return an interval as text; empty if there is none."""
+    return "" if edges is None else " to ".join(number(edge, digits) for edge in edges)
 
 
-def _warnings(warnings: Sequence[str]) -> str:
-    if not warnings:
-        return ""
-    items = "".join(f"<li>{escape(warning)}</li>" for warning in warnings)
-    return f"<aside class='warnings'><h2>Before you quote these figures</h2><ul>{items}</ul></aside>"
-
-
-def _section(number: int, section: Section) -> str:
-    html = [f"<section id='section-{number}'><h2>{escape(section.title)}</h2>"]
-    html += [f"<p>{escape(text)}</p>" for text in section.text]
-    beside = False
-    for part in section.parts:
-        if (isinstance(part, Picture) or part.beside) != beside:
-            html.append("</div>" if beside else "<div class='pictures'>")
-            beside = not beside
-        html.append(_picture(part) if isinstance(part, Picture) else _table(part))
-    html.append("</div>" if beside else "")
-    html.append(f"<p class='after'>{escape(section.after)}</p>" if section.after else "")
-    return "\n".join(filter(None, [*html, "</section>"]))
-
-
-def _picture(picture: Picture) -> str:
-    heading = f"<h3>{escape(picture.heading)}</h3>" if picture.heading else ""
-    return f"<figure>{heading}{picture.svg}<figcaption>{escape(picture.says)}</figcaption></figure>"
-
-
-def _table(table: Table) -> str:
-    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name in table.columns)
-    rows = []
-    for number, (first, *cells) in enumerate(table.rows):
-        if not cells:
-            rows.append(
-                f"<tr><th class='group' scope='rowgroup' colspan='{len(table.columns)}'>{escape(first)}</th></tr>"
-            )
-            continue
-        mark = " class='marked'" if number in table.marked else ""
-        rows.append(
-            f"<tr{mark}><th scope='row'>{escape(first)}</th>"
-            + "".join(f"<td>{escape(c)}</td>" for c in cells)
-            + "</tr>"
-        )
-    says = f"<p class='after'>{escape(table.says)}</p>" if table.says else ""
-    html = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
-    return f"<div><div class='table'>{html}</div>{says}</div>"
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

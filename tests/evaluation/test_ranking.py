@@ -1,10 +1,8 @@
 import numpy as np
 import pytest
 
-from butppg_lightning.evaluation.comparison import (
-    bootstrap_mean,
-    within_subject_auroc,
-)
+from butppg_lightning.evaluation.bootstrap import bootstrap_mean
+from butppg_lightning.evaluation.ranking import within_subject_auroc
 
 
 def test_ranking_counts_within_subjects_only() -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.evaluation.metrics import auroc
-from butppg_lightning.evaluation.report.bootstrap import area_interval, wilson
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.ranking import auroc
+from butppg_lightning.evaluation.reliability import wilson
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -21,6 +22,7 @@ _AGES = (30, 45, 60)
 _BUT_PPG_MOTION = {"0": "0 (at rest)"}
 _MOVEMENT = ("still", "some motion", "most motion")
 _CHUNK = 1024
+_RESAMPLES = 400
 FEWEST = 5
 """With fewer good or poor windows no interval is given; with fewer subjects it is one over windows."""
 
@@ -101,6 +103,16 @@ class Group:
     auroc: float | None
     auroc_interval: tuple[float, float] | None
 
+    @property
+    def majority(self) -> float:
+        """What always giving the commoner answer would get right, 0..1."""
+        return max(self.good, 1 - self.good)
+
+    @property
+    def beats_majority(self) -> bool:
+        """Whether more is called right than by always giving the commoner answer."""
+        return self.accuracy > self.majority
+
 
 def describe_groups(
     groups: Array, labels: Array, probabilities: Array, subjects: Array | None, threshold: float
@@ -119,15 +131,16 @@ def describe_groups(
         rows = groups == name
         good, scores = labels[rows], probabilities[rows]
         people = None if subjects is None else subjects[rows]
-        right = int(((scores >= threshold) == (good == 1)).sum())
+        accuracy = float(((scores >= threshold) == (good == 1)).mean())
+        low, high = wilson(np.array(accuracy), np.array(len(good)))
         found.append(
             Group(
                 name=str(name),
                 windows=len(good),
                 subjects=None if people is None else len(np.unique(people)),
                 good=float(good.mean()),
-                accuracy=right / len(good),
-                accuracy_interval=wilson(right, len(good)),
+                accuracy=accuracy,
+                accuracy_interval=(float(low), float(high)),
                 auroc=auroc(good, scores),
                 auroc_interval=_interval(good, scores, people),
             )
@@ -139,9 +152,10 @@ def _interval(labels: Array, probabilities: Array, subjects: Array | None) -> tu
     if min(int(labels.sum()), int((1 - labels).sum())) < FEWEST:
         return None
     few = subjects is None or len(np.unique(subjects)) < FEWEST
-    found = area_interval(labels, probabilities, None if few else subjects)
+    drawn = bootstrap_intervals(labels, probabilities, None if few else subjects, resamples=_RESAMPLES)
+    found = drawn["auroc_ci95"]
     # where nothing is ranked wrongly, no resample can be worse: that is not certainty
-    return None if found is None or found[0] == found[1] else found
+    return None if found is None or found[0] == found[1] else (found[0], found[1])
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -6,16 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.calibration_figures import (
+from butppg_lightning.evaluation.calibration import fit_temperature, roc_points
+from butppg_lightning.evaluation.reliability import (
+    Panel,
     calibration_slope,
     debiased_calibration_error,
+    draw_reliability,
     expected_calibration_error,
     expected_ece,
-    fit_temperature,
     reliability_curve,
-    roc_points,
 )
-from butppg_lightning.evaluation.reliability import Panel, draw_reliability
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:

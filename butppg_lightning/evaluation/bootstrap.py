@@ -1,0 +1,203 @@
+"""Bootstrap intervals: whole subjects are drawn where they are known, as windows of one person resemble each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from butppg_lightning.evaluation.ranking import Ranking, areas, average_precisions
+from butppg_lightning.evaluation.reliability import mass_bins
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from butppg_lightning.npz import Array
+
+RESAMPLES = 1000
+GRID = np.linspace(0, 1, 101)
+"""False-positive rates, or sensitivities, at which bands are given."""
+INTERVALS = tuple(
+    f"{name}_ci95"
+    for name in ("auroc", "auprc", "f1", "mcc", "ece", "accuracy", "balanced_accuracy", "accuracy_above_majority")
+)
+"""What :func:`bootstrap_intervals` returns."""
+_LEVEL = 0.95
+_AT_ONCE = 2_000_000  # weights held in memory
+
+
+def window_weights(
+    count: int, subjects: Array | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> Iterator[Array]:
+    """Yield how often each window is in each bootstrap resample, ``[R, count]`` at a time (Efron 1979).
+
+    Args:
+        count: Number of windows.
+        subjects: ``[count]`` names; with fewer than two different ones, or None, windows are drawn instead.
+        resamples: Number of resamples.
+        seed: Seed of the drawing.
+    """
+    generator = np.random.default_rng(seed)
+    owner = np.arange(count)
+    if subjects is not None and len(np.unique(subjects)) > 1:
+        owner = np.unique(subjects, return_inverse=True)[1]
+    groups, rows = int(owner.max()) + 1, max(1, _AT_ONCE // count)
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(0, groups, (min(rows, resamples - start), groups))
+        numbered = drawn + groups * np.arange(len(drawn))[:, None]
+        times = np.bincount(numbered.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        yield times[:, owner].astype(np.float64)
+
+
+def bootstrap_intervals(
+    labels: Array,
+    probabilities: Array,
+    subjects: Array | None = None,
+    *,
+    threshold: float = 0.5,
+    resamples: int = RESAMPLES,
+    level: float = _LEVEL,
+    seed: int = 0,
+) -> dict[str, list[float] | None]:
+    """Return percentile bootstrap intervals of the metrics (Efron and Tibshirani 1993).
+
+    Args:
+        labels: ``[N]`` in {0, 1}.
+        probabilities: ``[N]``.
+        subjects: ``[N]`` or None.
+        threshold: At or above it a window is called good.
+        resamples: Number of resamples.
+        level: Coverage.
+        seed: Seed of the resampling.
+
+    Returns:
+        ``<name>_ci95`` as [low, high] for each of :func:`weighted_metrics`; None where it is undefined in every
+        resample.
+    """
+    labels, probabilities = np.asarray(labels).astype(np.int64), np.asarray(probabilities, dtype=np.float64)
+    metrics = WeightedMetrics(labels, probabilities, threshold)
+    found = [metrics(weights) for weights in window_weights(len(labels), subjects, resamples=resamples, seed=seed)]
+    return {f"{name}_ci95": _edges(np.concatenate([part[name] for part in found]), level) for name in found[0]}
+
+
+class WeightedMetrics:
+    """The metrics of many resamples at once, each of which counts every window a whole number of times.
+
+    Args:
+        labels: ``[N]`` in {0, 1}.
+        probabilities: ``[N]``.
+        threshold: At or above it a window is called good.
+    """
+
+    def __init__(self, labels: Array, probabilities: Array, threshold: float) -> None:
+        self.ranking = Ranking(labels, probabilities)
+        self.known = np.nan if np.isnan(probabilities).any() else 1.0  # NaN has no rank
+        called, good = probabilities >= threshold, labels == 1
+        self.cells = np.stack([called & good, called & ~good, ~called & good, ~called & ~good], axis=1).astype(float)
+        self.rising = np.argsort(probabilities, kind="stable")
+        self.gaps = (probabilities - labels)[self.rising]
+
+    def __call__(self, weights: Array) -> dict[str, Array]:
+        """Return auroc, auprc, f1, mcc and ece as fractions, accuracy, balanced accuracy and margin in percent.
+
+        Args:
+            weights: ``[R, N]``, how often each window counts.
+
+        Returns:
+            Name to values ``[R]``, NaN where undefined; ``accuracy_above_majority`` in percentage points.
+        """
+        hits, alarms = self.ranking.counts(weights)
+        hit, alarm, miss, rest = (weights @ self.cells).T
+        good, poor = hit + miss, alarm + rest
+        total, both = good + poor, np.where((good > 0) & (poor > 0), 1.0, np.nan)
+        spread = np.sqrt((hit + alarm) * good * (rest + alarm) * (rest + miss))
+        accuracy = 100 * (hit + rest) / total
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "auroc": self.known * areas(hits, alarms),
+                "auprc": self.known * both * average_precisions(hits, alarms),
+                "f1": 2 * hit / (2 * hit + alarm + miss),
+                "mcc": np.where(spread > 0, (hit * rest - alarm * miss) / np.where(spread > 0, spread, 1), 0.0),
+                "ece": self._calibration_errors(weights[:, self.rising]),
+                "accuracy": accuracy,
+                "balanced_accuracy": 50 * (hit / good + rest / poor),
+                "accuracy_above_majority": accuracy - 100 * np.maximum(good, poor) / total,
+            }
+
+    def _calibration_errors(self, weights: Array) -> Array:
+        # within a window that counts k times the sums rise in k equal steps, so that an edge between two bins of
+        # equal mass may fall amid them: interpolation
+        reached, sums = np.cumsum(weights, axis=1), np.cumsum(weights * self.gaps, axis=1)
+        found = []
+        for row, total in enumerate(reached[:, -1]):
+            starts, _ = mass_bins(int(total))
+            at = np.interp(np.r_[starts, total], np.r_[0, reached[row]], np.r_[0, sums[row]])
+            found.append(np.abs(np.diff(at)).sum() / total)
+        return np.array(found)
+
+
+def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> tuple[Array, Array] | None:
+    """Return 95 % bands of the ROC and of the precision-recall curve, or None with a single class.
+
+    Args:
+        labels: ``[N]`` in {0, 1}.
+        probabilities: ``[N]``.
+        subjects: ``[N]`` or None.
+
+    Returns:
+        ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low and
+        high precision at each sensitivity.
+    """
+    ranking = Ranking(labels, probabilities)
+    upper, purity = [], []
+    for weights in window_weights(len(labels), subjects):
+        for hits, alarms in zip(*ranking.counts(weights), strict=True):
+            if not hits[-1] or not alarms[-1]:
+                continue  # a resample of one class has no curve
+            rate, sensitivity = roc(hits, alarms)
+            highest = np.r_[np.diff(rate) > 0, True]
+            upper.append(np.interp(GRID, rate[highest], sensitivity[highest]))
+            reached = np.searchsorted(hits / hits[-1], GRID - 1e-12).clip(max=len(hits) - 1)
+            purity.append(hits[reached] / np.maximum(hits[reached] + alarms[reached], 1e-12))
+    if not upper:
+        return None
+    edges = _tails(_LEVEL)
+    return np.percentile(upper, edges, axis=0), np.percentile(purity, edges, axis=0)
+
+
+def roc(hits: Array, alarms: Array) -> tuple[Array, Array]:
+    """Return false-positive rate and sensitivity, from (0, 0) to (1, 1), of one row of :meth:`Ranking.counts`."""
+    return np.r_[0, alarms / alarms[-1]], np.r_[0, hits / hits[-1]]
+
+
+def bootstrap_mean(
+    values: Sequence[float] | Array, *, resamples: int = 10_000, level: float = _LEVEL, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993).
+
+    With a handful of subjects it is narrower than it ought to be: about 0.85 coverage at 6 for a nominal 0.95.
+
+    Args:
+        values: ``[n]``, one value per subject.
+        resamples: Number of resamples of the subjects.
+        level: Nominal coverage.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: If there is no value, or one is not finite.
+    """
+    known = np.asarray(values, dtype=np.float64)
+    if known.ndim != 1 or not len(known) or not np.isfinite(known).all():
+        raise ValueError("values must be a list of at least one finite number")
+    drawn = window_weights(len(known), resamples=resamples, seed=seed)
+    low, high = np.percentile(np.concatenate([weights @ known for weights in drawn]) / len(known), _tails(level))
+    return float(low), float(high)
+
+
+def _edges(values: Array, level: float) -> list[float] | None:
+    known = values[~np.isnan(values)]
+    return [float(edge) for edge in np.percentile(known, _tails(level))] if known.size else None
+
+
+def _tails(level: float) -> tuple[float, float]:
+    return 50 * (1 - level), 50 * (1 + level)
