@@ -95,9 +95,9 @@ class HeartRates:
         orders = {"by_probability": self.errors, "ideal": np.sort(self.errors)}
         found: dict[str, Any] = {"windows": len(self.errors), "left_out": self.left_out, "tolerance_bpm": TOLERANCE}
         for name, errors in orders.items():
-            found[name] = [_told(share, errors[: self.kept(share)]) for share in SHARES]
+            found[name] = [_error_summary(share, errors[: self.kept(share)]) for share in SHARES]
         # a random order has the same expected figures at every share: those of all windows
-        found["random"] = _told(1.0, self.errors)
+        found["random"] = _error_summary(1.0, self.errors)
         return found
 
 
@@ -162,7 +162,7 @@ def coverage_bands(rates: HeartRates, subjects: Array | None, shares: Array) -> 
     return mean, within
 
 
-def _told(share: float, errors: Array) -> dict[str, float]:
+def _error_summary(share: float, errors: Array) -> dict[str, float]:
     return {
         "kept": share,
         "mean_error_bpm": float(errors.mean()),
