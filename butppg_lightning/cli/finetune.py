@@ -9,7 +9,7 @@ import numpy as np
 from lightning.pytorch.cli import LightningArgumentParser
 
 from butppg_lightning.cli.training import TrainingCLI
-from butppg_lightning.console import print_table
+from butppg_lightning.console import print_table, say
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
@@ -57,7 +57,9 @@ def fit(arguments: list[str]) -> None:
     waits = cli.config.get("stages.patience") is not None
     waits = waits or any(stage.get("patience") is not None for stage in cli.config.get("stages.plan") or [])
     if waits and cli.config.select == "last" and not data.has("val"):
-        raise UserError(f"stages.patience waits for better validation figures, but {data.root} has no val.npz; drop it")
+        raise UserError(
+            f"stages.patience waits for better validation metrics, but {data.root} has no val.npz; drop it"
+        )
     cli.train()
     if not cli.config.trainer.fast_dev_run:
         finish(cli)
@@ -84,7 +86,7 @@ def finish(cli: TrainingCLI) -> None:
     if cli.trainer.is_global_zero:
         told_of = {"operating_point": "balanced", "calibrated_on": calibration.source} if calibration.fitted else {}
         write_json(folder / TEST_METRICS, {**metrics, **told_of, "selected_on_test": selected_on_test})
-        _show(metrics, f"Test figures of {folder / BEST}; {_cut(cli)}")
+        _show(metrics, f"Test metrics of {folder / BEST}; {_cut(cli)}")
         print(f"Results: {folder}")
 
 
@@ -100,7 +102,7 @@ def validate(arguments: list[str]) -> None:
     if cli.trainer.is_global_zero:
         _show(
             {"accuracy" if name == "acc" else name: value for name, value in figures.items()},
-            f"Validation figures; {_cut(cli)}",
+            f"Validation metrics of {cli.checkpoint}; {_cut(cli)}",
         )
 
 
@@ -113,7 +115,7 @@ def test(arguments: list[str]) -> None:
         return
     metrics = _test(cli, cli.checkpoint)
     if cli.trainer.is_global_zero:
-        _show(metrics, f"Test figures of {cli.checkpoint}; {_cut(cli)}")
+        _show(metrics, f"Test metrics of {cli.checkpoint}; {_cut(cli)}")
 
 
 def predict(arguments: list[str]) -> None:
@@ -128,8 +130,10 @@ def predict(arguments: list[str]) -> None:
             cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True
         )
     windows = cli.datamodule.splits["predict"].windows
+    if not batches:
+        raise UserError("nothing was predicted; see trainer.limit_predict_batches")
     rows, probabilities, faults = (
-        np.concatenate([batch[key] for batch in batches or []]) for key in ("index", "probability", "faults")
+        np.concatenate([batch[key] for batch in batches]) for key in ("index", "probability", "faults")
     )
     path, subjects = cli.output_dir / "predictions.csv", windows.subjects
     write_predictions(
@@ -228,19 +232,33 @@ def _subset(words: str) -> tuple[str, ...]:
 
 
 def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
+    used = cli.model.network.used_channels
+    tested: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []
     for names in subsets:
-        cli.datamodule.use_channels = names
-        metrics = _test(cli, cli.checkpoint)
+        read = tuple(name for name in used if name in names)
+        if not read:
+            raise UserError(f"--subsets {'+'.join(names)} leaves the model nothing: it uses {', '.join(used)}")
+        if read not in tested:
+            cli.datamodule.use_channels = names
+            tested[read] = _test(cli, cli.checkpoint)
+        metrics = tested[read]
         shown = [("undefined" if metrics[key] is None else f"{metrics[key]:.4f}") for key in ("auroc", "auprc", "mcc")]
         interval = metrics["auroc_ci95"]
         shown[0] += f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else ""
         rows.append((" ".join(names), *shown, f"{metrics['accuracy']:.2f} %"))
-    if cli.trainer.is_global_zero:
-        majority = f"{metrics['majority_accuracy']:.2f} %"
-        title = f"Test figures of {cli.checkpoint} by channels (a constant answer scores {majority} accuracy)"
-        print_table(title, ("channels used", "auroc", "auprc", "mcc", "accuracy"), rows)
+    if not cli.trainer.is_global_zero:
+        return
+    if len(tested) < len(subsets):
+        say(f"note: the model uses {', '.join(used)} only; sets that agree in these channels have equal rows")
+    majority = f"{metrics['majority_accuracy']:.2f} %"
+    title = f"Test metrics of {cli.checkpoint} by channels (a constant answer scores {majority} accuracy)"
+    print_table(title, ("channels used", "auroc", "auprc", "mcc", "accuracy"), rows)
 
 
 def _show(metrics: dict[str, Any], title: str) -> None:
-    print_table(title, ("metric", "value", "95 % interval"), metric_rows(metrics))
+    rows = metric_rows(metrics)
+    if any(interval for *_, interval in rows):
+        print_table(title, ("metric", "value", "95 % interval"), rows)
+    else:
+        print_table(title, ("metric", "value"), [row[:2] for row in rows])
