@@ -5,20 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from butppg_lightning.cli.cut import check_cut, threshold
 from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
-from butppg_lightning.console import print_table, say
+from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.files import check_writable, write_json
 from butppg_lightning.models.calibration import OPERATING_POINTS
 
 if TYPE_CHECKING:
+    from butppg_lightning.cli.prediction_standin import Predictions
     from butppg_lightning.evaluation.scores import Scores
     from butppg_lightning.evaluation.timeline import Example
     from butppg_lightning.sources.recordings import Recording
+    from butppg_lightning.sources.recordings.windowing import Windows
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
+STATES = ("", "missing", "flat", "railed")
+"""What the table calls the faults of a channel; a recording's is absent where samples are missing."""
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -34,7 +40,7 @@ def run(arguments: list[str]) -> None:
     options = parse(_parser(), arguments)
     output = _check(options)
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
-    from butppg_lightning.cli.scoring import score_windows
+    from butppg_lightning.cli.prediction_standin import predict
     from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.sources.recordings.windowing import Windows
 
@@ -43,16 +49,23 @@ def run(arguments: list[str]) -> None:
     _check_channels(recording, channels, trained)
     cut, decided_by = threshold(options, network.calibration, recording.notes)
     windows = Windows(recording, channels, options.hop)
-    require_writable(output)
-    scores, examples, precision = score_windows(network, windows, recording, cut, options.batch_size, options.prior)
-    for name in (*TABLES.values(), SUMMARY, TIMELINE):
-        (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
+    check_writable(output)  # it is made when there is something to write: a run that is stopped leaves nothing behind
+    with progress_bar("scoring windows", len(windows)) as progress:
+        found = predict(network, windows, batch_size=options.batch_size, prior=options.prior, progress=progress)
+    scores = _scores(found, windows, recording, cut)
     decision = {
         "threshold_from": decided_by,
         "calibrated": network.calibration.fitted,
         "prior": options.prior if options.prior is not None else network.calibration.prior,
     }
-    _write(output, options, scores, examples, recording, {**decision, "precision": precision})
+    _write(
+        output,
+        options,
+        scores,
+        _examples(scores, windows, found),
+        recording,
+        {**decision, "precision": found.precision},
+    )
 
 
 def _parser() -> OneLineErrors:
@@ -88,7 +101,6 @@ def _parser() -> OneLineErrors:
 
 
 def _check(options: Any) -> Path:
-    from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.evaluation.scores import require_pyarrow
 
     output: Path = options.output_dir
@@ -98,7 +110,6 @@ def _check(options: Any) -> Path:
     existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
     if existing and not options.overwrite:
         raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    require_matplotlib("the timeline", "recordings")
     if options.format == "parquet":
         require_pyarrow()
     return output
@@ -147,13 +158,46 @@ def _is_used(name: str, trained: dict[str, Any]) -> bool:
     return entering is None or name in entering or (name[:3].lower() in groups and name != "PPG")
 
 
+def _scores(found: Predictions, windows: Windows, recording: Recording, cut: float) -> Scores:
+    from butppg_lightning.evaluation.scores import Scores
+    from butppg_lightning.sources.recordings.windowing import WINDOW_SECONDS
+
+    recorded = [column for column, name in enumerate(windows.channels) if name in recording.channels]
+    return Scores(
+        starts=windows.starts,
+        seconds=WINDOW_SECONDS,
+        probabilities=np.where(found.faults[:, windows.channels.index("PPG")] == 0, found.probabilities, np.nan),
+        threshold=cut,
+        channels=tuple(windows.channels[column] for column in recorded),
+        states=found.faults[:, recorded],
+        reasons=STATES,
+        start_time=recording.start_time,
+    )
+
+
+def _examples(scores: Scores, windows: Windows, found: Predictions) -> list[Example]:
+    """Return the best and the worst window with their usable channels, made once more rather than kept."""
+    from butppg_lightning.evaluation.timeline import Example
+
+    if np.isnan(scores.probabilities).all():
+        return []
+    chosen: dict[int, str] = {}
+    for title, pick in (("best window", np.nanargmax), ("worst window", np.nanargmin)):
+        chosen.setdefault(int(pick(scores.probabilities)), title)
+    examples = []
+    for row, title in chosen.items():
+        named = zip(windows.channels, windows[row]["signals"], found.faults[row], strict=True)
+        examples.append(Example(title, row, {name: signal for name, signal, fault in named if not fault}))
+    return examples
+
+
 def _write(
     output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
 ) -> None:
     from butppg_lightning.evaluation.scores import write_csv, write_parquet
-    from butppg_lightning.evaluation.timeline import draw_timeline
-    from butppg_lightning.sources.recordings.envelope import outline
 
+    for name in (*TABLES.values(), SUMMARY, TIMELINE):
+        (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
     (write_csv if options.format == "csv" else write_parquet)(scores, output / TABLES[options.format])
     figures = scores.summary()
     presence = figures.pop("presence")
@@ -176,16 +220,30 @@ def _write(
         "notes": recording.notes,
     }
     write_json(output / SUMMARY, summary)
-    ppg = recording.channels["PPG"]
-    draw_timeline(
-        output / TIMELINE, options.input.name, scores, outline(ppg, recording.duration, _OUTLINE_COLUMNS), examples
-    )
+    written = [output / TABLES[options.format], output / SUMMARY]
+    if _draw(output / TIMELINE, options.input.name, scores, examples, recording):
+        written.append(output / TIMELINE)
     for note in recording.notes:
         say(f"note: {note}")
-    _show(output, options, summary)
+    _show(options, summary, written)
 
 
-def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
+def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
+    from butppg_lightning.evaluation.drawing import require_matplotlib
+    from butppg_lightning.evaluation.timeline import draw_timeline
+    from butppg_lightning.sources.recordings.envelope import outline
+
+    try:
+        require_matplotlib("it", "recordings")
+    except UserError as missing:
+        say(f"no timeline was drawn: {missing}")
+        return False
+    swings = outline(recording.channels["PPG"], recording.duration, _OUTLINE_COLUMNS)
+    draw_timeline(path, title, scores, swings, examples)
+    return True
+
+
+def _show(options: Any, summary: dict[str, Any], written: list[Path]) -> None:
     from rich.markup import escape
 
     begin, stretch = summary["longest_usable_start"], summary["longest_usable_seconds"]
@@ -203,11 +261,11 @@ def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
     )
     states = ("present", "missing", "flat", "railed")
     rows = [
-        (name, escape(told["name_in_file"]), f"{told['rate']:.4g}", *(f"{told[state]:.1%}" for state in states))
-        for name, told in summary["channels"].items()
+        (name, escape(found["name_in_file"]), f"{found['rate']:.4g}", *(f"{found[state]:.1%}" for state in states))
+        for name, found in summary["channels"].items()
     ]
     print_table("Channels (share of the windows)", ("channel", "in the file", "Hz", *states), rows)
-    print(f"Results: {output / TABLES[options.format]}, {output / SUMMARY}, {output / TIMELINE}")
+    print(f"Results: {', '.join(map(str, written))}")
 
 
 def _duration(seconds: float) -> str:

@@ -135,8 +135,7 @@ class Preprocess(nn.Module):
             signals: Raw windows ``[B, C, 1250]``.
             present: ``[B, C]`` bool, or None when every channel is there.
         """
-        sound = channel_faults(signals, self.channels) == 0
-        return sound if present is None else sound & present
+        return channel_faults(signals, self.channels, present) == 0
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Filter and scale.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-FAULTS = ("", "flat", "railed")
+FAULTS = ("", "absent", "flat", "railed")
 """What the numbers of :func:`channel_faults` mean; 0 is a usable channel."""
 
 _RAILED_SAMPLES = 625  # 5 s without a break: longer than any pause between heart beats, so no ECG baseline counts
@@ -20,7 +20,7 @@ _RELATIVE_FLOOR = 1e-5  # of the largest sample: below lies rounding noise
 _ABSOLUTE_FLOOR = 1e-9
 
 
-def channel_faults(signals: Tensor, channels: Sequence[str]) -> Tensor:
+def channel_faults(signals: Tensor, channels: Sequence[str], present: Tensor | None = None) -> Tensor:
     """Tell which channels cannot be used.
 
     A channel is flat when it does not move but for rounding, and railed when it stays at its highest or lowest value
@@ -30,6 +30,7 @@ def channel_faults(signals: Tensor, channels: Sequence[str]) -> Tensor:
     Args:
         signals: Raw windows ``[B, C, T]``.
         channels: Names of the C channels.
+        present: ``[B, C]`` bool, False where a channel was not recorded; None when every channel is there.
 
     Returns:
         ``[B, C]`` int8, an index into :data:`FAULTS`.
@@ -45,7 +46,8 @@ def channel_faults(signals: Tensor, channels: Sequence[str]) -> Tensor:
     if acc:
         flat[:, acc] = flat[:, acc].all(1, keepdim=True)
         railed[:, acc] = False
-    return torch.where(flat, 1, torch.where(railed, 2, 0)).to(torch.int8)
+    faults = torch.where(flat, 2, torch.where(railed, 3, 0))
+    return (faults if present is None else torch.where(present, faults, 1)).to(torch.int8)
 
 
 def _stays(there: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     """Score the first windows again in fp32 and tell how far the command's probabilities lie from that."""
     import csv
 
+    import torch
+
     from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.sources.recordings import read_recording
     from butppg_lightning.sources.recordings.windowing import Windows
@@ -126,8 +128,10 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     network, _ = restore_network(checkpoint)
     exact: list[float] = []
     for chunk in Windows(read_recording(recording), network.preprocess.channels):
-        scored = network.score(chunk.signals, chunk.present).numpy()
-        exact += np.where(chunk.present[:, network.preprocess.channels.index("PPG")], scored, np.nan).tolist()
+        signals, present = torch.from_numpy(chunk["signals"]), torch.from_numpy(chunk["present"])
+        usable = network.preprocess.usable(signals, present).numpy()
+        scored = network.score(signals, present).numpy()
+        exact += np.where(usable[:, network.preprocess.channels.index("PPG")], scored, np.nan).tolist()
         if len(exact) >= most:
             break
     with scores.open() as file:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from butppg_lightning.sources.but_ppg.reader import DamagedError, Signals, read_record, read_signals
 from butppg_lightning.sources.but_ppg.release import file_checksum
-from butppg_lightning.sources.but_ppg.resampling import UnusableError, resample, to_window
+from butppg_lightning.sources.but_ppg.resampling import UnusableError, to_window
+from butppg_lightning.sources.resampling import resample
 
 SAMPLE = REAL_DATA / "but_ppg_release_sample"
 TIME = np.arange(1250) / 125

@@ -28,7 +28,7 @@ PARTS_FOLDER = ".but_ppg_parts"
 """Folder of the output that holds what has been read, until the splits are written."""
 
 _BATCH = 4  # records read and stored together: three seconds of the first release, a tenth of a second of the second
-_VERSION = 1  # raise it when the same files give other signals
+_VERSION = 2  # raise it when the same files give other signals
 _SEPARATOR = "\n"  # between a record's notes
 
 

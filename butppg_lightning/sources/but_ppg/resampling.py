@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from butppg_lightning.sources.resampling import resample, runs
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -50,29 +50,7 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
         )
     filled, bridged = _bridge(samples, rate)
     filled = np.pad(filled[:expected], (0, max(0, expected - filled.size)), mode="edge")
-    return resample(filled, rate), bridged
-
-
-def resample(samples: Array, rate: float) -> Array:
-    """Resample ten seconds to 125 Hz by a polyphase filter.
-
-    The median is subtracted before and added again after: the phases of the filter differ a little in their gain, so
-    that an offset becomes a tone at the old rate, which for a camera (-254 with a pulse of 0.2) outweighs the pulse.
-    The edges are extended by their point reflection, so that no step rings into the window.
-
-    Args:
-        samples: ``[T]`` finite float.
-        rate: Sampling rate in Hz.
-
-    Returns:
-        ``[1250]`` float64, neither filtered (except against aliasing) nor scaled.
-    """
-    from scipy.signal import resample_poly
-
-    ratio = Fraction(SAMPLING_RATE) / Fraction(rate).limit_denominator(1000)
-    median = np.median(samples)
-    resampled = resample_poly(samples - median, ratio.numerator, ratio.denominator, padtype="antireflect") + median
-    return np.asarray(resampled[:WINDOW_SAMPLES])
+    return np.asarray(resample(filled, rate)[:WINDOW_SAMPLES]), bridged
 
 
 def _bridge(samples: Array, rate: float) -> tuple[Array, int]:
@@ -82,8 +60,7 @@ def _bridge(samples: Array, rate: float) -> tuple[Array, int]:
         return samples, 0
     if not valid.any():
         raise UnusableError("has no valid sample")
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], valid, [True]]).astype(np.int8)))
-    longest = int(np.max(edges[1::2] - edges[::2]))
+    longest = int(np.diff(runs(~valid)).max())
     if longest > LONGEST_GAP * rate or missing > GAP_SHARE * samples.size:
         raise UnusableError(f"has {missing / rate:.2f} s of invalid samples, {longest / rate:.2f} s in one piece")
     positions = np.arange(samples.size)
