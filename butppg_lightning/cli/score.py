@@ -120,7 +120,7 @@ def _read(options: Any) -> Recording:
     from rich.markup import escape
 
     from butppg_lightning.sources.recordings import Selection, read_recording
-    from butppg_lightning.sources.recordings.selection import parse_channels, parse_rates
+    from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
     with Console(stderr=True, force_jupyter=False).status(
@@ -135,7 +135,7 @@ def _check_channels(recording: Recording, channels: tuple[str, ...], trained: di
             f"the checkpoint's model takes {', '.join(channels)} and no PPG; it cannot judge a PPG's quality"
         )
     if "PPG" not in recording.channels:
-        from butppg_lightning.sources.recordings.selection import listed
+        from butppg_lightning.sources.recordings.names import listed
 
         raise UserError(
             f"{recording.path} has no PPG, whose quality is asked for; it has {listed(recording.names)}: "
@@ -217,13 +217,14 @@ def _write(
             for name, channel in recording.channels.items()
             if name in presence
         },
-        "notes": recording.notes,
+        "notes": recording.notes + recording.guesses,
+        "guesses": recording.guesses,
     }
     write_json(output / SUMMARY, summary)
     written = [output / TABLES[options.format], output / SUMMARY]
     if _draw(output / TIMELINE, options.input.name, scores, examples, recording):
         written.append(output / TIMELINE)
-    for note in recording.notes:
+    for note in summary["notes"]:
         say(f"note: {note}")
     _show(options, summary, written)
 

@@ -295,10 +295,12 @@ def test_npz_and_score_agree_on_railed_flat_and_gappy_channels(checkpoint: Path,
     windows = read_windows(tmp_path / "windows.npz", labelled=False)
     network, _ = restore_network(checkpoint)
     signals, present = (torch.from_numpy(np.array(part)) for part in (windows.signals, windows.present))
-    usable = network.preprocess.usable(signals, present).numpy()
     faults = channel_faults(signals, CHANNELS, present).numpy()
+    usable = faults == 0
     with_ppg = usable[:, CHANNELS.index("PPG")]
-    called = np.where(network.score(signals, present).numpy() >= 0.4, "good", "poor")
+    with torch.no_grad():
+        probabilities = network.calibration.probabilities(network(signals, present))
+    called = np.where(probabilities.numpy() >= 0.4, "good", "poor")
     assert [row["verdict"] for row in table] == np.where(with_ppg, called, "no_ppg").tolist()
     for row, there, fault in zip(table, usable, faults, strict=True):
         assert row["channels"].split() == [name for name, use in zip(CHANNELS, there, strict=True) if use]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.acceleration import convert_acceleration
+from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble, check_rate, empty_samples
-from butppg_lightning.sources.recordings.selection import Selection, match_channels, printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +23,7 @@ _PLACEHOLDER_YEAR = 1985  # "01.01.85" stands for an unknown date
 _ONSET = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14")
 
 
-def read_edf_recording(path: Path, selection: Selection) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from an EDF or EDF+ file.
 
     Args:
@@ -63,16 +62,14 @@ def _recording(path: Path, edf: Any, declared: int, selection: Selection) -> Rec
     if edf.num_data_records < 1:
         raise UserError(f"{path} holds no data records; give a file with samples")
     onsets = _onsets(path, edf)
-    channels, units = {}, {}
+    channels = {}
     for channel, row in match_channels(path, names, selection).items():
         signal = edf.signals[row]
         check_rate(path, names[row], signal.sampling_frequency)
         samples = _samples(path, names[row], signal, onsets, edf.num_data_records, edf.data_record_duration)
-        channels[channel] = Channel(channel, names[row], float(signal.sampling_frequency), 0.0, samples)
-        units[channel] = signal.physical_dimension
-    recording = assemble(path, channels, _start_time(edf), names)
-    convert_acceleration(recording, units, selection.acc_unit)
-    return recording
+        rate, unit = float(signal.sampling_frequency), signal.physical_dimension
+        channels[channel] = Channel(channel, names[row], rate, 0.0, samples, unit)
+    return assemble(path, channels, _start_time(edf), names, selection.acc_unit)
 
 
 def _samples(path: Path, name: str, signal: Any, onsets: Array | None, records: int, duration: float) -> Array:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.vitaldb.recording import Track
 
 REASONS = ("gap", "flat", "few cycles", "PPG quality", "ECG quality", "over the limit")
-"""Why a window is left out, in the order in which it is asked."""
+"""Why a window is left out, in the order in which it is asked; flat: flat or railed by the model's own rule."""
 
 _GAP_SHARE = 0.05  # of a window that may be bridged altogether
 _ECG_BAND = (0.5, 40.0)  # Hz
