@@ -121,7 +121,8 @@ class TimeColumn:
             steps = steps[steps > 0]
             unit = seconds_per_unit(float(np.median(steps))) if len(steps) else 1.0
             name = next(name for name, seconds in _UNITS.items() if seconds == unit)
-            self.guesses.append(f"'{self.name}' states no unit of time; taken as {name} by its steps ('{self.name} [{name}]' in the header says it)")
+            settled = f"'{self.name} [{name}]' in the header says it"
+            self.guesses.append(f"'{self.name}' states no unit of time; taken as {name} by its steps ({settled})")
         stamps *= unit
         first = self._first * unit
         if not (self._dated or _SINCE_1970[0] <= first <= _SINCE_1970[1]):
