@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 _FINEST = 5e-7  # `predict` writes six decimals: 0.000000 and 1.000000 are closer to the ends than this
 _CLIPPED = "{count} probabilities are 0 or 1 to six decimals; taken as {finest:g} away from it"
-_METHODS = ("platt", "temperature")
-_SPLITS = ("train", "val", "test")
 _FIGURES = {
     "log loss": "loss",
     "Brier score": "brier",
@@ -32,84 +29,82 @@ _FIGURES = {
 }
 
 
-def run(arguments: list[str]) -> None:
-    """Fit a calibration, show it, draw it and put it into a checkpoint.
+def calibrate(
+    *,
+    checkpoint: Path,
+    data_dir: Path | None = None,
+    split: Literal["train", "val", "test"] = "val",
+    predictions: Path | None = None,
+    method: Literal["platt", "temperature"] = "platt",
+    precision: float = 0.95,
+    sensitivity: float = 0.9,
+    output: Path | None = None,
+    batch_size: int = 64,
+    overwrite: bool = False,
+) -> None:
+    """Fit temperature, bias and operating thresholds on windows the model was not trained on.
+
+    They are stored in the checkpoint, where test, predict, evaluate and score find them.
 
     Args:
-        arguments: The words after ``butppg calibrate``.
+        checkpoint: best_model.pt of `butppg fit`.
+        data_dir: Folder with the labelled split.
+        split: The split of --data_dir; not one the model was trained on.
+        predictions: In place of --data_dir: a CSV with label, and probability or logit.
+        method: platt fits temperature and bias, temperature no bias.
+        precision: Share of good windows among those called good, to promise.
+        sensitivity: Share of the good windows to keep, to promise.
+        output: Checkpoint to write; default: --checkpoint itself, which needs --overwrite.
+        batch_size: Windows per forward pass.
+        overwrite: Replace the checkpoint and the diagram.
 
     Raises:
         UserError: If an option is wrong, a file cannot be used, or results exist.
+
+    Example:
+        butppg calibrate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --overwrite
     """
-    options = parse(_parser(), arguments)
-    target, picture = _check(options)
+    if (data_dir is None) == (predictions is None):
+        raise UserError("give either --data_dir DIR (with --split) or --predictions P.csv to calibrate on")
+    for name, share in (("precision", precision), ("sensitivity", sensitivity)):
+        if not 0 < share < 1:
+            raise UserError(f"--{name} is {share:g}; expected a share between 0 and 1, such as 0.9")
+    if batch_size < 1:
+        raise UserError(f"--batch_size is {batch_size}; expected 1 or more")
+    target = output or checkpoint
+    picture = target.with_name(f"{target.stem}_reliability.png")
+    _check_files(checkpoint, target, picture, overwrite)
     from butppg_lightning.cli.calibrating import fit_calibration, too_few, write_calibration
     from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
-    content = read_checkpoint(options.checkpoint)
-    before = stored_calibration(content, options.checkpoint)
-    if options.predictions is not None:
-        _require_classifier(options.checkpoint, content)
-        labels, logits, source = _from_predictions(options.predictions, options.checkpoint, before)
-    else:
-        labels, logits, source = _from_windows(options)
+    content = read_checkpoint(checkpoint)
+    before = stored_calibration(content, checkpoint)
+    if predictions is not None:
+        _require_classifier(checkpoint, content)
+        labels, logits, source = _from_predictions(predictions, checkpoint, before)
+    elif data_dir is not None:
+        labels, logits, source = _from_windows(checkpoint, data_dir, split, batch_size)
     if few := too_few(labels):
         say(f"note: {few}: temperature and thresholds are uncertain")
     after = fit_calibration(
-        labels,
-        logits,
-        source,
-        bias=options.method == "platt",
-        precision=options.precision,
-        sensitivity=options.sensitivity,
+        labels, logits, source, bias=method == "platt", precision=precision, sensitivity=sensitivity
     )
     _draw(picture, labels, logits, before, after)
-    write_calibration(options.checkpoint, target, after)
+    write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
     print(f"Results: {target}, {picture}")
 
 
-def _parser() -> OneLineErrors:
-    parser = command_parser(
-        "calibrate",
-        "Fit temperature, bias and operating thresholds on windows the model was not trained on, and store them in "
-        "the checkpoint, where test, predict, evaluate and score find them.",
-        "butppg calibrate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --overwrite",
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="best_model.pt of `butppg fit`")
-    add("--data_dir", type=Path, help="folder with the labelled split")
-    add("--split", choices=_SPLITS, default="val", help="the split of --data_dir; not one the model was trained on")
-    add("--predictions", type=Path, help="in place of --data_dir: a CSV with label, and probability or logit")
-    add("--method", choices=_METHODS, default="platt", help="platt fits temperature and bias, temperature no bias")
-    add("--precision", type=float, default=0.95, help="share of good windows among those called good, to promise")
-    add("--sensitivity", type=float, default=0.9, help="share of the good windows to keep, to promise")
-    add("--output", type=Path, help="checkpoint to write; default: --checkpoint itself, which needs --overwrite")
-    add("--batch_size", type=int, default=64, help="windows per forward pass")
-    add("--overwrite", type=bool, default=False, help="replace the checkpoint and the diagram")
-    return parser
-
-
-def _check(options: Any) -> tuple[Path, Path]:
+def _check_files(checkpoint: Path, target: Path, picture: Path, overwrite: bool) -> None:
     from butppg_lightning.evaluation.drawing import require_matplotlib
 
-    if not options.checkpoint.is_file():
-        raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
-    if (options.data_dir is None) == (options.predictions is None):
-        raise UserError("give either --data_dir DIR (with --split) or --predictions P.csv to calibrate on")
-    for key in ("precision", "sensitivity"):
-        if not 0 < getattr(options, key) < 1:
-            raise UserError(f"--{key} is {getattr(options, key):g}; expected a share between 0 and 1, such as 0.9")
-    if options.batch_size < 1:
-        raise UserError(f"--batch_size is {options.batch_size}; expected 1 or more")
-    target: Path = options.output or options.checkpoint
-    picture = target.with_name(f"{target.stem}_reliability.png")
+    if not checkpoint.is_file():
+        raise UserError(f"checkpoint {checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
     existing = [path for path in (target, picture) if path.exists()]
-    if existing and not options.overwrite:
+    if existing and not overwrite:
         raise UserError(f"{existing[0]} is there already; add --overwrite to replace it, or name another --output")
     require_matplotlib("the reliability diagram")
     require_writable(target.parent)
-    return target, picture
 
 
 def _require_classifier(path: Path, content: dict[str, Any]) -> None:
@@ -137,36 +132,27 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
     return labels, logits, source
 
 
-def _from_windows(options: Any) -> tuple[Array, Array, str]:
+def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int) -> tuple[Array, Array, str]:
     import torch
 
-    from butppg_lightning.data.dataset import WindowDataset
+    from butppg_lightning.data.split_file import read_split
     from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.window import read_windows
 
-    path = options.data_dir / f"{options.split}.npz"
-    if not path.is_file():
-        raise UserError(f"{path} not found; --data_dir is the folder with train.npz, val.npz or test.npz (--split)")
-    if options.split != "val":
-        flattered = {"train": "the model was trained on it", "test": "figures on it will flatter"}[options.split]
-        say(f"note: calibrated on {path.name}: {flattered}")
-    windows = read_windows(path, labelled=True)
-    network, _ = restore_network(options.checkpoint)
-    channels = network.preprocess.channels
-    if not set(channels) & set(windows.channels):
-        raise UserError(
-            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
-        )
+    if split != "val":
+        reason = {"train": "the model was trained on it", "test": "metrics on it will flatter"}[split]
+        say(f"note: calibrated on {split}.npz: {reason}")
+    network, _ = restore_network(checkpoint)
+    windows = read_split(data_dir, split, network.preprocess.channels, labelled=True)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    served, found = WindowDataset(windows, channels), []
-    with progress_bar(f"windows of {path.name}", len(windows)) as progress:
-        for start in range(0, len(windows), options.batch_size):
-            rows = np.arange(start, min(start + options.batch_size, len(windows)))
-            batch = served.fetch(rows)
-            found.append(network.score_logits(batch["signals"], batch["present"], options.batch_size).numpy())
+    found = []
+    with progress_bar(f"windows of {split}.npz", len(windows)) as progress:
+        for start in range(0, len(windows), batch_size):
+            rows = np.arange(start, min(start + batch_size, len(windows)))
+            batch = windows.fetch(rows)
+            found.append(network.score_logits(batch["signals"], batch["present"], batch_size).numpy())
             progress(len(rows))
-    labels = np.asarray(windows.labels)
-    return labels, np.concatenate(found).astype(np.float64), f"{path}, {_counted(labels)}"
+    labels = np.asarray(windows.windows.labels)
+    return labels, np.concatenate(found).astype(np.float64), f"{data_dir / split}.npz, {_counted(labels)}"
 
 
 def _counted(labels: Array) -> str:

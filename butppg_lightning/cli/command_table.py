@@ -4,40 +4,62 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from butppg_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class Command(NamedTuple):
-    """Where a command lives and what it does."""
+    """Where a command lives and what it does.
+
+    Attributes:
+        module: Below ``butppg_lightning.cli``.
+        function: A typed function, which :func:`butppg_lightning.cli.parser.run_function` parses for.
+        summary: Its line in ``butppg --help``.
+        parses: Whether the function takes the list of arguments and parses it itself (LightningCLI).
+    """
 
     module: str
     function: str
     summary: str
+    parses: bool = False
+
+    def load(self) -> Callable[..., None]:
+        """Import the function."""
+        found: Callable[..., None] = getattr(
+            importlib.import_module(f"butppg_lightning.cli.{self.module}"), self.function
+        )
+        return found
 
 
-_HOME = "butppg_lightning.cli"
 COMMANDS = {
-    "mock": Command(f"{_HOME}.mock", "run", "write synthetic BUT PPG splits or VitalDB-like windows"),
-    "prepare": Command(f"{_HOME}.prepare", "run", "make splits and windows from recordings: BUT PPG, VitalDB, one npz"),
-    "pretrain": Command(f"{_HOME}.pretrain", "pretrain", "pretrain an encoder by masked signal modelling"),
-    "fit": Command(f"{_HOME}.finetune", "fit", "fine-tune the quality classifier in stages, then test it"),
-    "sweep": Command(f"{_HOME}.sweep", "run", "search the options of fit, with any number of workers on one study"),
-    "validate": Command(f"{_HOME}.finetune", "validate", "print a checkpoint's figures on val.npz"),
-    "test": Command(f"{_HOME}.finetune", "test", "print a checkpoint's figures on test.npz"),
-    "predict": Command(f"{_HOME}.finetune", "predict", "write a checkpoint's probabilities for a split"),
+    "mock": Command("mock", "mock", "write synthetic BUT PPG splits or VitalDB-like windows"),
+    "prepare but-ppg": Command("prepare.but_ppg", "but_ppg", "the BUT PPG release of PhysioNet -> train, val and test"),
+    "prepare splits": Command("prepare.splits", "splits", "one labelled npz with subjects -> train, val and test"),
+    "prepare vitaldb-splits": Command(
+        "prepare.vitaldb", "splits", "cases of VitalDB -> train, val and test, by patient"
+    ),
+    "prepare vitaldb-windows": Command(
+        "prepare.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining"
+    ),
+    "pretrain": Command("pretrain", "pretrain", "pretrain an encoder by masked signal modelling", True),
+    "fit": Command("finetune", "fit", "fine-tune the quality classifier in stages, then test it", True),
+    "sweep": Command("sweep", "run", "search the options of fit, with any number of workers on one study", True),
+    "validate": Command("finetune", "validate", "print a checkpoint's metrics on val.npz", True),
+    "test": Command("finetune", "test", "print a checkpoint's metrics on test.npz", True),
+    "predict": Command("finetune", "predict", "write a checkpoint's probabilities for a split", True),
     "calibrate": Command(
-        f"{_HOME}.calibrate", "run", "make a checkpoint's probabilities mean what they say, and set its thresholds"
+        "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
     ),
-    "evaluate": Command(f"{_HOME}.evaluate", "run", "write a checkpoint's figures and a report with pictures"),
-    "score": Command(f"{_HOME}.score", "run", "tell the quality of every window of a long recording"),
-    "export": Command(f"{_HOME}.export", "run", "write a classifier as ONNX (checked against torch) or safetensors"),
-    "results": Command(f"{_HOME}.results", "run", "hold people out, and compare the recipe with its rivals on them"),
-    "completion": Command(
-        f"{_HOME}.completion", "run", "print a script for bash or zsh that completes commands on TAB"
-    ),
-    "inspect": Command(f"{_HOME}.inspect", "run", "tell what a checkpoint, an npz file or a run folder contains"),
+    "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", True),
+    "score": Command("score", "run", "score every window of a long recording", True),
+    "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
+    "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", True),
+    "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", True),
+    "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),
 }
 
 
@@ -48,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: The words after ``butppg``; None for those of the process.
 
     Returns:
-        The exit code: 0; 2 after a mistake of the user's, which is told in one line; 130 or 143 after a signal;
+        The exit code: 0; 2 after a mistake of the user's, which is reported in one line; 130 or 143 after a signal;
         141 when nobody reads the output any more.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -83,42 +105,67 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _dispatch(words: list[str]) -> None:
-    if not words or words[0] in ("-h", "--help", "help"):
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return
-    if words[0] == "--version":
+    if arguments[0] == "--version":
         from butppg_lightning.version import __version__
 
         print(__version__)
         return
-    if words[0] not in COMMANDS:
-        import difflib
+    name, rest = _split(arguments)
+    if name not in COMMANDS:  # the first word of several commands: butppg prepare
+        print(f"usage: butppg {name} WHAT [OPTIONS]\n\n{_table(name)}")
+        return
+    function = COMMANDS[name].load()
+    if COMMANDS[name].parses:
+        function(rest)
+        return
+    from butppg_lightning.cli.parser import run_function
 
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
-        hint = f"; the nearest is {near[0]}" if near else "; `butppg --help` lists them"
-        raise UserError(f"unknown command '{words[0]}'{hint}")
-    from butppg_lightning.cli.parser import normalise_dashes
+    run_function(name, function, rest)
 
-    command = COMMANDS[words[0]]
-    getattr(importlib.import_module(command.module), command.function)(normalise_dashes(words[1:]))
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    """Return the command, or the first word of several when help on them is wanted, and its arguments."""
+    first, rest = arguments[0], arguments[1:]
+    if first in COMMANDS:
+        return first, rest
+    below = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
+    if rest and rest[0] in below:
+        return f"{first} {rest[0]}", rest[1:]
+    if below and (not rest or rest[0] in ("-h", "--help")):
+        return first, rest
+    if below:
+        raise UserError(f"cannot {first} '{rest[0]}'; choose {', '.join(below)}")
+    import difflib
+
+    near = difflib.get_close_matches(first, {name.split()[0] for name in COMMANDS}, n=1)
+    hint = f"; the nearest is {near[0]}" if near else "; `butppg --help` lists them"
+    raise UserError(f"unknown command '{first}'{hint}")
+
+
+def _table(group: str = "") -> str:
+    """Return a line for every command, or for those that begin with a word."""
+    prefix = f"{group} " if group else ""
+    summaries = {
+        name.removeprefix(prefix): found.summary for name, found in COMMANDS.items() if name.startswith(prefix)
+    }
+    width = max(map(len, summaries))
+    return "\n".join(f"  {name:<{width}}  {summary}" for name, summary in summaries.items())
 
 
 def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: butppg COMMAND [OPTIONS]",
-            "",
-            "Quality of PPG windows: pretrain on PPG and ECG, inflate to five channels, fine-tune in stages.",
-            "",
-            *lines,
-            "",
-            "`butppg COMMAND --help` shows a command's options; --debug shows the traceback of an error.",
-            "",
-            "Example:",
-            "  butppg mock --output data/but_ppg --samples 1000 --seed 0",
-            "  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run",
-        ]
-    )
+    return f"""\
+usage: butppg COMMAND [OPTIONS]
+
+Quality of PPG windows: pretrain on PPG and ECG, inflate to five channels, fine-tune in stages.
+
+{_table()}
+
+`butppg COMMAND --help` shows a command's options; --debug shows the traceback of an error.
+
+Example:
+  butppg mock --output data/but_ppg --samples 1000 --seed 0
+  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run"""

@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.cli.parser import command_parser, parse
 from butppg_lightning.console import print_table
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import SAMPLING_RATE, read_windows
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _DESCRIBED = (".npz", STORE_SUFFIX, ".pt", ".ckpt", ".json", ".yaml")
 
 
-def run(arguments: list[str]) -> None:
-    """Describe a file or folder."""
-    parser = command_parser(
-        "inspect",
-        "Tell what a checkpoint, an npz file or store of windows, a data folder or a run folder contains.",
-        "butppg inspect artifacts/but_ppg_finetuned/best_model.pt",
-    )
-    parser.add_argument("path", type=Path, help="the file or folder")
-    path = parse(parser, arguments).path
+def inspect(path: Path) -> None:
+    """Say what a checkpoint, an npz file or store of windows, a data folder or a run folder contains.
+
+    Args:
+        path: The file or folder.
+
+    Raises:
+        UserError: If it does not exist, or is none of these.
+
+    Example:
+        butppg inspect artifacts/but_ppg_finetuned/best_model.pt
+    """
     if path.suffix == STORE_SUFFIX and path.is_dir():
         _windows(path)
     elif path.is_dir():
@@ -46,9 +51,7 @@ def _folder(path: Path) -> None:
     print_table(str(path), None, ((item.name, f"{_bytes(item) / 1e6:,.2f} MB") for item in files))
     metrics = path / "test_metrics.json"
     if metrics.is_file():
-        print_table(
-            "test_metrics.json", None, ((key, _short(value)) for key, value in json.loads(metrics.read_text()).items())
-        )
+        _print(metrics.name, json.loads(metrics.read_text()).items())
 
 
 def _windows(path: Path) -> None:
@@ -88,32 +91,48 @@ def _bytes(path: Path) -> int:
 
 
 def _checkpoint(path: Path) -> None:
+    from butppg_lightning.cli.calibrating import told
+    from butppg_lightning.models.architecture import normal_spec
+    from butppg_lightning.models.calibration import stored_calibration
+    from butppg_lightning.models.checkpoints.portable import read_stored
     from butppg_lightning.models.checkpoints.pretrained import read_encoder
-    from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
-    content = read_checkpoint(path)
-    source = read_encoder(path)
-    state = source.containers[-1] if not content.get("state_dict") else content["state_dict"]
-    named = ("epoch", "stage", "global_step", "pytorch-lightning_version")
-    rows: list[tuple[str, str]] = [(key, _short(content[key])) for key in named if key in content]
+    content = read_stored(path)
+    options = content.get("hyper_parameters")
+    options = options if isinstance(options, dict) else {}
+    if options and content.get("state_dict"):
+        state: dict[str, Any] = content["state_dict"]
+        spec: dict[str, Any] | None = normal_spec(options.get("encoder"))
+    else:
+        source = read_encoder(path)
+        spec, state = source.spec, source.containers[-1]
+    rows = [(key, content.get(key)) for key in ("epoch", "stage", "global_step", "pytorch-lightning_version")]
     rows.append(
         ("parameters and buffers", f"{sum(value.numel() for value in state.values()):,} in {len(state)} tensors")
     )
-    if source.spec is not None:
-        rows.append(("encoder", source.spec["class_path"]))
-        rows += [(f"  {key}", _short(value)) for key, value in source.spec["init_args"].items()]
-    hparams = content.get("hyper_parameters")
-    if isinstance(hparams, dict):
-        rows += [(key, _short(value)) for key, value in hparams.items() if key != "encoder"]
-    print_table(str(path), None, rows)
-    metrics = content.get("metrics")
-    if isinstance(metrics, dict):
-        print_table("Validation figures at this epoch", None, ((key, _short(value)) for key, value in metrics.items()))
+    if spec is not None:
+        rows += [("encoder", spec["class_path"]), *((f"  {key}", value) for key, value in spec["init_args"].items())]
+    rows += [(key, value) for key, value in options.items() if key != "encoder"]
+    if "head" in options:
+        calibration = stored_calibration(content, path)
+        rows.append(("calibration", f"{told(calibration)}; on {calibration.source}" if calibration.fitted else "none"))
+    _print(str(path), rows)
+    if isinstance(content.get("metrics"), dict):
+        _print("Validation metrics at this epoch", content["metrics"].items())
+
+
+def _print(title: str, rows: Iterable[tuple[str, Any]]) -> None:
+    """Print a table of names and values; one that is empty is left out, since it says nothing."""
+    from rich.markup import escape
+
+    print_table(title, None, ((key, escape(_short(value))) for key, value in rows if value not in (None, "", [], {})))
 
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_short(item) for item in value)}]"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

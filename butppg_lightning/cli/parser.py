@@ -1,16 +1,20 @@
-"""Argument parsers that end in one line: key, value, reason, nearest key. No usage dump."""
+"""Command lines from typed functions, and parsers whose errors are one line: key, value, reason, nearest key."""
 
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
-from typing import Any, NoReturn
+import typing
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import docstring_parser
 import jsonargparse
 
 from butppg_lightning.errors import UserError
 
-_SWITCHES = ("--overwrite", "--allow_overlap", "--data.allow_overlap", "--stages.restore_best")
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class ManPage(jsonargparse.DefaultHelpFormatter):
@@ -30,6 +34,7 @@ class OneLineErrors(jsonargparse.ArgumentParser):
 
     def format_help(self, *formatter: Any) -> str:
         """Return the help, with types in plain words."""
+        self._accept_switches()
         return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -40,44 +45,93 @@ class OneLineErrors(jsonargparse.ArgumentParser):
         """
         raise UserError(one_line(message, self._known_options())) from ex
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; a switch (an option of type bool) needs no value: ``--overwrite`` is ``--overwrite true``."""
+        self._accept_switches()
+        return super().parse_args(*args, **kwargs)
+
+    def _accept_switches(self) -> None:
+        for action in self._actions:
+            if getattr(action, "_typehint", None) is bool and action.option_strings:
+                action.nargs, action.const = "?", True
+
+    def _parse_optional(self, word: str) -> Any:
+        return super()._parse_optional(underscored(word))  # type: ignore[no-untyped-call]
+
     def _known_options(self) -> list[str]:
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
 
 
-def command_parser(command: str, description: str, example: str) -> OneLineErrors:
-    """Return the parser of a plain command (not one of the Lightning ones).
+def underscored(word: str) -> str:
+    """Return an option with underscores in its name, where dashes are accepted as well.
+
+    Examples:
+        >>> underscored("--data.batch-size=a-b")
+        '--data.batch_size=a-b'
+        >>> underscored("my-run")
+        'my-run'
+    """
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
+
+
+def run_function(command: str, function: Callable[..., None], arguments: list[str]) -> None:
+    """Call the typed function that is a command with what the command line says.
 
     Args:
-        command: The words after ``butppg``, for example ``prepare splits``.
+        command: What the user types after ``butppg``, for example ``prepare splits``.
+        function: See :func:`function_parser`.
+        arguments: What the user typed after the command.
+
+    Raises:
+        UserError: If the arguments do not fit the function, and whatever the function raises.
+    """
+    function(**function_parser(command, function).parse_args(arguments).as_dict())
+
+
+def function_parser(command: str, function: Callable[..., None]) -> OneLineErrors:
+    """Return the parser of a command that is a typed function with a Google docstring.
+
+    Its keyword-only parameters are options (``--name``, required without a default), the others positional
+    arguments. ``Literal`` types are choices, ``bool`` is a switch, and ``list[X]`` takes any number of values after
+    one option. The help comes from the docstring: what stands before ``Args:``, those, and ``Example:``.
+
+    Args:
+        command: What the user types after ``butppg``.
+        function: The command.
+    """
+    doc = docstring_parser.parse(inspect.getdoc(function) or "", docstring_parser.DocstringStyle.GOOGLE)
+    example = "".join(f"\n\nExample:\n  {found.description}" for found in doc.examples)
+    parser = OneLineErrors(
+        prog=f"butppg {command}", description=f"{doc.description or ''}{example}", allow_abbrev=False
+    )
+    lists = {name: item for name, hint in typing.get_type_hints(function).items() if (item := _item_of(hint))}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
+    helps = {param.arg_name: param.description for param in doc.params}
+    for name, item in lists.items():
+        default = inspect.signature(function).parameters[name].default
+        needed: dict[str, Any] = {"required": True} if default is inspect.Parameter.empty else {"default": default}
+        parser.add_argument(f"--{name}", type=item, nargs="+", help=helps.get(name), **needed)
+    return parser
+
+
+def _item_of(hint: Any) -> Any:
+    """Return ``X`` of ``list[X]`` or ``list[X] | None``, else None."""
+    if typing.get_origin(hint) is list:
+        return typing.get_args(hint)[0]
+    return next((found for part in typing.get_args(hint) if (found := _item_of(part))), None)
+
+
+def command_parser(command: str, description: str, example: str) -> OneLineErrors:
+    """Return an empty parser for a command that is no typed function yet.
+
+    Args:
+        command: What the user types after ``butppg``.
         description: One or two sentences.
         example: A command line that works.
     """
     text = f"{description}\n\nExample:\n  {example}"
     return OneLineErrors(prog=f"butppg {command}", description=text, allow_abbrev=False)
-
-
-def normalise_dashes(arguments: list[str]) -> list[str]:
-    """Let dashes stand for underscores in option names, as the guide's commands write them.
-
-    Examples:
-        >>> normalise_dashes(["--output-dir", "my-run", "--data.batch-size=4"])
-        ['--output_dir', 'my-run', '--data.batch_size=4']
-        >>> normalise_dashes(["--overwrite", "--seed", "1"])
-        ['--overwrite', 'true', '--seed', '1']
-    """
-    normal: list[str] = []
-    for word in arguments:
-        _complete_switch(normal, word)
-        name, equals, value = word.partition("=")
-        normal.append("--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word)
-    _complete_switch(normal, None)
-    return normal
-
-
-def _complete_switch(words: list[str], following: str | None) -> None:
-    # a switch needs no value: --overwrite is --overwrite
-    if words and words[-1] in _SWITCHES and (following is None or following.startswith("-")):
-        words.append("true")
 
 
 def one_line(message: str, known: list[str]) -> str:
@@ -89,9 +143,9 @@ def one_line(message: str, known: list[str]) -> str:
     """
     text = re.sub(r"\s+", " ", message).strip()
     text = re.sub(r"^Group '([\w.]+)' does not accept option '([\w.]+)'$", r"Option '\1.\2' is not accepted", text)
-    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.]+)|^Option '([\w.]+)' is not accepted$", text)
+    unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)|^Option '([\w.]+)' is not accepted$", text)
     if unknown:
-        name = "--" + next(group for group in unknown.groups() if group)
+        name = underscored("--" + next(group for group in unknown.groups() if group))
         return f"unknown option {name}{_nearest(name, known)}"
     return _in_plain_words(re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text))
 
@@ -129,9 +183,9 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def parse(parser: OneLineErrors, arguments: list[str]) -> Any:
-    """Parse the words after the command's name.
+    """Parse what the user typed after the command.
 
     Raises:
-        UserError: If they do not fit.
+        UserError: If it does not fit.
     """
-    return parser.parse_args(normalise_dashes(arguments))
+    return parser.parse_args(arguments)

@@ -25,7 +25,6 @@ OPSETS = range(18, 24)
 """Operator sets that can be asked for: torch writes none below 18."""
 DEFAULT_OPSET = 18
 _EXAMPLES = 3  # windows the graph is recorded with; a single one would be taken for a constant
-_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 class ExportedNetwork(nn.Module):
@@ -68,11 +67,10 @@ def export_onnx(network: QualityNetwork, metadata: Mapping[str, Any], opset: int
     require("onnxscript")
     program = _convert(ExportedNetwork(network).eval(), len(network.preprocess.channels), opset)
     model = program.model_proto
-    _forget_paths(model)
     reached = {entry.domain: entry.version for entry in model.opset_import}.get("")
     if reached != opset:
         raise UserError(f"this network can be written in opset {reached}, not {opset}; use --opset {reached}")
-    set_metadata(model, metadata)
+    _describe(model, metadata)
     return model
 
 
@@ -98,24 +96,9 @@ def _convert(exported: ExportedNetwork, channels: int, opset: int) -> Any:
         raise UserError(f"the network cannot be written as ONNX: {reason}; --output model.safetensors can") from error
 
 
-def set_metadata(model: Any, metadata: Mapping[str, Any]) -> None:
-    """Replace entries of an ``onnx.ModelProto``'s ``metadata_props``; what is no text becomes JSON."""
-    kept = [(entry.key, entry.value) for entry in model.metadata_props if entry.key not in metadata]
-    del model.metadata_props[:]
-    told = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    for key, value in [*kept, *told.items()]:
-        model.metadata_props.add(key=key, value=value)
-
-
-def scopes(node: Any) -> str:
-    """Return which modules of the network a node of an exported graph belongs to, as torch's exporter notes it."""
-    return next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
-
-
-def _forget_paths(model: Any) -> None:
-    """Drop the stack traces of every node: they name folders of this machine."""
-    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
-        kept = scopes(item)
+def _describe(model: Any, metadata: Mapping[str, Any]) -> None:
+    """Fill a model's ``metadata_props``; drop those of its nodes, which name folders of this machine."""
+    for item in (model, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         del item.metadata_props[:]
-        if kept:
-            item.metadata_props.add(key=_SCOPES, value=kept)
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))

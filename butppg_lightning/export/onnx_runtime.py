@@ -77,6 +77,12 @@ def damaged_copies(signals: Array, present: Array, channels: Sequence[str]) -> t
     return signals, present
 
 
+def with_damaged_copies(signals: Array, present: Array, channels: Sequence[str], most: int) -> tuple[Array, Array]:
+    """Return windows, followed by :func:`damaged_copies` of the first ``most`` of them, as float32."""
+    copies = damaged_copies(signals[:most], present[:most], channels)
+    return np.concatenate([signals.astype(np.float32), copies[0]]), np.concatenate([present, copies[1]])
+
+
 @dataclass(frozen=True)
 class Parity:
     """How an ONNX model agrees with torch.

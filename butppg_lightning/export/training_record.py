@@ -1,4 +1,4 @@
-"""Where a trained classifier comes from: data, training and figures, as far as the files of its run still tell."""
+"""Where a trained classifier comes from: data, training and metrics, as far as the files of its run still say."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.description import last_names
+from butppg_lightning.models.checkpoints.description import file_sha256, last_names
 from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:
@@ -21,65 +21,65 @@ if TYPE_CHECKING:
 _BEST, _TEST_METRICS = "best_model.pt", "test_metrics.json"
 _MADE_UP = "generator_snr_db"  # a column that only `butppg mock` writes
 _SPLITS = ("train", "val", "test")
-_CARRIED = ("metrics", "test_metrics", "data", "training")  # what an exported model tells of itself
 
 
 def provenance(
     checkpoint: Path, content: Mapping[str, Any], threshold: float, test_metrics: Path | None = None
 ) -> dict[str, Any]:
-    """Collect what a model card tells of a checkpoint.
+    """Collect what a model card says of a checkpoint.
 
     Args:
-        checkpoint: The checkpoint's file.
+        checkpoint: The checkpoint's file, or an exported model that is exported again.
         content: What is in it.
         threshold: Where the model's probabilities are cut.
-        test_metrics: The figures on test windows; None for the test_metrics.json beside a best_model.pt.
+        test_metrics: The metrics on test windows; None for the test_metrics.json beside a best_model.pt.
 
     Returns:
-        ``metrics`` (validation), ``test_metrics``, ``data`` and ``training``, each a dict or None.
+        ``metrics`` (validation), ``test_metrics``, ``data`` and ``training``, each a dict or None, and
+        ``checkpoint_sha256``.
 
     Raises:
         UserError: If ``test_metrics`` cannot be read, or a split of the data is damaged.
     """
-    figures = _figures_beside(checkpoint, threshold) if test_metrics is None else _read_figures(test_metrics)
-    if "format_version" in content:  # an exported model that is exported again
-        told = {key: content.get(key) for key in _CARRIED}
-        return {**told, "test_metrics": figures or told["test_metrics"]}
+    metrics = _metrics_beside(checkpoint, threshold) if test_metrics is None else _read_metrics(test_metrics)
+    if "format_version" in content:
+        kept = {key: content.get(key) for key in ("metrics", "test_metrics", "data", "training", "checkpoint_sha256")}
+        return {**kept, "test_metrics": metrics or kept["test_metrics"]}
     config = content.get("config")
     config = config if isinstance(config, dict) else {}
     return {
         "metrics": content.get("metrics"),
-        "test_metrics": figures,
+        "test_metrics": metrics,
         "data": _data(config.get("data"), checkpoint),
         "training": _training(config, content),
+        "checkpoint_sha256": file_sha256(checkpoint),
     }
 
 
-def _read_figures(path: Path) -> dict[str, Any]:
+def _read_metrics(path: Path) -> dict[str, Any]:
     try:
-        figures = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; give the test_metrics.json of a run") from None
-    except ValueError:
-        raise UserError(f"{path} is no JSON; give the test_metrics.json of a run") from None
-    if not isinstance(figures, dict):
-        raise UserError(f"{path} holds no figures by name; give the test_metrics.json of a run")
-    return {key: last_names(value) if isinstance(value, str) else value for key, value in figures.items()}
+        metrics = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is no JSON"
+        raise UserError(f"{path} {reason}; give the test_metrics.json of a run") from None
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path} holds no metrics by name; give the test_metrics.json of a run")
+    return {key: last_names(value) if isinstance(value, str) else value for key, value in metrics.items()}
 
 
-def _figures_beside(checkpoint: Path, threshold: float) -> dict[str, Any] | None:
+def _metrics_beside(checkpoint: Path, threshold: float) -> dict[str, Any] | None:
     path = checkpoint.with_name(_TEST_METRICS)
     if checkpoint.name != _BEST or not path.is_file():  # those of a run are its best model's
         return None
-    figures = _read_figures(path)
-    cut = figures.get("threshold", threshold)
-    if not isinstance(cut, (int, float)) or abs(cut - threshold) > 1e-6:
-        say(
-            f"note: {path} was made at another threshold than {checkpoint.name} has now, so the card leaves it out; "
-            "name a newer one with test_metrics"
-        )
-        return None
-    return figures
+    metrics = _read_metrics(path)
+    cut = metrics.get("threshold", threshold)
+    if isinstance(cut, (int, float)) and abs(cut - threshold) <= 1e-6:
+        return metrics
+    say(
+        f"note: {path} was made at another threshold than {checkpoint.name} has now, so the card leaves it out; "
+        "name a newer one with test_metrics"
+    )
+    return None
 
 
 def _data(options: Any, checkpoint: Path) -> dict[str, Any] | None:

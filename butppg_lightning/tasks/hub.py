@@ -22,7 +22,7 @@ from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.calibration import stored_calibration
 from butppg_lightning.models.checkpoints.classifier import restore_network
-from butppg_lightning.models.checkpoints.description import LICENCE, file_sha256
+from butppg_lightning.models.checkpoints.description import LICENCE
 from butppg_lightning.models.checkpoints.portable import (
     CONFIG,
     SUFFIX,
@@ -51,6 +51,7 @@ class HubModule(WindowModule):
         origin: The file it was loaded from; None for one that was not.
     """
 
+    network: QualityNetwork
     origin: Path | None = None
 
     @classmethod
@@ -95,14 +96,14 @@ class HubModule(WindowModule):
         elif path.suffix == SUFFIX:
             weights = path
         else:
-            options = {
-                "revision": revision,
-                "cache_dir": cache_dir,
-                "force_download": force_download,
-                "local_files_only": local_files_only,
-                "token": token,
-            }
-            weights = _download(str(source), options)
+            weights = _download(
+                str(source),
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
         module: Self = _build(cls, weights, encoder)
         module.origin = weights
         return module.eval()
@@ -127,8 +128,7 @@ class HubModule(WindowModule):
             UserError: If a package is missing, a file cannot be read or written, or ``checkpoint`` has other weights.
         """
         folder = require_writable(Path(folder))
-        told = self._told(checkpoint, test_metrics)
-        _publication(self, told, licence, folder.resolve().name).save_pretrained(folder)
+        self._publish(folder, folder.resolve().name, checkpoint, test_metrics, licence)
 
     def push_to_hub(
         self,
@@ -154,58 +154,46 @@ class HubModule(WindowModule):
         Raises:
             UserError: As :meth:`save_pretrained`, or if the upload fails.
         """
-        told = self._told(checkpoint, test_metrics)
-        publication = _publication(self, told, licence, repo_id)
+        library = require("huggingface_hub")
+        outer = self
+
+        class Publication(library.ModelHubMixin):  # type: ignore[misc, name-defined]
+            def _save_pretrained(self, save_directory: Path) -> None:
+                outer._publish(save_directory, repo_id, checkpoint, test_metrics, licence)
+
         try:
-            return str(publication.push_to_hub(repo_id, **options))
+            return str(Publication().push_to_hub(repo_id, **options))
         except (OSError, ValueError) as error:
             raise UserError(f"{repo_id} could not be uploaded: {_first_line(error)}; is the token right?") from error
 
-    def _told(self, checkpoint: str | Path | None, test_metrics: str | Path | None) -> dict[str, Any]:
+    def _publish(
+        self, folder: Path, name: str, checkpoint: str | Path | None, test_metrics: str | Path | None, licence: str
+    ) -> None:
+        """Write the two files and the card; a card that was edited stays."""
+        record = self._record(checkpoint, None if test_metrics is None else Path(test_metrics))
+        weights = folder / WEIGHTS
+        write_portable(weights, folder / CONFIG, self.network, dict(self.hparams), licence=licence, record=record)
+        card = folder / CARD
+        if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
+            return
+        with atomic_write(card) as file:
+            file.write(model_card(read_portable(weights), name).encode())
+
+    def _record(self, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
         origin = self.origin if checkpoint is None else Path(checkpoint)
         if origin is None:
             return {}
         content = read_stored(origin)
-        network = _network(self)
-        if not _holds(content, network):
+        stored = content.get("state_dict")
+        state = {f"network.{name}": value.detach().cpu() for name, value in self.network.state_dict().items()}
+        if not isinstance(stored, dict) or not all(
+            key in stored and torch.equal(stored[key].to(value.dtype), value) for key, value in state.items()
+        ):
             raise UserError(
                 f"{origin} has other weights than this model (was it trained further?); name its own checkpoint, "
-                "or set model.origin = None for a card without figures"
+                "or set model.origin = None for a card without metrics"
             )
-        found = provenance(
-            origin, content, network.calibration.threshold(), None if test_metrics is None else Path(test_metrics)
-        )
-        return {**found, "checkpoint_sha256": content.get("checkpoint_sha256") or file_sha256(origin)}
-
-
-def _publication(module: HubModule, told: dict[str, Any], licence: str, name: str) -> Any:
-    """Return what saves and uploads a module through huggingface_hub's mixin."""
-    library = require("huggingface_hub")
-
-    class Publication(library.ModelHubMixin):  # type: ignore[misc, name-defined]
-        def _save_pretrained(self, save_directory: Path) -> None:
-            _write(save_directory, module, told, licence, name)
-
-    return Publication()
-
-
-def _write(folder: Path, module: HubModule, told: dict[str, Any], licence: str, name: str) -> None:
-    told = dict(told)
-    write_portable(
-        folder / WEIGHTS,
-        folder / CONFIG,
-        _network(module),
-        dict(module.hparams),
-        checkpoint_sha256=told.pop("checkpoint_sha256", ""),
-        licence=licence,
-        told=told,
-    )
-    card = folder / CARD
-    if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
-        return
-    content = read_portable(folder / WEIGHTS)
-    with atomic_write(card) as file:
-        file.write(model_card(content, name).encode())
+        return provenance(origin, content, self.network.calibration.threshold(), test_metrics)
 
 
 def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> Any:
@@ -215,8 +203,8 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
     unknown = set(options) - (set(inspect.signature(cls).parameters) - _NEVER_STORED)
     if unknown:
         raise UserError(f"{weights}: this version knows no hyperparameter '{sorted(unknown)[0]}'; update the package")
-    named = bool((encoder or {}).get("class_path"))
-    restored = None if named else restore_network(weights)[0]
+    # first, because it refuses an architecture that the weights do not have before memory is taken for it
+    restored = None if (encoder or {}).get("class_path") else restore_network(weights)[0]
     try:
         module = cls(**options)
     except UserError:
@@ -234,7 +222,7 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
     return module
 
 
-def _download(name: str, options: dict[str, Any]) -> Path:
+def _download(name: str, **options: Any) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise UserError(f"{name} is no folder; give one that save_pretrained wrote, or owner/name on the hub")
     library = require("huggingface_hub")
@@ -244,19 +232,6 @@ def _download(name: str, options: dict[str, Any]) -> Path:
     except (OSError, ValueError, library.errors.EntryNotFoundError) as error:
         raise UserError(f"{name} is no folder here, and the hub did not give it: {_first_line(error)}") from None
     return paths[-1]
-
-
-def _holds(content: Mapping[str, Any], network: QualityNetwork) -> bool:
-    stored, prefix = content.get("state_dict"), "network."
-    if not isinstance(stored, dict):
-        return False
-    state = {prefix + name: value.detach().cpu() for name, value in network.state_dict().items()}
-    return all(key in stored and torch.equal(stored[key].to(value.dtype), value) for key, value in state.items())
-
-
-def _network(module: HubModule) -> QualityNetwork:
-    network: QualityNetwork = module.network  # type: ignore[assignment]
-    return network
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""`butppg export`: ONNX that computes what torch does, int8 with its price told, safetensors with JSON."""
+"""`butppg export`: ONNX that computes what torch does, safetensors with JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from butppg_lightning import PPGQualityClassifier, __version__
 from butppg_lightning.cli import main
 from butppg_lightning.cli.calibrating import fit_calibration
-from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.models.checkpoints.description import file_sha256
 
@@ -56,9 +55,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(checkpoint: Path, data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder with model.onnx and model.int8.onnx, and what was printed: all of it."""
+    """The folder with model.onnx, and what was printed: all of it."""
     folder, printed = tmp_path_factory.mktemp("exported"), io.StringIO()
-    words = ["export", "--checkpoint", str(checkpoint), "--output", str(folder / "model.onnx"), "--int8"]
+    words = ["export", "--checkpoint", str(checkpoint), "--output", str(folder / "model.onnx")]
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         assert main([*words, "--data-dir", str(data_folder), "--split", "test", "--opset", "20"]) == 0
     return folder, printed.getvalue()
@@ -131,39 +130,18 @@ def test_the_file_says_what_it_is(checkpoint: Path, exported: tuple[Path, str]) 
     assert b"/home" not in content
     assert str(Path(torch.__file__).parent).encode() not in content, "stack traces of this machine"
     assert [item.type.tensor_type.shape.dim[0].dim_param for item in model.graph.input] == ["batch", "batch"]
-    assert sorted(file.name for file in folder.iterdir()) == ["model.int8.onnx", "model.onnx"]
+    assert sorted(file.name for file in folder.iterdir()) == ["model.onnx"]
     assert "largest difference from torch" in printed
     assert "54 windows" not in printed  # 18 of the split, and a damaged copy of each
     assert "36 windows" in printed
     assert "arning" not in printed
 
 
-def test_int8_tells_its_price(exported: tuple[Path, str], data_folder: Path) -> None:
-    folder, printed = exported
-    windows = np.load(data_folder / "test.npz")
-    signals, present = windows["signals"], np.ones(windows["signals"].shape[:2], dtype=bool)
-    found = {}
-    for name in ("model.onnx", "model.int8.onnx"):
-        runtime = session(folder / name)
-        logits = runtime.run(["logit"], {"signals": signals, "present": present})[0]
-        alone = [runtime.run(["logit"], {"signals": signals[[row]], "present": present[[row]]})[0][0] for row in (0, 5)]
-        assert np.abs(logits[[0, 5]] - alone).max() < 0.05, "a window's score must not depend on its neighbours"
-        found[name] = auroc(windows["labels"], logits), logits
-        row = next(line for line in printed.splitlines() if f" {name} " in line and "MB" in line)
-        assert f"{found[name][0]:.4f}" in row
-    (full, exact), (small, rounded) = found["model.onnx"], found["model.int8.onnx"]
-    assert f"{full - small:+.4f}" in next(line for line in printed.splitlines() if "loss by int8" in line)
-    assert 0 < np.abs(exact - rounded).max() < 0.5
-    quantised = onnx.load(folder / "model.int8.onnx")
-    assert any(tensor.data_type == onnx.TensorProto.INT8 for tensor in quantised.graph.initializer)
-    assert {entry.key for entry in quantised.metadata_props} > {"quantization", "channels", "threshold"}
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--output", "model.bin"], "ends in .onnx or .safetensors"),
-        (["--output", "model.onnx", "--int8"], "--int8 needs --data_dir"),
+        (["--output", "model.onnx", "--int8"], "unknown option --int8"),
         (["--output", "model.onnx", "--opset", "17"], "choose 18"),
         (["--output", "model.safetensors", "--opset", "18"], "--opset is about ONNX"),
         (["--output", "model.onnx", "--data-dir", "nowhere"], "val.npz not found"),
@@ -181,16 +159,6 @@ def test_mistakes_end_in_one_line(
     monkeypatch.chdir(tmp_path)
     refused(capsys, main(["export", "--checkpoint", str(checkpoint), *words]), message)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_split_of_one_class_has_no_auroc(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    windows = make_windows(6)
-    windows.labels[:] = 1
-    windows.save(tmp_path / "val.npz")
-    words = ["--output", str(tmp_path / "model.onnx"), "--int8", "--data-dir", str(tmp_path)]
-    refused(capsys, main(["export", "--checkpoint", str(checkpoint), *words]), "a single class")
 
 
 def test_a_model_that_differs_leaves_no_file(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from butppg_lightning.cli import mock
+from butppg_lightning.cli.mock import mock
+from butppg_lightning.cli.parser import run_function
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import read_windows
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def test_writes_splits_and_names_the_next_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mock.run(["--output", str(tmp_path / "mock"), "--samples", "30", "--seed", "1"])
+    run_function("mock", mock, ["--output", str(tmp_path / "mock"), "--samples", "30", "--seed", "1"])
     printed = capsys.readouterr()
     assert sorted(path.name for path in (tmp_path / "mock").iterdir()) == ["test.npz", "train.npz", "val.npz"]
     assert "butppg fit --config" in printed.out
@@ -27,7 +28,7 @@ def test_writes_splits_and_names_the_next_command(tmp_path: Path, capsys: pytest
 
 
 def test_writes_windows_for_pretraining(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mock.run(["--output", str(tmp_path), "--samples", "20", "--layout", "vitaldb"])
+    run_function("mock", mock, ["--output", str(tmp_path), "--samples", "20", "--layout", "vitaldb"])
     assert read_windows(tmp_path / "train_windows.npz", labelled=False).channels == ("PPG", "ECG")
     assert (tmp_path / "val_windows.npz").exists()
     assert "butppg pretrain --config" in capsys.readouterr().out
@@ -37,9 +38,9 @@ def test_refuses_to_replace_splits_unless_told(tmp_path: Path) -> None:
     (tmp_path / "val.npz").write_bytes(b"precious")
     words = ["--output", str(tmp_path), "--samples", "30"]
     with pytest.raises(UserError, match=r"already holds val\.npz.*--overwrite"):
-        mock.run(words)
+        run_function("mock", mock, words)
     assert (tmp_path / "val.npz").read_bytes() == b"precious"
-    mock.run([*words, "--overwrite"])
+    run_function("mock", mock, [*words, "--overwrite"])
     assert len(read_windows(tmp_path / "val.npz", labelled=True)) == 5
 
 
@@ -56,20 +57,20 @@ def test_refuses_to_replace_splits_unless_told(tmp_path: Path) -> None:
 )
 def test_refuses_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
-        mock.run(["--output", str(tmp_path / "mock"), *words])
+        run_function("mock", mock, ["--output", str(tmp_path / "mock"), *words])
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "mock").exists()
 
 
 def test_the_folder_has_to_be_named() -> None:
     with pytest.raises(UserError, match="output"):
-        mock.run(["--samples", "30"])
+        run_function("mock", mock, ["--samples", "30"])
 
 
 def test_loads_neither_torch_nor_lightning(tmp_path: Path) -> None:
     script = (
-        "import sys; from butppg_lightning.cli.mock import run; "
-        f"run(['--output', {str(tmp_path)!r}, '--samples', '12']); "
+        "import sys; from butppg_lightning.cli import main; "
+        f"main(['mock', '--output', {str(tmp_path)!r}, '--samples', '12']); "
         "assert not {'torch', 'lightning'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -122,7 +122,7 @@ def test_figures_of_another_threshold_or_of_other_weights_are_not_told(
     refused("has other weights than this model", model.save_pretrained, tmp_path / "gate")
     model.origin = None
     model.save_pretrained(tmp_path / "gate")
-    assert "No figures on test windows" in (tmp_path / "gate" / "README.md").read_text()
+    assert "No metrics on test windows" in (tmp_path / "gate" / "README.md").read_text()
 
 
 def test_a_card_that_was_edited_stays(checkpoint: Path, tmp_path: Path) -> None:

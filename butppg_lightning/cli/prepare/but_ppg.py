@@ -6,16 +6,14 @@ import importlib.util
 import shlex
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.cli.prepare.writing import (
     SPLITS,
-    add_split_options,
-    assign_subjects,
-    check_split_options,
+    SplitPlan,
+    plain_options,
     print_splits,
-    split_folders,
+    refuse_existing,
     write_splits,
 )
 from butppg_lightning.console import print_table, progress_bar
@@ -41,107 +39,83 @@ if TYPE_CHECKING:
 _PLAUSIBLE_G = (0.5, 2.0)  # of a body that is not falling
 
 
-def run(arguments: list[str]) -> None:
-    """Read a release, split it by subject, and say what was written.
+def but_ppg(
+    *,
+    source: Path,
+    output: Path,
+    ppg_channel: Literal["red", "green", "blue", "best"] = "red",
+    polarity: Literal["auto", "keep", "invert"] = "auto",
+    missing_acc: Literal["present", "drop"] = "present",
+    damaged: Literal["error", "leave_out"] = "error",
+    workers: int = 0,
+    **plan: Any,
+) -> None:
+    """Turn the BUT PPG database, as PhysioNet releases it, into windows of 10 s at 125 Hz, split by subject.
 
     Args:
-        arguments: The words after ``butppg prepare but-ppg``.
+        source: Folder the release was unpacked into.
+        output: Folder for the splits and manifest.json.
+        ppg_channel: Colour of the camera that becomes PPG (records 100001 to 111004 have red only); best: for each
+            camera the colour with most of its power at the heart rate and its double, over the good records.
+        polarity: auto: for each camera, negate when its good records show the steep slope falling; keep and invert:
+            all.
+        missing_acc: Records without acceleration: kept with the channels marked absent in `present`, or dropped.
+        damaged: Records whose files are truncated or differ from SHA256SUMS.txt: stop, or leave them out.
+        workers: Processes that read; 0: one for each core.
+        **plan: Options of SplitPlan.
 
     Raises:
         UserError: If an option is wrong, splits exist, the release is incomplete or damaged, or wfdb is missing.
+
+    Example:
+        butppg prepare but-ppg --source downloads/butppg-2.0.0 --output data/but_ppg
     """
-    options = parse(_parser(), arguments)
-    output: Path = options.output
+    asked = plain_options({**locals()}, plan)
+    # the folder of parts is there only while a run is unfinished, and that run was allowed to write
     parts = output / PARTS_FOLDER
-    # the folder is there only while a run is unfinished, and that run was allowed to write
-    options.overwrite = options.overwrite or parts.is_dir()
-    _check(options)
-    release = find_release(options.source)
+    plan["overwrite"] = plan["overwrite"] or parts.is_dir()
+    dealt = SplitPlan(output, **plan)
+    refuse_existing([output / MANIFEST_FILE], dealt.overwrite)
+    if workers < 0:
+        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    if importlib.util.find_spec("wfdb") is None:
+        raise UserError("reading BUT PPG needs wfdb; pip install 'butppg-lightning[recordings]'")
+    release = find_release(source)
     annotations = read_annotations(release.quality_file, release.info_file)
-    left_out, readable = _readable(release, annotations)
+    excluded, readable = _readable(release, annotations)
     require_writable(parts)
     with progress_bar("reading records", len(readable)) as progress:
-        recordings = read_recordings(release, readable, parts, options.workers or usable_cores(), progress)
-    left_out |= _damaged(recordings, options.damaged)
-    choices = Choices(options.ppg_channel, options.polarity, options.missing_acc)
-    windows, devices, further = assemble(recordings, annotations, choices)
-    left_out |= further
+        recordings = read_recordings(release, readable, parts, workers or usable_cores(), progress)
+    excluded |= _damaged(recordings, damaged)
+    windows, devices, further = assemble(recordings, annotations, Choices(ppg_channel, polarity, missing_acc))
+    excluded |= further
     manifest = {
         "written_by": f"butppg_lightning {__version__}, prepare but-ppg",
-        "source": describe_source(options.source, release),
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
-        "counts": {**describe_windows(windows, len(annotations)), "left_out": len(left_out)},
+        "source": describe_source(source, release),
+        "options": asked,
+        "counts": {**describe_windows(windows, len(annotations)), "left_out": len(excluded)},
         "devices": devices,
-        "splits": _write(windows, options),
-        "left_out": dict(sorted(left_out.items())),
+        "splits": _write(windows, dealt),
+        "left_out": dict(sorted(excluded.items())),
         "notes": records_by_note(recordings.notes),
     }
     write_json(output / MANIFEST_FILE, manifest)
     shutil.rmtree(parts)
-    _tell(manifest, split_folders(options)[0], output)
+    _report(manifest, dealt)
 
 
-def _check(options: Any) -> None:
-    check_split_options(options)
-    manifest = options.output / MANIFEST_FILE
-    if manifest.exists() and not options.overwrite:
-        raise UserError(f"{manifest} exists; choose another --output, or replace it with --overwrite")
-    if options.workers < 0:
-        raise UserError(f"--workers is {options.workers}; it must be 0 (one for each core) or more")
-    if importlib.util.find_spec("wfdb") is None:
-        raise UserError("reading BUT PPG needs wfdb; pip install 'butppg-lightning[recordings]'")
-
-
-def _write(windows: WindowSet, options: Any) -> dict[str, dict[str, Any]]:
-    """Write the splits and tell, for the manifest, what is in each."""
+def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:
+    """Write the splits and return, for the manifest, what is in each."""
     splits = {}
-    assignments = assign_subjects(windows, options)
+    assignments = dealt.assign(windows)
     for folder, assigned in assignments.items():
         written = write_splits(windows, assigned, folder)
         print_splits(folder, written)
-        splits[folder.name if options.folds else "."] = {
+        splits[folder.name if dealt.folds else "."] = {
             split: {**vars(part), "good_share": round(part.good_share, 4)} for split, part in written.items()
         }
-    _remove_stale(options.output, set(assignments))
+    _remove_stale(dealt.output, set(assignments))
     return splits
-
-
-def _parser() -> OneLineErrors:
-    parser = command_parser(
-        "prepare but-ppg",
-        "Turn the BUT PPG database, as PhysioNet releases it, into windows of 10 s at 125 Hz, split by subject.",
-        "butppg prepare but-ppg --source downloads/butppg-2.0.0 --output data/but_ppg",
-    )
-    parser.add_argument("--source", type=Path, required=True, help="folder the release was unpacked into")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the splits and manifest.json")
-    parser.add_argument(
-        "--ppg_channel",
-        choices=("red", "green", "blue", "best"),
-        default="red",
-        help="colour of the camera that becomes PPG (records 100001 to 111004 have red only); best: for each camera "
-        "the colour with most of its power at the heart rate and its double, over the good records",
-    )
-    parser.add_argument(
-        "--polarity",
-        choices=("auto", "keep", "invert"),
-        default="auto",
-        help="auto: for each camera, negate when its good records show the steep slope falling; keep and invert: all",
-    )
-    parser.add_argument(
-        "--missing_acc",
-        choices=("present", "drop"),
-        default="present",
-        help="records without acceleration: kept with the channels marked absent in `present`, or dropped",
-    )
-    parser.add_argument(
-        "--damaged",
-        choices=("error", "leave_out"),
-        default="error",
-        help="records whose files are truncated or differ from SHA256SUMS.txt: stop, or leave them out",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes that read; 0: one for each core")
-    add_split_options(parser)
-    return parser
 
 
 def _readable(release: Release, annotations: dict[str, Annotation]) -> tuple[dict[str, str], list[str]]:
@@ -180,7 +154,8 @@ def _remove_stale(output: Path, written: set[Path]) -> None:
                 (folder / name).unlink(missing_ok=True)
 
 
-def _tell(manifest: dict[str, Any], first: Path, output: Path) -> None:
+def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
+    output, first = dealt.output, dealt.folders[0]
     rows = [
         (name, str(found["records"]), str(found["good"]), found["ppg_channel"], _polarity(found["polarity"]))
         for name, found in manifest["devices"].items()
@@ -198,7 +173,7 @@ def _tell(manifest: dict[str, Any], first: Path, output: Path) -> None:
         print(f"acceleration has a median magnitude of {magnitude:g} g instead of about 1: wrong unit in the headers?")
     if manifest["source"]["checked_against"] is None:
         print("the release came without SHA256SUMS.txt, so its files are not checked")
-    print(f"{output / MANIFEST_FILE} tells every record left out and why")
+    print(f"{output / MANIFEST_FILE} lists every record left out and why")
     folder, name = shlex.quote(str(first)), first.name if first != output else "but_ppg"
     print(f"\nnext: butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/{name}")
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any, Literal
 
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
 from butppg_lightning.cli.prepare.vitaldb_work import SplitReport, Work
+from butppg_lightning.cli.prepare.writing import check_shares, plain_options, refuse_existing
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.vitaldb.cases import (
-    CASE_SETS,
     FASTTRACK_CASES,
     SPLITS,
     Splits,
@@ -30,80 +30,113 @@ MANIFEST_FILE = "manifest.json"
 """What was written, and what was left out and why."""
 
 
-def splits(arguments: list[str]) -> None:
-    """Deal the cases of VitalDB out to train, val and test, by patient.
+def splits(
+    *,
+    output: Path,
+    source: Path | None = None,
+    clinical: Path | None = None,
+    subset: Literal["fasttrack", "full"] = "full",
+    case_set: Literal["all", "bis", "desflurane", "sevoflurane", "remifentanil", "propofol", "tiva"] = "all",
+    val_share: float = 0.15,
+    test_share: float = 0.15,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Deal the cases of VitalDB (or of a folder of .vital files) out to train, val and test, by patient.
 
     Args:
-        arguments: The words after ``butppg prepare vitaldb-splits``.
+        output: The JSON file to write.
+        source: Folder of .vital files; without it, the server's.
+        clinical: Table with caseid and subjectid; without it, clinical_data.csv in --source, or the server's.
+        subset: fasttrack: 70 cases; full: all.
+        case_set: One of the vitaldb package's lists of cases.
+        val_share: Share of the cases for validation.
+        test_share: Share of the cases for the test.
+        seed: Seed of the draw.
+        overwrite: Replace a file that is there.
 
     Raises:
         UserError: If an option is wrong, there are too few patients, or the server cannot be reached.
+
+    Example:
+        butppg prepare vitaldb-splits --subset fasttrack --output data/vitaldb_splits.json
     """
-    options = parse(_splits_parser(), arguments)
-    output: Path = options.output
+    asked: dict[str, Any] = {"subset": subset, "case_set": case_set, "seed": seed}
+    asked |= {"val_share": val_share, "test_share": test_share}
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file, for example {output / 'splits.json'}")
-    if output.exists() and not options.overwrite:
-        raise UserError(f"{output} exists; choose another --output, or replace it with --overwrite")
-    val, test = options.val_share, options.test_share
-    if val < 0 or test < 0 or val + test >= 1:
-        raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; it must be 0 or more")
-    patients, patients_from = find_patients(options.source, options.clinical)
-    chosen = choose_cases(patients, options.case_set, options.subset, options.seed)
-    cases = split_cases(chosen, {"test": test, "val": val}, options.seed)
-    asked = {key: getattr(options, key) for key in ("subset", "case_set", "seed", "val_share", "test_share")}
-    Splits(cases, options.source, {**asked, "patients": patients_from}).write(output)
+    refuse_existing([output], overwrite)
+    check_shares(val_share, test_share, seed)
+    patients, patients_from = find_patients(source, clinical)
+    chosen = choose_cases(patients, case_set, subset, seed)
+    cases = split_cases(chosen, {"test": test_share, "val": val_share}, seed)
+    Splits(cases, source, {**asked, "patients": patients_from}).write(output)
     rows = [(split, f"{len(part):,}", f"{len(set(part.values())):,}") for split, part in cases.items()]
     print_table(f"Splits in {output}", ("split", "cases", "patients"), rows)
     print(f"patients: {patients_from}")
     if patients_from.startswith("unknown"):
         print("a patient with several cases may be in several splits; name the table of cases: --clinical FILE.csv")
-    if options.subset == "fasttrack" and len(chosen) < FASTTRACK_CASES:
+    if subset == "fasttrack" and len(chosen) < FASTTRACK_CASES:
         print(f"fasttrack is {FASTTRACK_CASES} cases, but there are only {len(chosen)}")
     print(f"\nnext: butppg prepare vitaldb-windows --splits {shlex.quote(str(output))} --output data/vitaldb_windows")
 
 
-def windows(arguments: list[str]) -> None:
-    """Cut the cases of each split into windows.
+def windows(
+    *,
+    splits: Path,
+    output: Path,
+    source: Path | None = None,
+    store: Literal["auto", "always", "never"] = "auto",
+    dtype: Literal["float32", "float16"] = "float32",
+    workers: int = 0,
+    overwrite: bool = False,
+    **gate: Any,
+) -> None:
+    """Cut VitalDB cases into windows of PPG and ECG, 10 s at 125 Hz, and keep those of good quality.
 
     Args:
-        arguments: The words after ``butppg prepare vitaldb-windows``.
+        splits: What prepare vitaldb-splits wrote.
+        output: Folder for the windows and manifest.json.
+        source: Folder of .vital files; without it the splits' own, or the server.
+        store: Write a store instead of an npz file; auto: from 50,000 windows on, or with float16.
+        dtype: Of a store; float16 takes half the disk.
+        workers: Processes; 0: one for each core.
+        overwrite: Replace windows that are there.
+        **gate: Options of Gate.
 
     Raises:
         UserError: If an option is wrong, no window passes, or the server cannot be reached.
         StoppedError: If the user interrupts it; the same command goes on.
+
+    Example:
+        butppg prepare vitaldb-windows --splits data/vitaldb_splits.json --output data/vitaldb_windows
     """
-    options = parse(_windows_parser(), arguments)
-    output: Path = options.output
-    gate = Gate(options.min_sqi, options.min_ecg_sqi, options.min_cycles, options.max_gap, options.max_windows_per_case)
-    if options.workers < 0:
-        raise UserError(f"--workers is {options.workers}; it must be 0 (one for each core) or more")
-    if options.store == "never" and options.dtype == "float16":
+    asked = plain_options({**locals()}, gate)
+    limits = Gate(**gate)
+    if workers < 0:
+        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    if store == "never" and dtype == "float16":
         raise UserError("--dtype float16 is a form of the store; drop --store never, or take --dtype float32")
     import_vitaldb()
-    found = read_splits(options.splits)
-    places = _places(found, options.source)
-    work = Work(output, places, found.cases, gate, options.dtype)
+    found = read_splits(splits)
+    places = _places(found, source)
+    work = Work(output, places, found.cases, limits, dtype)
     existing = [output / MANIFEST_FILE, *(output / f"{split}_windows{end}" for split in SPLITS for end in work.ENDINGS)]
-    existing = [path for path in existing if path.exists()]
-    if existing and not options.overwrite and not work.begun:
-        raise UserError(f"{existing[0]} exists; choose another --output, or replace it with --overwrite")
-    work.begin(anew=options.overwrite)
-    reports = work.run(options.workers or usable_cores())
+    refuse_existing(existing, overwrite or work.begun)
+    work.begin(anew=overwrite)
+    reports = work.run(workers or usable_cores())
     if not reports["train"].windows:
         work.discard()
         raise UserError(f"no window to train on: {_why_none(reports['train'])}")
     manifest = {
         "written_by": f"butppg_lightning {__version__}, prepare vitaldb-windows",
-        "options": {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()},
+        "options": asked,
         "splits": {split: report.summary() for split, report in reports.items()},
         "cases": {split: report.cases for split, report in reports.items()},
     }
     write_json(output / MANIFEST_FILE, manifest)
-    work.finish(options.store)
-    _tell(reports, output)
+    work.finish(store)
+    _report(reports, output)
 
 
 def _places(found: Splits, source: Path | None) -> dict[str, Path | int | str]:
@@ -129,7 +162,7 @@ def _why_none(report: SplitReport) -> str:
     )
 
 
-def _tell(reports: dict[str, SplitReport], output: Path) -> None:
+def _report(reports: dict[str, SplitReport], output: Path) -> None:
     lines: list[tuple[str, ...]] = [
         ("cases", *(f"{len(report.cases):,}" for report in reports.values())),
         ("  unusable", *(f"{report.unusable:,}" for report in reports.values())),
@@ -143,86 +176,9 @@ def _tell(reports: dict[str, SplitReport], output: Path) -> None:
     ]
     for case, reason in told[:3]:
         print(f"unusable: case {case} {reason}")
-    print(f"{output / MANIFEST_FILE} tells what was left out of every case and why")
+    print(f"{output / MANIFEST_FILE} lists what was left out of every case and why")
     empty = [split for split, report in reports.items() if report.cases and not report.windows]
     for split in empty:
         print(f"{split} has no windows, so no file")
     folder = shlex.quote(str(output))
     print(f"\nnext: butppg pretrain --config pretrain.yaml --data.root {folder} --output_dir runs/pretrained")
-
-
-def _splits_parser() -> OneLineErrors:
-    parser = command_parser(
-        "prepare vitaldb-splits",
-        "Deal the cases of VitalDB (or of a folder of .vital files) out to train, val and test, by patient.",
-        "butppg prepare vitaldb-splits --subset fasttrack --output data/vitaldb_splits.json",
-    )
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--source", type=Path, default=None, help="folder of .vital files; without it, the server's")
-    parser.add_argument(
-        "--clinical",
-        type=Path,
-        default=None,
-        help="table with caseid and subjectid; without it, clinical_data.csv in --source, or the server's",
-    )
-    parser.add_argument(
-        "--subset", choices=("fasttrack", "full"), default="full", help=f"fasttrack: {FASTTRACK_CASES} cases; full: all"
-    )
-    parser.add_argument(
-        "--case_set", choices=("all", *CASE_SETS), default="all", help="one of the vitaldb package's lists of cases"
-    )
-    parser.add_argument("--val_share", type=float, default=0.15, help="share of the cases for validation")
-    parser.add_argument("--test_share", type=float, default=0.15, help="share of the cases for the test")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace a file that is there")
-    return parser
-
-
-def _windows_parser() -> OneLineErrors:
-    parser = command_parser(
-        "prepare vitaldb-windows",
-        "Cut VitalDB cases into windows of PPG and ECG, 10 s at 125 Hz, and keep those of good quality.",
-        "butppg prepare vitaldb-windows --splits data/vitaldb_splits.json --output data/vitaldb_windows",
-    )
-    gate = Gate()
-    parser.add_argument("--splits", type=Path, required=True, help="what prepare vitaldb-splits wrote")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the windows and manifest.json")
-    parser.add_argument(
-        "--source", type=Path, default=None, help="folder of .vital files; without it the splits' own, or the server"
-    )
-    parser.add_argument(
-        "--min_sqi",
-        type=float,
-        default=gate.min_sqi,
-        help="least mean correlation of a PPG's beats with their template (Orphanidou 2015: 0.86); -1 switches it off",
-    )
-    parser.add_argument(
-        "--min_ecg_sqi", type=float, default=gate.min_ecg_sqi, help="the same for the ECG (Orphanidou 2015: 0.66)"
-    )
-    parser.add_argument(
-        "--min_cycles", type=int, default=gate.min_cycles, help="least whole cardiac cycles of a window"
-    )
-    parser.add_argument(
-        "--max_gap",
-        type=float,
-        default=gate.max_gap,
-        help="longest gap, in seconds, bridged by a straight line (at most 5 % of a window altogether)",
-    )
-    parser.add_argument(
-        "--max_windows_per_case",
-        type=int,
-        default=gate.max_windows_per_case,
-        help="most windows of a case, spread evenly over it; 0 for all",
-    )
-    parser.add_argument(
-        "--store",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help=f"write a store instead of an npz file; auto: from {Work.STORE_FROM:,} windows on, or with float16",
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="of a store; float16 takes half the disk"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one for each core")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace windows that are there")
-    return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import folds_by_subject, split_by_subject, subjects_named
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
-    from butppg_lightning.cli.parser import OneLineErrors
     from butppg_lightning.window import WindowSet
 
 SPLITS = ("train", "val", "test")
@@ -44,73 +44,104 @@ class SplitSummary:
         return self.good / self.windows
 
 
-def add_split_options(parser: OneLineErrors) -> None:
-    """Declare the options that say who goes where."""
-    parser.add_argument("--val_share", type=float, default=0.15, help="share of the windows for validation")
-    parser.add_argument("--test_share", type=float, default=0.15, help="share of the windows for the test")
-    parser.add_argument("--val_subjects", type=str, default="", help="validate on just these: names, comma-separated")
-    parser.add_argument("--test_subjects", type=str, default="", help="test on just these: names, comma-separated")
-    parser.add_argument("--folds", type=int, default=0, help="write fold_0, fold_1, ... instead, each with all splits")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the assignment")
-    parser.add_argument("--allow_overlap", type=bool, default=False, help="accept the same window in two splits")
-    parser.add_argument("--overwrite", type=bool, default=False, help="replace splits that are there")
+@dataclass(frozen=True)
+class SplitPlan:
+    """Who goes where: options that contradict each other, or would replace splits, are refused before anything is read.
 
-
-def check_split_options(options: Any) -> None:
-    """Refuse, before anything is read, options that contradict each other or splits that would be replaced.
+    Args:
+        output: Folder for the splits.
+        val_share: Share of the windows for validation.
+        test_share: Share of the windows for the test.
+        val_subjects: Validate on just these: names, comma-separated.
+        test_subjects: Test on just these: names, comma-separated.
+        folds: Write fold_0, fold_1, ... instead, each with all splits.
+        seed: Seed of the assignment.
+        allow_overlap: Accept the same window in two splits.
+        overwrite: Replace splits that are there.
 
     Raises:
         UserError: If shares leave nobody to train on, folds are impossible, or split files exist.
     """
-    val, test = options.val_share, options.test_share
-    if val < 0 or test < 0 or val + test >= 1:
-        raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
-    if options.folds and (options.val_subjects or options.test_subjects):
-        raise UserError("--folds deals all subjects out; drop --val_subjects and --test_subjects")
-    if options.folds < 0 or options.folds == 1:
-        raise UserError(f"--folds is {options.folds}; expected at least 2")
-    if options.seed < 0:
-        raise UserError(f"--seed is {options.seed}; it must be 0 or more")
-    paths = [folder / f"{split}.npz" for folder in split_folders(options) for split in SPLITS]
-    existing = [path for path in paths if path.exists()]
-    if existing and not options.overwrite:
-        raise UserError(f"{existing[0]} exists; choose another --output, or replace it with --overwrite")
+
+    output: Path
+    val_share: float = 0.15
+    test_share: float = 0.15
+    val_subjects: str = ""
+    test_subjects: str = ""
+    folds: int = 0
+    seed: int = 0
+    allow_overlap: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        check_shares(self.val_share, self.test_share, self.seed)
+        if self.folds and (self.val_subjects or self.test_subjects):
+            raise UserError("--folds deals all subjects out; drop --val_subjects and --test_subjects")
+        if self.folds < 0 or self.folds == 1:
+            raise UserError(f"--folds is {self.folds}; expected at least 2")
+        refuse_existing((folder / f"{split}.npz" for folder in self.folders for split in SPLITS), self.overwrite)
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders that will hold splits: the output itself, or one for each fold."""
+        return [self.output / f"fold_{fold}" for fold in range(self.folds)] if self.folds else [self.output]
+
+    def assign(self, windows: WindowSet) -> dict[Path, Assignment]:
+        """Assign whole subjects to splits, keeping the class balance.
+
+        Args:
+            windows: Labelled windows with subjects.
+
+        Returns:
+            For each folder to write, who is in which split.
+
+        Raises:
+            UserError: If there are too few subjects, a named one is not there, or copies of one window would come
+                into different splits.
+        """
+        if self.folds:
+            shares = {"val": self.val_share, "test": 0.0}
+            tests = folds_by_subject(windows, self.folds, self.seed)
+            named = [{"val": [], "test": test} for test in tests]
+        else:
+            shares = {"val": self.val_share, "test": self.test_share}
+            named = [{"val": _names(self.val_subjects), "test": _names(self.test_subjects)}]
+        assigned = [_assign(windows, fixed, shares, self.seed) for fixed in named]
+        if not self.allow_overlap:
+            digests = window_digests(windows)
+            for splits in assigned:
+                parts = {split: digests[subjects_named(windows, names)] for split, names in splits.items()}
+                refuse_shared_windows(parts, "these splits", "--allow_overlap")
+        return dict(zip(self.folders, assigned, strict=True))
 
 
-def split_folders(options: Any) -> list[Path]:
-    """Return the folders that will hold splits: the output itself, or one for each fold."""
-    output: Path = options.output
-    return [output / f"fold_{fold}" for fold in range(options.folds)] if options.folds else [output]
-
-
-def assign_subjects(windows: WindowSet, options: Any) -> dict[Path, Assignment]:
-    """Assign whole subjects to splits, keeping the class balance.
-
-    Args:
-        windows: Labelled windows with subjects.
-        options: What :func:`add_split_options` declares, and ``output``.
-
-    Returns:
-        For each folder to write, who is in which split.
+def check_shares(val: float, test: float, seed: int) -> None:
+    """Refuse shares that leave nothing to train on, and a negative seed.
 
     Raises:
-        UserError: If there are too few subjects, a named one is not there, or copies of one window would come into
-            different splits.
+        UserError: In these cases.
     """
-    if options.folds:
-        shares = {"val": options.val_share, "test": 0.0}
-        tests = folds_by_subject(windows, options.folds, options.seed)
-        named = [{"val": [], "test": test} for test in tests]
-    else:
-        shares = {"val": options.val_share, "test": options.test_share}
-        named = [{"val": _names(options.val_subjects), "test": _names(options.test_subjects)}]
-    assigned = [_assign(windows, fixed, shares, options.seed) for fixed in named]
-    if not options.allow_overlap:
-        digests = window_digests(windows)
-        for splits in assigned:
-            parts = {split: digests[subjects_named(windows, names)] for split, names in splits.items()}
-            refuse_shared_windows(parts, "these splits", "--allow_overlap")
-    return dict(zip(split_folders(options), assigned, strict=True))
+    if val < 0 or test < 0 or val + test >= 1:
+        raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}; it must be 0 or more")
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to replace files unless the user asked for it.
+
+    Raises:
+        UserError: If one of the paths exists and ``overwrite`` is not set.
+    """
+    existing = next((path for path in paths if path.exists()), None)
+    if existing and not overwrite:
+        raise UserError(f"{existing} exists; choose another --output, or replace it with --overwrite")
+
+
+def plain_options(*groups: dict[str, Any]) -> dict[str, Any]:
+    """Return what the user asked for as a manifest keeps it: paths as text, nested groups flat."""
+    options = {key: value for group in groups for key, value in group.items() if not isinstance(value, dict)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
 
 
 def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict[str, SplitSummary]:

@@ -18,17 +18,16 @@ if TYPE_CHECKING:
 
 LICENCE = "Apache-2.0"
 """The package's own licence, which exported weights get unless the user says otherwise."""
-_PIECE = 2**20
 _UNITS = {"ACC": "g"}
 
 
-def describe(network: QualityNetwork, checkpoint_sha256: str, licence: str = LICENCE) -> dict[str, Any]:
+def describe(network: QualityNetwork, licence: str = LICENCE, checkpoint: Path | None = None) -> dict[str, Any]:
     """Return a network's description in plain types.
 
     Args:
         network: The network.
-        checkpoint_sha256: Of the file it comes from; empty if there is none.
         licence: An SPDX name, or any text.
+        checkpoint: The file it comes from; None if there is none.
 
     Returns:
         ``channels`` and their ``units``, ``fs`` (Hz), ``window_seconds``, ``window_samples``, ``threshold`` (from this
@@ -47,7 +46,6 @@ def describe(network: QualityNetwork, checkpoint_sha256: str, licence: str = LIC
                 "specificity": 1 - point.false_positive_rate,
                 "precision": point.precision,
             }
-    state = calibration.state()
     return {
         "channels": list(channels),
         "units": {name: _UNITS.get(name[:3], "any") for name in channels},
@@ -56,9 +54,11 @@ def describe(network: QualityNetwork, checkpoint_sha256: str, licence: str = LIC
         "window_samples": WINDOW_SAMPLES,
         "threshold": points["balanced"]["threshold"] if points else 0.5,
         "operating_points": points,
-        "calibration": {key: value for key, value in state.items() if key != "curve"} if calibration.fitted else None,
+        "calibration": {key: value for key, value in calibration.state().items() if key != "curve"}
+        if calibration.fitted
+        else None,
         "package_version": __version__,
-        "checkpoint_sha256": checkpoint_sha256,
+        "checkpoint_sha256": "" if checkpoint is None else file_sha256(checkpoint),
         "licence": licence,
     }
 
@@ -80,8 +80,4 @@ def last_names(text: str) -> str:
 
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -47,9 +47,8 @@ def write_portable(
     network: QualityNetwork,
     hyperparameters: Mapping[str, Any],
     *,
-    checkpoint_sha256: str = "",
     licence: str,
-    told: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the pair, each file atomically.
 
@@ -58,9 +57,8 @@ def write_portable(
         config: The file of JSON.
         network: The network.
         hyperparameters: Of the classifier; plain types.
-        checkpoint_sha256: Of the checkpoint it comes from; empty if there is none.
         licence: An SPDX name, or any text.
-        told: More to tell in the JSON, plain types.
+        record: What :func:`~butppg_lightning.export.training_record.provenance` knows of it; plain types.
 
     Raises:
         UserError: If safetensors is missing or a file cannot be written.
@@ -74,10 +72,10 @@ def write_portable(
     content = {
         "format": FORMAT,
         "format_version": VERSION,
-        **describe(network, checkpoint_sha256, licence),
+        **describe(network, licence),
         "hyper_parameters": {**hyperparameters, "preprocess": network.preprocess.options},
         CHECKPOINT_KEY: without_folders(network.calibration).state() if network.calibration.fitted else None,
-        **(told or {}),
+        **(record or {}),
         "weights_sha256": hashlib.sha256(stored).hexdigest(),
     }
     with atomic_write(weights) as file:

@@ -33,10 +33,11 @@ class Gate:
     """Which windows pass.
 
     Args:
-        min_sqi: Least template correlation of the PPG, -1 to 1.
-        min_ecg_sqi: Least template correlation of the ECG.
-        min_cycles: Least number of whole cardiac cycles, in both channels.
-        max_gap: Longest gap bridged by a straight line (s); also, at most 5 % of a window are bridged.
+        min_sqi: Least mean correlation of a PPG's beats with their template (Orphanidou 2015: 0.86); -1 switches it
+            off.
+        min_ecg_sqi: The same for the ECG (Orphanidou 2015: 0.66).
+        min_cycles: Least number of whole cardiac cycles of a window, in both channels.
+        max_gap: Longest gap, in seconds, bridged by a straight line (at most 5 % of a window altogether).
         max_windows_per_case: Most windows of a case, spread evenly over those that pass; 0 for all.
 
     Raises:
