@@ -11,6 +11,7 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
+from butppg_lightning.sources.splits import SPLITS
 from butppg_lightning.sources.vitaldb.recording import NO_NETWORK, import_vitaldb, patient_sockets
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ FASTTRACK_CASES = 70
 """Cases of the small subset."""
 CLINICAL_FILE = "clinical_data.csv"
 """The table of cases and patients, as the release has it."""
-SPLITS = ("train", "val", "test")
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"
