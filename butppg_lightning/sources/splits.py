@@ -30,18 +30,24 @@ class SplitSummary:
 
     Attributes:
         windows: Number of windows.
-        good: Number of those labelled good.
+        good: Number of those labelled good; None without labels.
         subjects: Who they come from.
     """
 
     windows: int
-    good: int
+    good: int | None
     subjects: list[str]
 
+    @classmethod
+    def of(cls, part: WindowSet) -> SplitSummary:
+        """Summarise the windows of a split."""
+        good = None if part.labels is None else int(np.asarray(part.labels).sum())
+        return cls(len(part), good, sorted(set(np.asarray(part.subjects).tolist())))
+
     @property
-    def good_share(self) -> float:
+    def good_share(self) -> float | None:
         """Share of good windows, 0 to 1."""
-        return self.good / self.windows
+        return None if self.good is None else self.good / self.windows
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,7 @@ def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict
             continue
         part = windows.take(np.flatnonzero(subjects_named(windows, subjects)))
         part.save(path)
-        written[split] = SplitSummary(len(part), int(np.asarray(part.labels).sum()), subjects)
+        written[split] = SplitSummary.of(part)
     write_json(folder / "splits.json", assigned)
     return written
 

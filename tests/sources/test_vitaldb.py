@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from vital_files import ECG_II, PLETH, heart, write_vital
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, band_pass, template_correlation
+from butppg_lightning.sources.band_pass import band_pass
+from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
 from butppg_lightning.sources.vitaldb.recording import Track, UnusableError, read_case
 from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate, case_windows, select_windows
 from butppg_lightning.window import read_windows
@@ -58,7 +59,7 @@ def test_channels_that_begin_apart_stay_aligned(tmp_path: Path) -> None:
     assert len(found.signals) == 6
     lags = []
     for ppg, ecg in found.signals.astype(float):
-        beats, peaks = PULSE.beats(np.maximum(band_pass(ppg, PULSE.band), 0)), QRS.beats(band_pass(ecg, QRS.band))
+        beats, peaks = PULSE.beats(np.maximum(band_pass(ppg, *PULSE.band), 0)), QRS.beats(band_pass(ecg, *QRS.band))
         lags += [min(beats[beats >= peak] - peak) / 125 for peak in peaks[:-1]]
     assert np.median(lags) == pytest.approx(0.35, abs=0.02), "the pulse peaks 0.35 s behind the R wave"
 
@@ -227,7 +228,7 @@ def test_template_correlation_is_the_same_at_any_scale_and_falls_with_noise() ->
     generator = np.random.default_rng(0)
 
     def index(signal: np.ndarray) -> float:
-        filtered = band_pass(signal, PULSE.band)
+        filtered = band_pass(signal, *PULSE.band)
         return template_correlation(filtered, PULSE.beats(np.maximum(filtered, 0)))
 
     assert index(pulse) == pytest.approx(index(7 * pulse - 300), abs=1e-9)
@@ -247,7 +248,7 @@ def test_beats_of_both_channels_agree_and_real_windows_pass() -> None:
             {"PPG": Track(ppg.astype(np.float32), 125.0), "ECG": Track(ecg.astype(np.float32), 125.0)}, Gate()
         )
         passed.append(len(found.signals))
-        beats = PULSE.beats(np.maximum(band_pass(ppg, PULSE.band), 0))
-        agree.append(abs(beats.size - QRS.beats(band_pass(ecg, QRS.band)).size) <= 1)
+        beats = PULSE.beats(np.maximum(band_pass(ppg, *PULSE.band), 0))
+        agree.append(abs(beats.size - QRS.beats(band_pass(ecg, *QRS.band)).size) <= 1)
     assert np.mean(agree) > 0.85
     assert np.mean(passed) > 0.8

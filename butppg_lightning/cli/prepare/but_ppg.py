@@ -106,7 +106,7 @@ def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:
         written = write_splits(windows, assigned, folder)
         print_splits(folder, written)
         splits[folder.name if dealt.folds else "."] = {
-            split: {**vars(part), "good_share": round(part.good_share, 4)} for split, part in written.items()
+            split: {**vars(part), "good_share": round(part.good_share or 0.0, 4)} for split, part in written.items()
         }
     _remove_stale(dealt.output, set(assignments))
     return splits

@@ -30,7 +30,7 @@ def splits(*, source: Path, output: Path, **plan: Any) -> None:
 def print_splits(folder: Path, written: dict[str, SplitSummary]) -> None:
     """Print how many windows and subjects every split of a folder has, and what share is good."""
     rows = (
-        (split, str(part.windows), str(len(part.subjects)), f"{100 * part.good_share:.1f} %")
+        (split, str(part.windows), str(len(part.subjects)), f"{100 * (part.good_share or 0.0):.1f} %")
         for split, part in written.items()
     )
     print_table(f"Splits in {folder}", ("split", "windows", "subjects", "good"), rows)

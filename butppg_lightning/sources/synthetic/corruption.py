@@ -14,7 +14,7 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.synthetic.beat_times import Beats
+    from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.motion import Motion
 
 FAULTS = ("none", "contact_loss", "flicker", "low_perfusion", "pressure", "saturation")

@@ -19,7 +19,7 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.synthetic.beat_times import Beats
+    from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.subjects import Subject
 
 MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")

@@ -13,14 +13,6 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 
-def band_pass(signal: Array, band: tuple[float, float]) -> Array:
-    """Filter ``[T]`` at 125 Hz forwards and backwards (Butterworth, second order; ``band`` in Hz)."""
-    from scipy.signal import butter, sosfiltfilt
-
-    sections = butter(2, band, btype="bandpass", fs=SAMPLING_RATE, output="sos")
-    return np.asarray(sosfiltfilt(sections, signal))
-
-
 class BeatFinder(NamedTuple):
     """Elgendi's detector: two moving averages of the squared signal, one of a peak's width and one of a beat's.
 

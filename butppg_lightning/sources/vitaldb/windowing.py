@@ -10,8 +10,9 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.usable_channels import channel_faults
+from butppg_lightning.sources.band_pass import band_pass
 from butppg_lightning.sources.resampling import Gaps, resample, runs
-from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, band_pass, template_correlation
+from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
 from butppg_lightning.sources.vitaldb.recording import UnusableError, read_case
 from butppg_lightning.window import PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES
 
@@ -155,7 +156,7 @@ def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Ga
     import torch
 
     ppg, ecg = (waveform.samples for waveform in waveforms)
-    pulse, complexes, filtered = band_pass(ppg, PULSE.band), band_pass(ecg, QRS.band), band_pass(ecg, _ECG_BAND)
+    pulse, complexes, filtered = band_pass(ppg, *PULSE.band), band_pass(ecg, *QRS.band), band_pass(ecg, *_ECG_BAND)
     gappy = np.any([_bridged_share(waveform, starts) > _GAP_SHARE for waveform in waveforms], axis=0)
     unusable = (channel_faults(torch.from_numpy(signals), PRETRAIN_CHANNELS) != 0).any(1).numpy()
     reasons = np.where(gappy, "gap", np.where(unusable, "flat", "")).astype(object)
