@@ -63,19 +63,12 @@ class Beats:
 
 
 def draw_beats(rng: np.random.Generator, subject: Subject, *, calm: bool = False) -> Beats:
-    """Draw the beats around one window.
+    """Draw the beats from 3 s before one window to past its end, 45 to 190 bpm on average.
 
     Sinus rhythm has respiratory sinus arrhythmia, a slow (0.1 Hz) oscillation, a trend and white jitter, the parts
     of the spectrum that McSharry et al. (2003, doi:10.1109/TBME.2003.808805) model. Fibrillation has independent
-    log-normal intervals. An ectopic beat comes early and is followed by a compensatory pause.
-
-    Args:
-        rng: Source of randomness.
-        subject: Who is recorded.
-        calm: Whether the subject rests, as in an operating room; otherwise half the windows follow exertion.
-
-    Returns:
-        Beats from 3 s before the window to past its end, 45 to 190 bpm on average.
+    log-normal intervals. An ectopic beat comes early and is followed by a compensatory pause. A subject who is not
+    ``calm``, as in an operating room, has exerted themselves before half of the windows.
     """
     exertion = 1.0 if calm or rng.random() < 0.5 else rng.uniform(1.0, 2.3)
     rate = float(np.clip(subject.resting_rate * exertion * rng.lognormal(0, 0.08), SLOWEST_RATE + 3, FASTEST_RATE - 10))
@@ -124,19 +117,12 @@ def _insert_ectopy(rng: np.random.Generator, relative: Array) -> Array:
 
 
 def draw_ecg(subject: Subject, beats: Beats) -> Array:
-    """Draw the clean ECG.
+    """Draw the clean ECG ``[1250]`` in mV.
 
     Every beat is a sum of Gaussians for P, Q, R, S and T (McSharry et al. 2003, doi:10.1109/TBME.2003.808805),
     placed in time rather than in phase because the QRS complex keeps its width when the heart speeds up; P and T
     move with the square root of the RR interval (Bazett). Premature ventricular beats are wide, without P and with
     an inverted T; fibrillation has no P waves.
-
-    Args:
-        subject: Gives the heights.
-        beats: When the heart beats.
-
-    Returns:
-        ``[1250]`` mV.
     """
     stretch = np.sqrt(np.clip(beats.intervals, 0.3, 1.5) / _REFERENCE_INTERVAL)
     scale = np.stack([stretch, np.ones_like(stretch), np.ones_like(stretch), np.ones_like(stretch), stretch])
@@ -156,21 +142,13 @@ def draw_ecg(subject: Subject, beats: Beats) -> Array:
 
 
 def draw_pulse(rng: np.random.Generator, subject: Subject, beats: Beats) -> Array:
-    """Draw the clean PPG pulse train, systole up.
+    """Draw the clean PPG pulse train ``[1250]``, systole up, an ordinary pulse being about 1 high.
 
     Every pulse is a systolic and a dicrotic wave, the two-Gaussian form of Tang et al. (2020,
     doi:10.1038/s41598-020-69076-x), here with an upstroke steeper than the decay; how high the dicrotic wave is
     runs through the classes of Dawber et al. (1973), from a separate wave to none. A pulse after a short interval
     is lower because the ventricle has filled less; breathing modulates the height (Charlton et al. 2018,
-    doi:10.1109/RBME.2017.2763681).
-
-    Args:
-        rng: Source of randomness (beat-to-beat transit time and height).
-        subject: Gives shape and lag.
-        beats: When the heart beats.
-
-    Returns:
-        ``[1250]``, an ordinary pulse being about 1 high.
+    doi:10.1109/RBME.2017.2763681). Transit time and height vary from beat to beat.
     """
     stretch = np.sqrt(np.clip(beats.intervals, 0.3, 1.2) / _REFERENCE_INTERVAL)
     upstroke, decay = subject.upstroke * stretch, subject.decay * stretch

@@ -10,10 +10,11 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.usable_channels import channel_faults
+from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.band_pass import band_pass
 from butppg_lightning.sources.resampling import Gaps, resample, runs
 from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
-from butppg_lightning.sources.vitaldb.recording import UnusableError, read_case
+from butppg_lightning.sources.vitaldb.recording import read_case
 from butppg_lightning.window import PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
