@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -15,6 +16,7 @@ from butppg_lightning.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _PIECE = 2**24  # bytes read at a time while a checksum is computed
 
 
@@ -47,12 +49,24 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-    except OSError as error:
+    except Exception as error:  # torch, for one, says RuntimeError when the disk is full
+        failed = write_failure(error) or error
+        if not isinstance(failed, OSError):
+            raise
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+            f"cannot write {path}: {failed.strerror or failed}; free space or choose another folder"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_failure(error: BaseException | None) -> OSError | None:
+    """Return the failed write that an exception comes from: a disk that is full, read-only or broken; None if none."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def write_json(path: Path, content: Any) -> None:

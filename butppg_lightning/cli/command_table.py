@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from butppg_lightning.errors import UserError
 
@@ -17,15 +17,16 @@ class Command(NamedTuple):
 
     Attributes:
         module: Below ``butppg_lightning.cli``.
-        function: A typed function, which :func:`butppg_lightning.cli.parser.run_function` parses for.
+        function: Its function.
         summary: Its line in ``butppg --help``.
-        parses: Whether the function takes the list of arguments and parses it itself (LightningCLI).
+        kind: ``typed``: a function that :func:`butppg_lightning.cli.parser.run_function` parses for; ``training``: one
+            that takes the arguments and gives them to LightningCLI; ``own``: one that parses them itself.
     """
 
     module: str
     function: str
     summary: str
-    parses: bool = False
+    kind: Literal["typed", "training", "own"] = "typed"
 
     def load(self) -> Callable[..., None]:
         """Import the function."""
@@ -45,20 +46,20 @@ COMMANDS = {
     "prepare vitaldb-windows": Command(
         "prepare.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining"
     ),
-    "pretrain": Command("pretrain", "pretrain", "pretrain an encoder by masked signal modelling", True),
-    "fit": Command("finetune", "fit", "fine-tune the quality classifier in stages, then test it", True),
-    "sweep": Command("sweep", "run", "search the options of fit, with any number of workers on one study", True),
-    "validate": Command("finetune", "validate", "print a checkpoint's metrics on val.npz", True),
-    "test": Command("finetune", "test", "print a checkpoint's metrics on test.npz", True),
-    "predict": Command("finetune", "predict", "write a checkpoint's probabilities for a split", True),
+    "pretrain": Command("pretrain", "pretrain", "pretrain an encoder by masked signal modelling", "training"),
+    "fit": Command("finetune", "fit", "fine-tune the quality classifier in stages, then test it", "training"),
+    "sweep": Command("sweep", "run", "search the options of fit, with any number of workers on one study", "own"),
+    "validate": Command("finetune", "validate", "print a checkpoint's metrics on val.npz", "training"),
+    "test": Command("finetune", "test", "print a checkpoint's metrics on test.npz", "training"),
+    "predict": Command("finetune", "predict", "write a checkpoint's probabilities for a split", "training"),
     "calibrate": Command(
         "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
     ),
-    "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", True),
-    "score": Command("score", "run", "score every window of a long recording", True),
+    "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", "own"),
+    "score": Command("score", "run", "score every window of a long recording", "own"),
     "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
-    "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", True),
-    "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", True),
+    "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", "own"),
+    "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", "own"),
     "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),
 }
 
@@ -91,13 +92,13 @@ def main(arguments: list[str] | None = None) -> int:
 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
         return 141
-    except (MemoryError, RuntimeError, OSError) as error:
-        from butppg_lightning.cli.memory import ran_out
+    except Exception as error:
+        from butppg_lightning.cli.resources import report
 
-        if debug or not ran_out(error):
+        line = None if debug else report(error, words[0], words)
+        if line is None:
             raise
-        size = "" if words[0] in ("mock", "prepare", "completion") else "; use a smaller --batch_size"
-        print(f"butppg: out of memory in `butppg {words[0]}`{size}, or end other programs", file=sys.stderr)
+        print(f"butppg: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("butppg: interrupted", file=sys.stderr)
@@ -118,13 +119,17 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:  # the first word of several commands: butppg prepare
         print(f"usage: butppg {name} WHAT [OPTIONS]\n\n{_table(name)}")
         return
-    function = COMMANDS[name].load()
-    if COMMANDS[name].parses:
-        function(rest)
-        return
-    from butppg_lightning.cli.parser import run_function
+    command = COMMANDS[name]
+    if command.kind == "typed":
+        from butppg_lightning.cli.parser import run_function
 
-    run_function(name, function, rest)
+        run_function(name, command.load(), rest)
+        return
+    if command.kind == "training":
+        from butppg_lightning.cli.known_keys import refuse_unknown_keys
+
+        refuse_unknown_keys(name, rest)  # before the imports, which take seconds
+    command.load()(rest)
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from butppg_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SECTIONS = ("model", "data", "stages", "trainer")
+_CONFIG = ("--config", "-c")
 _SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # in the wheel; in a checkout
 
 
@@ -20,7 +25,7 @@ def shipped_configs() -> Path:
     return next(folder for folder in _SHIPPED if folder.is_dir())
 
 
-def expand_config_paths(arguments: list[str]) -> list[str]:
+def expand_config_paths(arguments: Sequence[str]) -> list[str]:
     """Let ``--config finetune.yaml`` mean the shipped file when the working directory has none.
 
     Raises:
@@ -34,8 +39,19 @@ def expand_config_paths(arguments: list[str]) -> list[str]:
             expanded.append(f"--config={_find(word.removeprefix('--config='))}")
         else:
             expanded.append(word)
-        expecting = word in ("--config", "-c")
+        expecting = word in _CONFIG
     return expanded
+
+
+def configs_among(arguments: Sequence[str]) -> list[Path]:
+    """Return the configs that the command line names.
+
+    Raises:
+        UserError: If one is nowhere to be found.
+    """
+    words = expand_config_paths(arguments)
+    following = [after for word, after in itertools.pairwise(words) if word in _CONFIG]
+    return [Path(name) for name in [*following, *(w.partition("=")[2] for w in words if w.startswith("--config="))]]
 
 
 def options_given(arguments: list[str], group: str) -> list[str]:
@@ -50,47 +66,63 @@ def options_given(arguments: list[str], group: str) -> list[str]:
 
 
 def merge_encoder(arguments: list[str]) -> list[str]:
-    """Merge what several configs and flags say of the encoder into one ``--model.encoder``.
+    """Merge what several configs and flags say of the encoder into one ``--model.encoder``, which the parser gets.
 
-    The parser replaces a dictionary whole; a researcher who adds ``--model.encoder.init_args.depth 4`` to a config
-    means one key of it.
+    jsonargparse replaces a dictionary whole, where a researcher who adds ``--model.encoder.init_args.depth 4`` to a
+    config means one key of it; and it takes every ``{class_path, init_args}`` for a class that it should import. So
+    the encoder is taken out of configs and flags, whatever its spelling: YAML, JSON, dotted, or a class's name alone.
 
     Args:
-        arguments: The words after the command, with config paths expanded.
+        arguments: What was typed after the command, with config paths expanded.
 
     Returns:
-        The words, with the encoder's flags replaced by a last one that holds the merged specification.
+        The arguments without the encoder, and a last one that holds it.
     """
-    spec: dict[str, Any] = {}
+    spec: dict[str, Any] | None = {}
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
         name, equals, value = word.partition("=")
-        if not f"{name}.".startswith("--model.encoder.") and name not in ("--config", "-c"):
+        if not f"{name}.".startswith("--model.encoder.") and name not in _CONFIG:
             rest.append(word)
             continue
         if not equals and (value := next(words, "")) == "":
             return arguments  # the parser says that the value is missing
-        if name in ("--config", "-c"):
+        if name in _CONFIG:
+            config = read_config(Path(value))
+            model = config.get("model", {})
+            if "encoder" in model:
+                spec = _merge(spec, model.pop("encoder"), f"config {value}: model.encoder")
+                value = yaml.safe_dump(config)
             rest += [name, value]
-            _merge(spec, _encoder_of(Path(value)))
         elif name == "--model.encoder":
-            whole = _value(name, value)
-            rest += [word] if equals else [word, value]  # null, or what is no dictionary, is the parser's to judge
-            _merge(spec, whole) if isinstance(whole, dict) else spec.clear()
+            spec = _merge(spec, _value(name, value), name)
         else:
             key = name.removeprefix("--model.encoder.")
             inner = key.removeprefix("init_args.")
-            _merge(spec, {key: value} if inner == key else {"init_args": {inner: _value(name, value)}})
-    return [*rest, "--model.encoder", json.dumps(spec)] if spec else rest
+            found = value if key == "class_path" else _value(name, value)
+            spec = _merge(spec, {key: found} if inner == key else {"init_args": {inner: found}}, name)
+    return rest if spec == {} else [*rest, "--model.encoder", json.dumps(spec)]
 
 
-def _merge(spec: dict[str, Any], more: dict[str, Any]) -> None:
-    if more.get("class_path", spec.get("class_path")) != spec.get("class_path"):
-        spec.pop("init_args", None)  # another class takes other arguments
+def _merge(spec: dict[str, Any] | None, more: Any, origin: str) -> dict[str, Any] | None:
+    """Return an encoder's specification with what is further said of it; null forgets what was said before."""
+    if isinstance(more, str) and ("." in more or more == "PatchTransformer"):
+        more = {"class_path": more}
+    if more is None:
+        return None
+    if not isinstance(more, dict):
+        raise UserError(f"{origin}: expected dict, got {more}")
+    merged = dict(spec or {})
+    if more.get("class_path", merged.get("class_path")) != merged.get("class_path"):
+        from butppg_lightning.models.architecture import normal_spec
+
+        if normal_spec(more)["class_path"] != normal_spec(merged)["class_path"]:
+            merged.pop("init_args", None)  # another class takes other arguments
     for key, value in more.items():
-        both = isinstance(value, dict) and isinstance(spec.get(key), dict)
-        spec[key] = {**spec[key], **value} if both else value
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = {**merged[key], **value} if both else value
+    return merged
 
 
 def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
@@ -118,13 +150,17 @@ def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
     return content
 
 
-def _encoder_of(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config of a training command.
+
+    Raises:
+        UserError: If it cannot be read, is no YAML, holds no keys, or a section holds none.
+    """
     content = read_yaml(path, f"config {path}", "holds no keys; write sections such as model, data and trainer")
     for section in _SECTIONS:
         if not isinstance(content.get(section, {}), dict):
             raise UserError(f"config {path}: {section} is {content[section]}; expected keys below it")
-    encoder = content.get("model", {}).get("encoder")
-    return encoder if isinstance(encoder, dict) else {}
+    return content
 
 
 def _value(name: str, text: str) -> Any:

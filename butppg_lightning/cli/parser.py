@@ -146,7 +146,7 @@ def one_line(message: str, known: list[str]) -> str:
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)|^Option '([\w.]+)' is not accepted$", text)
     if unknown:
         name = underscored("--" + next(group for group in unknown.groups() if group))
-        return f"unknown option {name}{_nearest(name, known)}"
+        return f"unknown option {name}{nearest_option(name, known)}"
     return _in_plain_words(re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text))
 
 
@@ -174,7 +174,8 @@ def _in_plain_words(text: str) -> str:
     return re.sub(r"Expected an? (?=\S)", "expected ", text).replace(". Got value:", ", got")
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest_option(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown option: which one may have been meant."""
     # the last word decides when a group is right or forgotten: --batch_size means --data.batch_size
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     same_last = [option for option in known if option.rsplit(".", 1)[-1] == name.removeprefix("--").rsplit(".", 1)[-1]]

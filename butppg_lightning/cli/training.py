@@ -18,10 +18,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
 from butppg_lightning.cli.loggers import LoggerName, build_loggers, forget_folder, log_into
-from butppg_lightning.cli.memory import out_of_memory_told
-from butppg_lightning.cli.parser import OneLineErrors, one_line
+from butppg_lightning.cli.parser import OneLineErrors, one_line, underscored
 from butppg_lightning.cli.precision import automatic_precision
 from butppg_lightning.cli.quiet import quieten
+from butppg_lightning.cli.resources import resources_reported
 from butppg_lightning.cli.stored_model import take_model, tell_differences
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
@@ -74,7 +74,7 @@ class TrainingCLI(LightningCLI):
     ) -> None:
         self.command = command
         self.trains = command in ("fit", "pretrain")
-        self.arguments = expand_config_paths(arguments)
+        self.arguments = expand_config_paths([underscored(word) for word in arguments])
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
         self.stage_record = StageRecord()
         quieten()
@@ -230,8 +230,8 @@ class TrainingCLI(LightningCLI):
         self.trainer.loggers = []  # what is validated and tested after it is not part of the run
 
     def memory_told(self) -> AbstractContextManager[None]:
-        """Return a context in which running out of memory ends in one line that says where, and what to change."""
-        return out_of_memory_told(self.config, lambda: self.stage_record.place)
+        """Return a context in which running out of memory or disk ends in one line that says what to change."""
+        return resources_reported(self.config, lambda: self.stage_record.place)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""
@@ -277,6 +277,11 @@ class TrainingCLI(LightningCLI):
         if self.trains and self.config.select == "last" and self.config.get("stages.restore_best"):
             raise UserError(
                 "--stages.restore_best goes back to the best epoch, but --select last looks for none; drop one of them"
+            )
+        if str(self.config.trainer.precision).startswith(("64", "16-true", "bf16-true")):
+            raise UserError(
+                f"--trainer.precision {self.config.trainer.precision} is not offered: filters and scaling compute in "
+                "float32; take 32-true, bf16-mixed or 16-mixed, or leave it out"
             )
         if self.config.trainer.accumulate_grad_batches < 1:
             raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")

@@ -13,7 +13,7 @@ from exactness import Stopped, stop_at
 
 from butppg_lightning.cli import main
 from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.memory import ran_out
+from butppg_lightning.cli.resources import ran_out
 from butppg_lightning.files import checksum
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training import provenance
