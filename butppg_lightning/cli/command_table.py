@@ -56,7 +56,7 @@ COMMANDS = {
         "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
     ),
     "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", "own"),
-    "score": Command("score", "run", "score every window of a long recording", "own"),
+    "score": Command("score", "score", "score every window of a long recording"),
     "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
     "results": Command("results", "run", "hold people out, and compare the recipe with its baselines on them", "own"),
     "completion": Command("completion", "run", "print a script for bash or zsh that completes commands on TAB", "own"),

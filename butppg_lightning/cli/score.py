@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.cut import check_cut, threshold
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
+from butppg_lightning.cli import cut
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, write_json
-from butppg_lightning.models.calibration import OPERATING_POINTS
 
 if TYPE_CHECKING:
     from butppg_lightning.cli.prediction_standin import Predictions
@@ -28,16 +27,47 @@ STATES = ("", "missing", "flat", "railed")
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
-def run(arguments: list[str]) -> None:
-    """Score a recording and write the table, the summary and the timeline.
+def score(
+    *,
+    checkpoint: Path,
+    input: Path,
+    output_dir: Path,
+    hop: float = 10.0,
+    channels: list[str] | None = None,
+    fs: str | None = None,
+    acc_unit: Literal["g", "mg", "m/s2"] | None = None,
+    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None,
+    prior: float | None = None,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    format: Literal["csv", "parquet"] = "csv",
+    overwrite: bool = False,
+) -> None:
+    """Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.
 
     Args:
-        arguments: The words after ``butppg score``.
+        checkpoint: best_model.pt of `butppg fit`.
+        input: The recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea).
+        output_dir: Folder for the table, summary.json and timeline.png.
+        hop: Seconds from one window's start to the next one's (below 10: overlap).
+        channels: Names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out.
+        fs: Sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz).
+        acc_unit: Unit of acceleration; default: what the file states, or g.
+        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
+            calibrated).
+        prior: Share of good windows to expect in the recording, 0 to 1: shifts probabilities.
+        threshold: From this probability on a window is good, in place of an operating point.
+        batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
+        format: Of the table; parquet needs pyarrow.
+        overwrite: Replace an earlier score in the output folder.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist.
+
+    Example:
+        butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
-    options = parse(_parser(), arguments)
+    options = SimpleNamespace(**locals())
     output = _check(options)
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.cli.prediction_standin import predict
@@ -45,18 +75,17 @@ def run(arguments: list[str]) -> None:
     from butppg_lightning.sources.recordings.windowing import Windows
 
     network, trained = restore_network(options.checkpoint)
-    channels = network.preprocess.channels
-    _check_channels(recording, channels, trained)
-    cut, decided_by = threshold(options, network.calibration, recording.notes)
-    windows = Windows(recording, channels, options.hop)
+    _check_channels(recording, network.preprocess.channels, trained)
+    least, decided_by = cut.threshold(options, network.calibration, recording.notes)
+    windows = Windows(recording, network.preprocess.channels, hop)
     check_writable(output)  # it is made when there is something to write: a run that is stopped leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
-        found = predict(network, windows, batch_size=options.batch_size, prior=options.prior, progress=progress)
-    scores = _scores(found, windows, recording, cut)
+        found = predict(network, windows, batch_size=batch_size, prior=prior, progress=progress)
+    scores = _scores(found, windows, recording, least)
     decision = {
         "threshold_from": decided_by,
         "calibrated": network.calibration.fitted,
-        "prior": options.prior if options.prior is not None else network.calibration.prior,
+        "prior": prior if prior is not None else network.calibration.prior,
     }
     _write(
         output,
@@ -68,43 +97,11 @@ def run(arguments: list[str]) -> None:
     )
 
 
-def _parser() -> OneLineErrors:
-    parser = command_parser(
-        "score",
-        "Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.",
-        "butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night",
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="best_model.pt of `butppg fit`")
-    add("--input", type=Path, required=True, help="the recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea)")
-    add("--output_dir", type=Path, required=True, help="folder for the table, summary.json and timeline.png")
-    add("--hop", type=float, default=10.0, help="seconds from one window's start to the next one's (below 10: overlap)")
-    add(
-        "--channels",
-        type=str,
-        nargs="+",
-        help="names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out",
-    )
-    add("--fs", type=str, help="sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz)")
-    add("--acc_unit", choices=("g", "mg", "m/s2"), help="unit of acceleration; default: what the file states, or g")
-    add(
-        "--operating_point",
-        choices=OPERATING_POINTS,
-        help="which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not calibrated)",
-    )
-    add("--prior", type=float, help="share of good windows to expect in the recording, 0 to 1: shifts probabilities")
-    add("--threshold", type=float, help="from this probability on a window is good, in place of an operating point")
-    add("--batch_size", type=int, default=64, help="windows per forward pass; on CPUs small ones stay in the cache")
-    add("--format", choices=tuple(TABLES), default="csv", help="of the table; parquet needs pyarrow")
-    add("--overwrite", type=bool, default=False, help="replace an earlier score in the output folder")
-    return parser
-
-
 def _check(options: Any) -> Path:
     from butppg_lightning.evaluation.scores import require_pyarrow
 
     output: Path = options.output_dir
-    check_cut(options)
+    cut.check_cut(options)
     if not options.checkpoint.is_file():
         raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
     existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
@@ -158,7 +155,7 @@ def _is_used(name: str, trained: dict[str, Any]) -> bool:
     return entering is None or name in entering or (name[:3].lower() in groups and name != "PPG")
 
 
-def _scores(found: Predictions, windows: Windows, recording: Recording, cut: float) -> Scores:
+def _scores(found: Predictions, windows: Windows, recording: Recording, threshold: float) -> Scores:
     from butppg_lightning.evaluation.scores import Scores
     from butppg_lightning.sources.recordings.windowing import WINDOW_SECONDS
 
@@ -167,7 +164,7 @@ def _scores(found: Predictions, windows: Windows, recording: Recording, cut: flo
         starts=windows.starts,
         seconds=WINDOW_SECONDS,
         probabilities=np.where(found.faults[:, windows.channels.index("PPG")] == 0, found.probabilities, np.nan),
-        threshold=cut,
+        threshold=threshold,
         channels=tuple(windows.channels[column] for column in recorded),
         states=found.faults[:, recorded],
         reasons=STATES,
