@@ -1,4 +1,4 @@
-"""What the manifest tells of a prepared release: where it came from, what was decided, what was left out and why."""
+"""What the manifest says of a prepared release: where it came from, what was decided, what was left out and why."""
 
 from __future__ import annotations
 

@@ -36,9 +36,9 @@ _ECG_UNITS = {"uv": 1e-3, "mv": 1.0, "v": 1e3}
 
 SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
 LENGTH_TOLERANCE = 0.1
-"""Seconds a record may be shorter (its last sample is held) or longer (it is cut) than ten seconds."""
+"""Seconds a record may be shorter (its last sample is held) or longer (the rest is dropped) than ten seconds."""
 LONGEST_GAP = 0.2
-"""Seconds of invalid samples in one piece that are bridged by a straight line: about a pulse's upstroke."""
+"""Seconds of invalid samples on end that are bridged by a straight line: about a pulse's upstroke."""
 GAP_SHARE = 0.05
 """Share of invalid samples that may be bridged in a channel altogether."""
 
@@ -144,7 +144,7 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
     gaps = Gaps(samples)
     longest = int((gaps.stops - gaps.starts).max(initial=0))
     if longest > LONGEST_GAP * rate or bridged > GAP_SHARE * samples.size:
-        raise UnusableError(f"has {bridged / rate:.2f} s of invalid samples, {longest / rate:.2f} s in one piece")
+        raise UnusableError(f"has {bridged / rate:.2f} s of invalid samples, {longest / rate:.2f} s of them on end")
     # a record that is too short is held at its last sample
     return np.asarray(resample(gaps.bridged(0, expected), rate)[:WINDOW_SAMPLES]), bridged
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.names import Selection
+from butppg_lightning.sources.recordings.names import Selection, printable
 from butppg_lightning.sources.recordings.recording import Channel, Recording
 
 if TYPE_CHECKING:
@@ -27,25 +27,56 @@ class Format(NamedTuple):
     """A kind of recording.
 
     Attributes:
-        name: What it is called in messages.
-        recognises: Whether a path is one of its recordings, from its name or its first bytes.
+        name: What one of them is called in messages.
+        recognises: Whether a path is one, from its name or its first bytes.
         module: The module of this package that reads it; it has ``read(path, selection)``.
+        library: The library that it needs, of the extra ``recordings``; such files also state their rates.
     """
 
     name: str
     recognises: Callable[[Path], bool]
     module: str
+    library: str = ""
+
+    def read(self, path: Path, selection: Selection) -> Recording:
+        """Read a recording; whatever a stranger's file makes the library raise ends in one line.
+
+        Raises:
+            UserError: If the library is missing or the file cannot be read.
+        """
+        module = importlib.import_module(f"{__name__}.{self.module}")
+        if not self.library:
+            return cast("Recording", module.read(path, selection))
+        try:
+            importlib.import_module(self.library)
+        except ImportError:
+            raise UserError(
+                f"reading an {self.name} needs {self.library}; pip install 'butppg-lightning[recordings]'"
+            ) from None
+        if selection.rates:
+            raise UserError(f"{path} states its sampling rates; drop --fs")
+        try:
+            return cast("Recording", module.read(path, selection))
+        except UserError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {printable(str(error))[:100]}"
+            raise UserError(f"{path} cannot be read, it is not a complete {self.name} ({reason})") from None
 
 
 def _ends(*suffixes: str) -> Callable[[Path], bool]:
     return lambda path: path.suffix.lower() in suffixes and path.is_file()
 
 
+def _is_wfdb(path: Path) -> bool:
+    return _ends(".hea")(path) or Path(f"{path}.hea").is_file()
+
+
 FORMATS = (
-    Format("WFDB records (.hea)", lambda path: _ends(".hea")(path) or Path(f"{path}.hea").is_file(), "wfdb_record"),
-    Format(".npz", _ends(".npz"), "npz_file"),
-    Format(".csv, .tsv, .txt", _ends(".csv", ".tsv", ".txt"), "table"),
-    Format(".edf", _ends(".edf"), "edf_file"),
+    Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
+    Format("npz file", _ends(".npz"), "npz_file"),
+    Format("text table (.csv, .tsv, .txt)", _ends(".csv", ".tsv", ".txt"), "table"),
+    Format("EDF file (.edf)", _ends(".edf"), "edf_file", "edfio"),
 )
 """Known formats; the first that recognises a file reads it."""
 
@@ -63,13 +94,11 @@ def read_recording(path: Path, selection: Selection | None = None) -> Recording:
     path = Path(path)
     for form in FORMATS:
         if form.recognises(path):
-            module = importlib.import_module(f"{__name__}.{form.module}")
-            recording: Recording = module.read(path, selection or Selection())
-            return recording
+            return form.read(path, selection or Selection())
     if path.is_dir():
         raise UserError(f"{path} is a folder; give one recording: an npz, CSV or EDF file, or a WFDB record's name")
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     if path.suffix.lower() == ".dat" and path.with_suffix(".hea").is_file():
         raise UserError(f"{path} holds the samples of a WFDB record; give its header: {path.with_suffix('.hea')}")
-    raise UserError(f"{path} is of an unknown kind; known are {', '.join(form.name for form in FORMATS)}")
+    raise UserError(f"{path} is of an unknown kind; known are: {', '.join(form.name for form in FORMATS)}")

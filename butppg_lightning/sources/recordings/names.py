@@ -73,8 +73,8 @@ class Selection:
         return self.rates.get(channel, self.rates.get(channel.split("_")[0], self.rates.get("")))
 
 
-def parse_channels(words: Sequence[str]) -> dict[str, str]:
-    """Read ``PPG=pleth,ECG=II`` (one word or several).
+def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
+    """Read ``PPG=pleth,ECG=II`` (one argument or several).
 
     Raises:
         UserError: If a pair is malformed, or a channel unknown or named twice.
@@ -84,7 +84,7 @@ def parse_channels(words: Sequence[str]) -> dict[str, str]:
         {'PPG': 'pleth', 'ECG': 'II'}
     """
     found: dict[str, str] = {}
-    for pair in (pair for word in words for pair in word.split(",")):
+    for pair in (pair for argument in arguments for pair in argument.split(",")):
         name, equals, source = pair.partition("=")
         name, source = name.strip().upper(), source.strip()
         if not equals or not source or name not in ALIASES:

@@ -16,7 +16,7 @@ TIME = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE
 DURATION = WINDOW_SAMPLES / SAMPLING_RATE
 """Length of a window (s)."""
 
-_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part cut out of the periodic waveform is not periodic
+_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part taken from the periodic waveform is not periodic
 _FREQUENCIES = np.fft.rfftfreq(_SPECTRUM_SAMPLES, 1 / SAMPLING_RATE)
 
 

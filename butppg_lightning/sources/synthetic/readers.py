@@ -42,7 +42,7 @@ def read_rates(ppg: Array) -> Array:
         ppg: ``[N, 1250]`` recorded PPG, systole up, in any unit.
 
     Returns:
-        ``[N, 5]`` bpm; NaN where a reader cannot tell.
+        ``[N, 5]`` bpm; NaN where a reader finds none.
     """
     wide, narrow = band_pass(ppg, 0.5, 8.0), band_pass(ppg, 0.6, 4.0)
     columns = (
@@ -59,7 +59,7 @@ def judge(rates: Array, errors: Array, true_rate: Array) -> Array:
     """Apply the rule: good when most readers lie within 5 bpm of the true rate.
 
     Args:
-        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one cannot tell.
+        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one finds none.
         errors: ``[N, 5]`` the readers' own errors (bpm).
         true_rate: ``[N]`` mean rate of the beats (bpm).
 

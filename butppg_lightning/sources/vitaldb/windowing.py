@@ -77,7 +77,7 @@ class CaseWindows:
 
 
 def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
-    """Read a case and make its windows; what is wrong with an unusable one is told in the result.
+    """Read a case and make its windows; what is wrong with an unusable one is said in the result.
 
     Args:
         where: A `.vital` file, the number of a case on the server, or in words why there is neither.
