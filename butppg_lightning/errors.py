@@ -22,3 +22,8 @@ class StoppedError(UserError):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def first_line(error: object) -> str:
+    """Return the first line of an exception's message, or its kind if it has none."""
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -118,6 +118,21 @@ def require_writable(path: Path) -> Path:
     return Path(path)
 
 
+def check_writable(path: Path) -> None:
+    """Prove that results can be stored in the folder ``path``, and leave no folder behind that was not there.
+
+    Raises:
+        UserError: As :func:`require_writable`.
+    """
+    missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
+    try:
+        require_writable(path)
+    finally:
+        for folder in missing:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.lib import format as npy
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.errors import UserError, first_line
 from butppg_lightning.files import atomic_write, checksum
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def read_npz(path: Path) -> dict[str, Array]:
         NotImplementedError,
         RuntimeError,
     ) as error:
-        raise UserError(f"{path} is damaged ({_first_line(error)}); write it again") from None
+        raise UserError(f"{path} is damaged ({first_line(error)}); write it again") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ def _read_header(path: Path, key: str, file: IO[bytes]) -> tuple[tuple[int, ...]
         return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
     except Exception as error:
         # numpy parses the header as Python source: damage surfaces as whatever the tokenizer, ast and dtype raise
-        raise UserError(f"{path}: the header of '{key}' is damaged ({_first_line(error)}); write it again") from error
+        raise UserError(f"{path}: the header of '{key}' is damaged ({first_line(error)}); write it again") from error
 
 
 def _data_offset(path: Path, item: zipfile.ZipInfo) -> int:
@@ -130,7 +130,3 @@ def _check_sum(path: Path, key: str, begin: int, item: zipfile.ZipInfo) -> None:
     # zipfile checks what it reads; what is mapped it never sees
     if checksum(path, item.file_size, begin) != item.CRC:
         raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

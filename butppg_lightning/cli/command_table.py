@@ -57,7 +57,7 @@ COMMANDS = {
         "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
     ),
     "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", "own"),
-    "score": Command("score", "run", "score every window of a long recording", "own"),
+    "score": Command("score", "score", "score every window of a long recording"),
     "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
     "completion": Command("completion", "completion", "print a script for bash or zsh that completes commands on TAB"),
     "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),

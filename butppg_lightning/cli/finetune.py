@@ -57,9 +57,7 @@ def fit(arguments: list[str]) -> None:
     waits = cli.config.get("stages.patience") is not None
     waits = waits or any(stage.get("patience") is not None for stage in cli.config.get("stages.plan") or [])
     if waits and cli.config.select == "last" and not data.has("val"):
-        raise UserError(
-            f"stages.patience waits for better validation metrics, but {data.root} has no val.npz; drop it"
-        )
+        raise UserError(f"stages.patience waits for better validation metrics, but {data.root} has no val.npz; drop it")
     cli.train()
     if not cli.config.trainer.fast_dev_run:
         finish(cli)

@@ -49,5 +49,5 @@ def mock(
     print(f"{'split':<6} {'windows':>8} {'subjects':>9} {'good':>7}  file")
     for split, part in written.items():
         share = "-" if part.good_share is None else f"{part.good_share:.1%}"
-        print(f"{split:<6} {part.windows:>8} {part.subjects:>9} {share:>7}  {part.path}")
+        print(f"{split:<6} {part.windows:>8} {len(part.subjects):>9} {share:>7}  {output / SPLIT_FILES[layout][split]}")
     print(f"\nnext: {_NEXT_COMMAND[layout].format(folder=shlex.quote(str(output)))}")

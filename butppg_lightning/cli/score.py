@@ -3,102 +3,114 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.cut import check_cut, threshold
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
-from butppg_lightning.console import print_table, say
+import numpy as np
+
+from butppg_lightning.cli import cut
+from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable, write_json
-from butppg_lightning.models.calibration import OPERATING_POINTS
+from butppg_lightning.files import check_writable, write_json
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.scores import Scores
     from butppg_lightning.evaluation.timeline import Example
+    from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.models.prediction import Predictions
     from butppg_lightning.sources.recordings import Recording
+    from butppg_lightning.sources.recordings.windowing import Windows
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
+STATES = ("", "missing", "flat", "railed")
+"""What the table calls the faults of a channel; a recording's is absent where samples are missing."""
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
-def run(arguments: list[str]) -> None:
-    """Score a recording and write the table, the summary and the timeline.
+def score(
+    *,
+    checkpoint: Path,
+    input: Path,
+    output_dir: Path,
+    hop: float = 10.0,
+    channels: list[str] | None = None,
+    fs: str | None = None,
+    acc_unit: Literal["g", "mg", "m/s2"] | None = None,
+    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None,
+    prior: float | None = None,
+    threshold: float | None = None,
+    batch_size: int = 64,
+    precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
+    format: Literal["csv", "parquet"] = "csv",
+    overwrite: bool = False,
+) -> None:
+    """Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.
 
     Args:
-        arguments: The words after ``butppg score``.
+        checkpoint: best_model.pt of `butppg fit`.
+        input: The recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea).
+        output_dir: Folder for the table, summary.json and timeline.png.
+        hop: Seconds from one window's start to the next one's (below 10: overlap).
+        channels: Names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out.
+        fs: Sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz).
+        acc_unit: Unit of acceleration; default: what the file states, or g.
+        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
+            calibrated).
+        prior: Share of good windows to expect in the recording, 0 to 1: shifts probabilities.
+        threshold: From this probability on a window is good, in place of an operating point.
+        batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
+        precision: 32-true gives the same verdicts on every machine; bf16-mixed is faster where the machine computes in
+            it (auto: there only), and moves probabilities by up to some hundredths.
+        format: Of the table; parquet needs pyarrow.
+        overwrite: Replace an earlier score in the output folder.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist.
+
+    Example:
+        butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
-    options = parse(_parser(), arguments)
+    options = SimpleNamespace(**locals())
     output = _check(options)
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
-    from butppg_lightning.cli.scoring import score_windows
     from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
     network, trained = restore_network(options.checkpoint)
-    channels = network.preprocess.channels
-    _check_channels(recording, channels, trained)
-    cut, decided_by = threshold(options, network.calibration, recording.notes)
-    windows = Windows(recording, channels, options.hop)
-    require_writable(output)
-    scores, examples, precision = score_windows(network, windows, recording, cut, options.batch_size, options.prior)
-    for name in (*TABLES.values(), SUMMARY, TIMELINE):
-        (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
+    _check_channels(recording, network, trained)
+    least, decided_by = cut.threshold(options, network.calibration, recording.notes)
+    windows = Windows(recording, network.channels, hop)
+    check_writable(output)  # it is made when there is something to write: a run that is stopped leaves nothing behind
+    with progress_bar("scoring windows", len(windows)) as progress:
+        found = predict(network, windows, batch_size=batch_size, prior=prior, precision=precision, progress=progress)
+    scores = _scores(found, windows, recording, least)
     decision = {
         "threshold_from": decided_by,
         "calibrated": network.calibration.fitted,
-        "prior": options.prior if options.prior is not None else network.calibration.prior,
+        "prior": prior if prior is not None else network.calibration.prior,
     }
-    _write(output, options, scores, examples, recording, {**decision, "precision": precision})
-
-
-def _parser() -> OneLineErrors:
-    parser = command_parser(
-        "score",
-        "Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.",
-        "butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night",
+    _write(
+        output,
+        options,
+        scores,
+        _examples(scores, windows, found),
+        recording,
+        {**decision, "precision": found.precision},
     )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="best_model.pt of `butppg fit`")
-    add("--input", type=Path, required=True, help="the recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea)")
-    add("--output_dir", type=Path, required=True, help="folder for the table, summary.json and timeline.png")
-    add("--hop", type=float, default=10.0, help="seconds from one window's start to the next one's (below 10: overlap)")
-    add(
-        "--channels",
-        type=str,
-        nargs="+",
-        help="names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out",
-    )
-    add("--fs", type=str, help="sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz)")
-    add("--acc_unit", choices=("g", "mg", "m/s2"), help="unit of acceleration; default: what the file states, or g")
-    add(
-        "--operating_point",
-        choices=OPERATING_POINTS,
-        help="which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not calibrated)",
-    )
-    add("--prior", type=float, help="share of good windows to expect in the recording, 0 to 1: shifts probabilities")
-    add("--threshold", type=float, help="from this probability on a window is good, in place of an operating point")
-    add("--batch_size", type=int, default=64, help="windows per forward pass; on CPUs small ones stay in the cache")
-    add("--format", choices=tuple(TABLES), default="csv", help="of the table; parquet needs pyarrow")
-    add("--overwrite", type=bool, default=False, help="replace an earlier score in the output folder")
-    return parser
 
 
 def _check(options: Any) -> Path:
-    from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.evaluation.scores import require_pyarrow
 
     output: Path = options.output_dir
-    check_cut(options)
+    cut.check_cut(options)
     if not options.checkpoint.is_file():
         raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
     existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
     if existing and not options.overwrite:
         raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    require_matplotlib("the timeline", "recordings")
     if options.format == "parquet":
         require_pyarrow()
     return output
@@ -109,7 +121,7 @@ def _read(options: Any) -> Recording:
     from rich.markup import escape
 
     from butppg_lightning.sources.recordings import Selection, read_recording
-    from butppg_lightning.sources.recordings.selection import parse_channels, parse_rates
+    from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
     with Console(stderr=True, force_jupyter=False).status(
@@ -118,21 +130,21 @@ def _read(options: Any) -> Recording:
         return read_recording(options.input, selection)
 
 
-def _check_channels(recording: Recording, channels: tuple[str, ...], trained: dict[str, Any]) -> None:
-    if "PPG" not in channels:
+def _check_channels(recording: Recording, network: QualityNetwork, trained: dict[str, Any]) -> None:
+    if "PPG" not in network.channels:
         raise UserError(
-            f"the checkpoint's model takes {', '.join(channels)} and no PPG; it cannot judge a PPG's quality"
+            f"the checkpoint's model takes {', '.join(network.channels)} and no PPG; it cannot judge a PPG's quality"
         )
     if "PPG" not in recording.channels:
-        from butppg_lightning.sources.recordings.selection import listed
+        from butppg_lightning.sources.recordings.names import listed
 
         raise UserError(
             f"{recording.path} has no PPG, whose quality is asked for; it has {listed(recording.names)}: "
             "if one of them is the PPG, say --channels PPG=NAME"
         )
-    lacking = [name for name in channels if name not in recording.channels and _is_used(name, trained)]
-    dropout = trained.get("channel_dropout")
-    unknown = [name for name in lacking if not (dropout or {}).get(name, (dropout or {}).get(name[:3], 0))]
+    lacking = [name for name in network.used_channels if name not in recording.channels]
+    dropout = trained.get("channel_dropout") or {}
+    unknown = [name for name in lacking if not dropout.get(name, dropout.get(name[:3], 0))]
     if unknown:
         recording.notes.append(
             f"scored without {', '.join(unknown)}, which the model always had in training (no channel dropout): "
@@ -140,20 +152,46 @@ def _check_channels(recording: Recording, channels: tuple[str, ...], trained: di
         )
 
 
-def _is_used(name: str, trained: dict[str, Any]) -> bool:
-    """Tell whether a channel enters the encoder or the head's indices."""
-    groups = trained.get("indices") or []
-    entering = trained.get("encoder_channels")
-    return entering is None or name in entering or (name[:3].lower() in groups and name != "PPG")
+def _scores(found: Predictions, windows: Windows, recording: Recording, threshold: float) -> Scores:
+    from butppg_lightning.evaluation.scores import Scores
+    from butppg_lightning.sources.recordings.windowing import WINDOW_SECONDS
+
+    recorded = [column for column, name in enumerate(windows.channels) if name in recording.channels]
+    return Scores(
+        starts=windows.starts,
+        seconds=WINDOW_SECONDS,
+        probabilities=np.where(found.judged, found.probabilities, np.nan),
+        threshold=threshold,
+        channels=tuple(windows.channels[column] for column in recorded),
+        states=found.faults[:, recorded],
+        reasons=STATES,
+        start_time=recording.start_time,
+    )
+
+
+def _examples(scores: Scores, windows: Windows, found: Predictions) -> list[Example]:
+    """Return the best and the worst window with their usable channels, made once more rather than kept."""
+    from butppg_lightning.evaluation.timeline import Example
+
+    if np.isnan(scores.probabilities).all():
+        return []
+    chosen: dict[int, str] = {}
+    for title, pick in (("best window", np.nanargmax), ("worst window", np.nanargmin)):
+        chosen.setdefault(int(pick(scores.probabilities)), title)
+    examples = []
+    for row, title in chosen.items():
+        named = zip(windows.channels, windows[row]["signals"], found.faults[row], strict=True)
+        examples.append(Example(title, row, {name: signal for name, signal, fault in named if not fault}))
+    return examples
 
 
 def _write(
     output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
 ) -> None:
     from butppg_lightning.evaluation.scores import write_csv, write_parquet
-    from butppg_lightning.evaluation.timeline import draw_timeline
-    from butppg_lightning.sources.recordings.envelope import outline
 
+    for name in (*TABLES.values(), SUMMARY, TIMELINE):
+        (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
     (write_csv if options.format == "csv" else write_parquet)(scores, output / TABLES[options.format])
     figures = scores.summary()
     presence = figures.pop("presence")
@@ -173,19 +211,34 @@ def _write(
             for name, channel in recording.channels.items()
             if name in presence
         },
-        "notes": recording.notes,
+        "notes": recording.notes + recording.guesses,
+        "guesses": recording.guesses,
     }
     write_json(output / SUMMARY, summary)
-    ppg = recording.channels["PPG"]
-    draw_timeline(
-        output / TIMELINE, options.input.name, scores, outline(ppg, recording.duration, _OUTLINE_COLUMNS), examples
-    )
-    for note in recording.notes:
+    written = [output / TABLES[options.format], output / SUMMARY]
+    if _draw(output / TIMELINE, options.input.name, scores, examples, recording):
+        written.append(output / TIMELINE)
+    for note in summary["notes"]:
         say(f"note: {note}")
-    _show(output, options, summary)
+    _show(options, summary, written)
 
 
-def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
+def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
+    from butppg_lightning.evaluation.drawing import require_matplotlib
+    from butppg_lightning.evaluation.timeline import draw_timeline
+    from butppg_lightning.sources.recordings.envelope import outline
+
+    try:
+        require_matplotlib("it", "recordings")
+    except UserError as missing:
+        say(f"no timeline was drawn: {missing}")
+        return False
+    swings = outline(recording.channels["PPG"], recording.duration, _OUTLINE_COLUMNS)
+    draw_timeline(path, title, scores, swings, examples)
+    return True
+
+
+def _show(options: Any, summary: dict[str, Any], written: list[Path]) -> None:
     from rich.markup import escape
 
     begin, stretch = summary["longest_usable_start"], summary["longest_usable_seconds"]
@@ -203,11 +256,11 @@ def _show(output: Path, options: Any, summary: dict[str, Any]) -> None:
     )
     states = ("present", "missing", "flat", "railed")
     rows = [
-        (name, escape(told["name_in_file"]), f"{told['rate']:.4g}", *(f"{told[state]:.1%}" for state in states))
-        for name, told in summary["channels"].items()
+        (name, escape(found["name_in_file"]), f"{found['rate']:.4g}", *(f"{found[state]:.1%}" for state in states))
+        for name, found in summary["channels"].items()
     ]
     print_table("Channels (share of the windows)", ("channel", "in the file", "Hz", *states), rows)
-    print(f"Results: {output / TABLES[options.format]}, {output / SUMMARY}, {output / TIMELINE}")
+    print(f"Results: {', '.join(map(str, written))}")
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import evaluating
-from butppg_lightning.models.precision import autocast
+from butppg_lightning.models.precision import autocast, automatic_precision
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def predict(
             every channel is there), of any lengths b.
         batch_size: Windows per forward pass.
         prior: Share of good windows where the model is used; None for the one it was calibrated at.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``; half precision is faster where there is hardware for it.
+        precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: half precision where the hardware has it.
         progress: Called with the number of windows done since the last call.
 
     Raises:
@@ -93,6 +93,7 @@ def predict(
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device)
+    precision = automatic_precision(device) if precision == "auto" else precision
     logits: list[Tensor] = []
     faults: list[Tensor] = []
     with evaluating(network), torch.no_grad(), autocast(device, precision):

@@ -6,10 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from butppg_lightning.errors import UserError
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-_AHEAD = 3  # items given to each process before the first result is taken; bounds the memory of waiting results
 
 
 def usable_cores() -> int:
@@ -47,20 +43,14 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
         return
     # spawned rather than forked: a fork would copy the locks of whatever threads the program has
     context = multiprocessing.get_context("spawn")
-    todo = iter(items)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
         try:
-            running = deque(pool.submit(function, item) for item in islice(todo, _AHEAD * workers))
-            while running:
-                yield running.popleft().result()
-                running.extend(pool.submit(function, item) for item in islice(todo, 1))
+            yield from pool.map(function, items)
         except BrokenProcessPool:
             raise UserError(
                 "a process that read recordings was killed (out of memory?); the same command goes on, "
                 "--workers 1 needs less"
             ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _follow_parent() -> None:

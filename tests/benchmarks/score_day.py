@@ -127,8 +127,8 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     network, _ = restore_network(checkpoint)
     exact: list[float] = []
     for chunk in Windows(read_recording(recording), network.preprocess.channels):
-        scored = predict_windows(network, chunk.signals, chunk.present, precision="32-true").probabilities
-        exact += np.where(chunk.present[:, network.preprocess.channels.index("PPG")], scored, np.nan).tolist()
+        found = predict_windows(network, **chunk)
+        exact += np.where(found.judged, found.probabilities, np.nan).tolist()
         if len(exact) >= most:
             break
     with scores.open() as file:

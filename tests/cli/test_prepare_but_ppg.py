@@ -18,7 +18,7 @@ from butppg_lightning.cli import main
 from butppg_lightning.sources.but_ppg import batches
 from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER
 from butppg_lightning.sources.but_ppg.reader import Record
-from butppg_lightning.sources.but_ppg.resampling import resample
+from butppg_lightning.sources.resampling import resample
 from butppg_lightning.window import CHANNELS, WindowSet, read_windows
 
 SAMPLE = REAL_DATA / "but_ppg_release_sample"

@@ -146,7 +146,7 @@ def test_a_store_holds_the_same_windows_and_is_pretrained_on(
 
 
 def test_large_splits_become_stores_by_themselves(splits: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("butppg_lightning.cli.prepare.vitaldb_work.Work.STORE_FROM", 20)
+    monkeypatch.setattr("butppg_lightning.sources.vitaldb.work.Work.STORE_FROM", 20)
     assert cut(splits, tmp_path / "w") == 0
     assert {path.name for path in (tmp_path / "w").iterdir()} >= {"train_windows.store", "val_windows.npz"}
 
@@ -191,7 +191,7 @@ class Cut(KeyboardInterrupt):
 def test_an_interrupted_run_goes_on_where_it_stopped(
     after: int, windows: Path, splits: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    from butppg_lightning.cli.prepare import vitaldb_work
+    from butppg_lightning.sources.vitaldb import work
 
     done = []
 
@@ -201,16 +201,14 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         done.append(where)
         return original(where, gate)
 
-    original = vitaldb_work.case_windows
-    monkeypatch.setattr(vitaldb_work, "case_windows", counted)
+    original = work.case_windows
+    monkeypatch.setattr(work, "case_windows", counted)
     assert cut(splits, tmp_path / "w") == 130
     assert "the same command goes on" in refusal(capsys)
     assert cut(splits, tmp_path / "w", "--min_sqi=0.5") == 2
     assert "unfinished run with another min_sqi; begin anew with --overwrite" in refusal(capsys)
     again = []
-    monkeypatch.setattr(
-        vitaldb_work, "case_windows", lambda where, gate: (again.append(where), original(where, gate))[1]
-    )
+    monkeypatch.setattr(work, "case_windows", lambda where, gate: (again.append(where), original(where, gate))[1])
     assert cut(splits, tmp_path / "w") == 0
     repeated = set(done) & set(again)
     assert all("0005" in str(path) or "0006" in str(path) for path in repeated), "only cases that gave no windows"
@@ -223,18 +221,18 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
 def test_a_run_killed_while_it_put_things_in_place_finishes(
     windows: Path, splits: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    from butppg_lightning.cli.prepare import vitaldb_work
+    from butppg_lightning.sources.vitaldb import work
 
-    original = vitaldb_work.read_store
+    original = work.read_store
 
     def once(path: Path, verify: bool):
         if path.name.startswith("val"):
             raise Cut
         return original(path, verify=verify)
 
-    monkeypatch.setattr(vitaldb_work, "read_store", once)
+    monkeypatch.setattr(work, "read_store", once)
     assert cut(splits, tmp_path / "w") == 130
-    monkeypatch.setattr(vitaldb_work, "read_store", original)
+    monkeypatch.setattr(work, "read_store", original)
     assert cut(splits, tmp_path / "w") == 0
     expected, found = files(windows), files(tmp_path / "w")
     assert expected.keys() == found.keys()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ from butppg_lightning.cli import main
 from butppg_lightning.evaluation.scores import Scores
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.models.prediction import predict_windows
-from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES
+from butppg_lightning.models.usable_channels import FAULTS, channel_faults
+from butppg_lightning.sources.recordings import Selection, read_recording
+from butppg_lightning.sources.recordings.windowing import Windows
+from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES, WindowSet, read_windows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,7 +125,6 @@ def test_the_probabilities_are_the_models(
     checkpoint: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows cut by hand at 125 Hz, through the LightningModule."""
-    monkeypatch.setattr("butppg_lightning.cli.scoring.automatic_precision", lambda device: "32-true")
     signals = draw()
     rated = {f"fs_{name}": 125 for name in ("PPG", "acc", "ECG")}
     ppg = np.interp(
@@ -156,8 +159,7 @@ def test_bf16_changes_little(
 ) -> None:
     found = []
     for precision in ("32-true", "bf16-mixed"):
-        monkeypatch.setattr("butppg_lightning.cli.scoring.automatic_precision", lambda device, p=precision: p)
-        assert score(checkpoint, recording, tmp_path / precision) == 0
+        assert score(checkpoint, recording, tmp_path / precision, "--precision", precision) == 0
         assert json.loads((tmp_path / precision / "summary.json").read_text())["precision"] == precision
         found.append([float(row["probability"] or "nan") for row in rows(tmp_path / precision)])
     apart = np.nanmax(np.abs(np.subtract(*found)))
@@ -224,15 +226,87 @@ def test_parquet_without_pyarrow(
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("module", ["matplotlib.figure", "edfio", "wfdb"])
-def test_a_missing_extra_is_told(
-    checkpoint: Path, recording: Path, tmp_path: Path, module: str, capsys: Any, monkeypatch: Any
-) -> None:
+@pytest.mark.parametrize("module", ["edfio", "wfdb"])
+def test_a_missing_extra_is_said(checkpoint: Path, tmp_path: Path, module: str, capsys: Any, monkeypatch: Any) -> None:
     (tmp_path / "a.edf").write_bytes(b"0")
     (tmp_path / "b.hea").write_bytes(b"b 0")
     monkeypatch.setitem(sys.modules, module, None)
-    given = {"edfio": tmp_path / "a.edf", "wfdb": tmp_path / "b"}.get(module, recording)
+    given = {"edfio": tmp_path / "a.edf", "wfdb": tmp_path / "b"}[module]
     refuse(capsys, score(checkpoint, given, tmp_path / "o"), "pip install 'butppg-lightning[recordings]'")
+
+
+def test_without_matplotlib_all_but_the_picture_is_written(
+    checkpoint: Path, recording: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert score(checkpoint, recording, tmp_path / "o", "--acc-unit", "g") == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "no timeline was drawn" in printed.err
+    assert "pip install 'butppg-lightning[recordings]'" in printed.err
+    assert "timeline" not in printed.out
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["scores.csv", "summary.json"]
+    assert len(rows(tmp_path / "o")) == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_no_folder_behind(
+    checkpoint: Path, recording: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Stopped in the middle of the prediction."""
+    words = ["score", "--checkpoint", str(checkpoint), "--input", str(recording), "--output-dir"]
+    script = (
+        "import os, butppg_lightning.models.checkpoints.classifier\n"
+        "from butppg_lightning.cli import main\n"
+        "from butppg_lightning.sources.recordings.windowing import Windows\n"
+        f"Windows.__iter__ = lambda self: iter([os.kill(os.getpid(), {int(number)})])\n"
+        f"raise SystemExit(main({[*words, str(tmp_path / 'a' / 'out')]!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode in (130, 143, -number), done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_npz_and_score_agree_on_railed_flat_and_gappy_channels(checkpoint: Path, tmp_path: Path) -> None:
+    """One recording through `score`, and its windows through an npz file and the network."""
+    generator = np.random.default_rng(1)
+    times = np.arange(90 * 64) / 64
+    ppg = 100 + np.sin(2 * np.pi * 1.2 * times) + 0.05 * generator.normal(size=len(times))
+    ppg[12 * 64 : 18 * 64] = 103.0  # at the rail for 6 s of the second window
+    ppg[21 * 64 : 24 * 64] = 103.0  # for 3 s only, in the third
+    ppg[33 * 64 : 33 * 64 + 40] = np.nan  # 0.6 s are bridged
+    ppg[45 * 64 : 47 * 64] = np.nan  # 2 s are not
+    ecg = generator.normal(size=90 * 250)
+    ecg[50 * 250 : 75 * 250] = -9.0  # flat in two windows, at the rail for half of the next
+    acc = generator.normal(0, 0.01, (90 * 50, 3))
+    acc[60 * 50 :, 0] = 0.0  # one axis at rest says that nothing moved
+    acc[80 * 50 :] = [0.0, 0.6, 0.8]
+    np.savez(tmp_path / "night.npz", PPG=ppg, ECG=ecg, acc=acc, fs_PPG=64, fs_ECG=250, fs_acc=50)
+    assert score(checkpoint, tmp_path / "night.npz", tmp_path / "out", "--acc-unit", "g", "--threshold", "0.4") == 0
+    table = rows(tmp_path / "out")
+
+    batches = list(Windows(read_recording(tmp_path / "night.npz", Selection(acc_unit="g")), CHANNELS))
+    parts = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    WindowSet(channels=CHANNELS, **parts).save(tmp_path / "windows.npz")
+    windows = read_windows(tmp_path / "windows.npz", labelled=False)
+    network, _ = restore_network(checkpoint)
+    signals, present = (torch.from_numpy(np.array(part)) for part in (windows.signals, windows.present))
+    faults = channel_faults(signals, CHANNELS, present).numpy()
+    usable = faults == 0
+    with_ppg = usable[:, CHANNELS.index("PPG")]
+    with torch.no_grad():
+        probabilities = network.calibration.probabilities(network(signals, present))
+    called = np.where(probabilities.numpy() >= 0.4, "good", "poor")
+    assert [row["verdict"] for row in table] == np.where(with_ppg, called, "no_ppg").tolist()
+    for row, there, fault in zip(table, usable, faults, strict=True):
+        assert row["channels"].split() == [name for name, use in zip(CHANNELS, there, strict=True) if use]
+        named = zip(CHANNELS, fault, strict=True)
+        said = [f"{name} {'missing' if code == 1 else FAULTS[code]}" for name, code in named if code]
+        assert row["reason"] == "; ".join(said)
+    assert [row["reason"] for row in table] == [
+        "", "PPG railed", "", "", "PPG missing", "ECG flat", "ECG flat", "ECG railed",
+        "ACC_X flat; ACC_Y flat; ACC_Z flat",
+    ]  # fmt: skip
 
 
 def test_a_recording_without_any_usable_ppg(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,9 +10,16 @@ from conftest import REAL_DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from butppg_lightning.sources.but_ppg.reader import DamagedError, Signals, read_record, read_signals
+from butppg_lightning.sources import UnusableError
+from butppg_lightning.sources.but_ppg.reader import (
+    DamagedError,
+    Signals,
+    read_record,
+    read_signals,
+    to_window,
+)
 from butppg_lightning.sources.but_ppg.release import file_checksum
-from butppg_lightning.sources.but_ppg.resampling import UnusableError, resample, to_window
+from butppg_lightning.sources.resampling import resample
 
 SAMPLE = REAL_DATA / "but_ppg_release_sample"
 TIME = np.arange(1250) / 125

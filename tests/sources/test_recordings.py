@@ -6,16 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.usable_channels import FAULTS, channel_faults
 from butppg_lightning.sources.recordings.envelope import outline
-from butppg_lightning.sources.recordings.gaps import Gaps
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble
-from butppg_lightning.sources.recordings.resampling import Resampler
-from butppg_lightning.sources.recordings.windowing import STATES, Windows
+from butppg_lightning.sources.recordings.windowing import Windows
+from butppg_lightning.sources.resampling import Gaps, Resampler
 from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES
 
 
@@ -29,9 +30,10 @@ def make(**signals: tuple[float, float, np.ndarray]) -> Recording:
 
 
 def cut(recording: Recording, channels: tuple[str, ...] = ("PPG",), **options: float) -> tuple[np.ndarray, np.ndarray]:
-    """All windows and the states of their channels."""
-    chunks = list(Windows(recording, channels, **options))  # type: ignore[arg-type]
-    return np.concatenate([chunk.signals for chunk in chunks]), np.concatenate([chunk.states for chunk in chunks])
+    """All windows and the faults of their channels."""
+    batches = list(Windows(recording, channels, **options))  # type: ignore[arg-type]
+    signals, present = (np.concatenate([batch[key] for batch in batches]) for key in ("signals", "present"))
+    return signals, channel_faults(torch.from_numpy(signals), channels, torch.from_numpy(present)).numpy()
 
 
 def pulse(seconds: float, rate: float, frequency: float = 1.3) -> np.ndarray:
@@ -72,20 +74,24 @@ def test_an_offset_does_not_leak_through_the_filter(jump: float) -> None:
     assert (share_above_15_hz(plain) > 0.1) == (jump > 0)
 
 
-def test_chunks_make_no_difference() -> None:
+def test_batches_make_no_difference() -> None:
     generator = np.random.default_rng(0)
     ppg, ecg, acc = generator.normal(size=(3, 60_000)).astype(np.float32)
     for start, length in ((100, 30), (9_000, 700), (20_000, 64), (30_000, 40), (45_000, 9_000)):
         ppg[start : start + length] = np.nan
     acc[-3000:] = np.nan
     signals = {"PPG": (64.0, 0.0, ppg), "ECG": (63.99, 3.21, ecg), "ACC_X": (50.0, 12.5, acc)}
-    whole, states = cut(make(**signals), CHANNELS, hop=7.3, chunk=10_000)
+    whole, states = cut(make(**signals), CHANNELS, hop=7.3, batch_size=10_000)
     assert (states[:, CHANNELS.index("ACC_Y")] == 1).all()
     assert 0 < (states[:, CHANNELS.index("PPG")] != 0).sum() < len(states) / 2
-    for chunk in (1, 2, 37):
-        parts, others = cut(make(**signals), CHANNELS, hop=7.3, chunk=chunk)
+    for batch_size in (1, 2, 37):
+        parts, others = cut(make(**signals), CHANNELS, hop=7.3, batch_size=batch_size)
         np.testing.assert_array_equal(parts, whole)
         np.testing.assert_array_equal(others, states)
+    windows = Windows(make(**signals), CHANNELS, hop=7.3)
+    for number in (0, 17, len(windows) - 1):
+        np.testing.assert_array_equal(windows[number]["signals"], whole[number])
+        np.testing.assert_array_equal(windows[number]["present"], states[number] != FAULTS.index("absent"))
 
 
 def test_channels_of_different_starts_share_the_time_axis() -> None:
@@ -100,20 +106,20 @@ def test_channels_of_different_starts_share_the_time_axis() -> None:
     assert recording.duration == pytest.approx(54)
     windows, states = cut(recording, ("PPG", "ECG"))
     assert len(windows) == 5
-    assert STATES[states[0, 0]] == "missing"  # 4 of its 10 s
-    assert STATES[states[4, 1]] == "missing"  # has ended
+    assert FAULTS[states[0, 0]] == "absent"  # 4 of its 10 s
+    assert FAULTS[states[4, 1]] == "absent"  # has ended
     assert not windows[0, 0].any()
     assert not states[1:4].any()
     for column in range(2):
         assert abs(int(windows[2, column].argmax()) - 500) <= 1
 
 
-@pytest.mark.parametrize(("seconds", "state"), [(0.5, ""), (0.95, ""), (1.1, "missing")])
+@pytest.mark.parametrize(("seconds", "state"), [(0.5, ""), (0.95, ""), (1.1, "absent")])
 def test_gaps_up_to_a_second_are_bridged(seconds: float, state: str) -> None:
     samples = np.arange(64 * 30, dtype=np.float32)
     samples[64 * 14 : 64 * 14 + round(64 * seconds)] = np.nan
     windows, states = cut(make(PPG=(64.0, 0.0, samples)))
-    assert [STATES[value] for value in states[:, 0]] == ["", state, ""]
+    assert [FAULTS[value] for value in states[:, 0]] == ["", state, ""]
     if state:
         assert not windows[1].any()
     else:  # a straight line, which is what the signal is
@@ -124,18 +130,27 @@ def test_many_short_gaps_count_together() -> None:
     samples = pulse(30, 64)
     samples.reshape(-1, 64)[10:20, :10] = np.nan  # 16 % of the second window
     _, states = cut(make(PPG=(64.0, 0.0, samples)))
-    assert [STATES[value] for value in states[:, 0]] == ["", "missing", ""]
+    assert [FAULTS[value] for value in states[:, 0]] == ["", "absent", ""]
 
 
-@pytest.mark.parametrize(("name", "states"), [("PPG", ["flat", "railed", ""]), ("ACC_X", ["", "", ""])])
-def test_sensors_that_are_off_or_overdriven_are_absent(name: str, states: list[str]) -> None:
-    samples = 2 * pulse(30, 64)
+@pytest.mark.parametrize(("name", "states"), [("PPG", ["flat", "railed", "", ""]), ("ACC_X", ["flat", "", "", ""])])
+def test_sensors_that_are_off_or_overdriven_are_not_usable(name: str, states: list[str]) -> None:
+    """Off from one window's first sample to its last, and at a rail for six seconds; clipped beats are no rail."""
+    samples = 2 * pulse(40, 64)
     samples[:640] = 7.0
-    samples[640:1280] = np.clip(3 * samples[640:1280], -1, 1)
+    samples[700:1084] = 2.5
+    samples[1280:1920] = np.clip(3 * samples[1280:1920], -1, 1)
     windows, found = cut(make(**{name: (64.0, 0.0, samples)}), (name,))
-    assert [STATES[value] for value in found[:, 0]] == states
-    assert windows[found[:, 0] == 0].any()
-    assert not windows[found[:, 0] != 0].any()
+    assert [FAULTS[value] for value in found[:, 0]] == states
+    assert np.ptp(windows[0]) == 0
+
+
+def test_a_value_that_is_held_does_not_ring() -> None:
+    """What leads to a rail overshoots it in the filter, which would hide that the channel stays there."""
+    values = np.where(np.arange(64 * 20) < 600, pulse(20, 64), 3.0).astype(np.float32)
+    resampled = Resampler(64.0).resample(lambda begin, end: values[np.clip(np.arange(begin, end), 0, 1279)], 0, 2500, 0)
+    assert (resampled[-(-600 * 125 // 64) :] == 3.0).all()
+    assert np.ptp(resampled[:1100]) > 1.9
 
 
 def test_a_coarse_converter_is_not_railed() -> None:
@@ -149,13 +164,13 @@ def test_a_coarse_converter_is_not_railed() -> None:
 def test_windows_begin_every_hop(hop: float, count: int) -> None:
     windows = Windows(make(PPG=(64.0, 0.0, pulse(30, 64))), ("PPG",), hop)
     assert len(windows) == count
-    starts = np.concatenate([chunk.starts for chunk in windows])
-    np.testing.assert_allclose(starts, np.arange(count) * hop)
+    np.testing.assert_allclose(windows.starts, np.arange(count) * hop)
+    assert sum(len(batch["signals"]) for batch in windows) == count
 
 
 def test_a_long_hop_does_not_hold_the_recording_in_memory() -> None:
     recording = make(PPG=(10.0, 0.0, np.random.default_rng(0).normal(size=10 * 86_400)))
-    assert [len(chunk.starts) for chunk in Windows(recording, ("PPG",), 3600.0)][:3] == [2, 2, 2]
+    assert [len(batch["signals"]) for batch in Windows(recording, ("PPG",), 3600.0)][:3] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("hop", [0.0, -1.0, float("nan"), 1e9])

@@ -58,6 +58,10 @@ def test_plain_numbers_as_time(tmp_path: Path, header: str, stamps: list[float],
     assert channel.start == 0
     np.testing.assert_allclose(channel.samples, VALUES, rtol=1e-6)
     assert (recording.start_time is None) == (start is None)
+    stated = any(unit in header for unit in ("[s]", "_ms", "(ns)"))
+    assert [guess.split(" states ")[0] for guess in recording.guesses] == (
+        [] if stated else [f"'{header.split(',')[0]}'"]
+    )
     if start is not None:
         assert abs(recording.start_time - dt.datetime.fromisoformat(start)) < dt.timedelta(milliseconds=1)
 
@@ -165,7 +169,7 @@ def test_a_rate_stands_for_the_time_column(tmp_path: Path) -> None:
 def test_a_large_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = table([f"{stamp:.4f}" for stamp in times()])
     whole = read(tmp_path, text).channels["PPG"].samples
-    monkeypatch.setattr("butppg_lightning.sources.recordings.csv_cells._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("butppg_lightning.sources.recordings.table._BLOCK_BYTES", 1000)
     np.testing.assert_array_equal(read(tmp_path, text).channels["PPG"].samples, whole)
     broken = text.replace(f"\n{times()[999]:.4f},", "\nlater,")
     with pytest.raises(UserError, match="line 1001: 'time' holds 'later', which is no number"):

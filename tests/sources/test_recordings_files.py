@@ -57,7 +57,7 @@ def test_npz_with_a_rate_per_channel(tmp_path: Path) -> None:
     assert recording.start_time == dt.datetime.fromisoformat("2024-02-29T23:50:00+01:00")
     np.testing.assert_array_equal(recording.channels["PPG"].samples, ppg)
     np.testing.assert_allclose(recording.channels["ACC_Z"].samples, 0.8, rtol=1e-6)
-    assert any("unit of acceleration" in note for note in recording.notes)
+    assert any("unit of acceleration" in guess for guess in recording.guesses)
 
 
 def test_npz_in_three_rows_compressed_and_with_infinity(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_wfdb_with_or_without_suffix(tmp_path: Path) -> None:
         assert np.flatnonzero(np.isnan(recording.channels["PPG"].samples)).tolist() == list(range(300, 500))
         np.testing.assert_allclose(recording.channels["ECG"].samples, signal(125, 0.7), atol=1e-3)
     refuse(path.with_suffix(".dat"), "holds the samples of a WFDB record; give its header")
-    assert not read(path).notes  # g is stated
+    assert not read(path).notes + read(path).guesses  # g is stated
 
 
 def test_wfdb_with_several_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

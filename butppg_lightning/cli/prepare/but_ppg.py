@@ -5,17 +5,11 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.prepare.writing import (
-    SPLITS,
-    SplitPlan,
-    plain_options,
-    print_splits,
-    refuse_existing,
-    write_splits,
-)
+from butppg_lightning.cli.prepare.splits import plain_options, print_splits
 from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable, write_json
@@ -24,13 +18,13 @@ from butppg_lightning.sources.but_ppg.assemble import Choices, assemble
 from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
 from butppg_lightning.sources.but_ppg.manifest import (
     MANIFEST_FILE,
-    count_reasons,
     describe_source,
     describe_windows,
     records_by_note,
 )
 from butppg_lightning.sources.but_ppg.release import Release, find_release
 from butppg_lightning.sources.parallel import usable_cores
+from butppg_lightning.sources.splits import SPLITS, SplitPlan, refuse_existing, write_splits
 from butppg_lightning.version import __version__
 
 if TYPE_CHECKING:
@@ -112,7 +106,7 @@ def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:
         written = write_splits(windows, assigned, folder)
         print_splits(folder, written)
         splits[folder.name if dealt.folds else "."] = {
-            split: {**vars(part), "good_share": round(part.good_share, 4)} for split, part in written.items()
+            split: {**vars(part), "good_share": round(part.good_share or 0.0, 4)} for split, part in written.items()
         }
     _remove_stale(dealt.output, set(assignments))
     return splits
@@ -166,7 +160,7 @@ def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
         f"{counts['windows']} windows of {counts['subjects']} subjects, {100 * counts['good_share']:.1f} % good; "
         f"{counts['without_acceleration']} without acceleration, {counts['without_ecg']} without ECG (marked absent)"
     )
-    for reason, count in count_reasons(manifest["left_out"])[:5]:
+    for reason, count in Counter(manifest["left_out"].values()).most_common(5):
         print(f"left out: {count} of {counts['annotated']} records: {reason}")
     magnitude = counts["acceleration_magnitude_g"]
     if magnitude is not None and not _PLAUSIBLE_G[0] <= magnitude <= _PLAUSIBLE_G[1]:

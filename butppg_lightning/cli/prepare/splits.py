@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from butppg_lightning.cli.prepare.writing import SplitPlan, print_splits, write_splits
+from butppg_lightning.console import print_table
+from butppg_lightning.sources.splits import SplitPlan, SplitSummary, write_splits
 from butppg_lightning.window import read_windows
 
 
@@ -24,3 +25,18 @@ def splits(*, source: Path, output: Path, **plan: Any) -> None:
     windows = read_windows(source, labelled=True)
     for folder, assigned in dealt.assign(windows).items():
         print_splits(folder, write_splits(windows, assigned, folder))
+
+
+def print_splits(folder: Path, written: dict[str, SplitSummary]) -> None:
+    """Print how many windows and subjects every split of a folder has, and what share is good."""
+    rows = (
+        (split, str(part.windows), str(len(part.subjects)), f"{100 * (part.good_share or 0.0):.1f} %")
+        for split, part in written.items()
+    )
+    print_table(f"Splits in {folder}", ("split", "windows", "subjects", "good"), rows)
+
+
+def plain_options(*groups: dict[str, Any]) -> dict[str, Any]:
+    """Return what the user asked for as a manifest keeps it: paths as text, nested groups flat."""
+    options = {key: value for group in groups for key, value in group.items() if not isinstance(value, dict)}
+    return {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}

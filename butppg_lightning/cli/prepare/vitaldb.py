@@ -6,15 +6,14 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
-from butppg_lightning.cli.prepare.vitaldb_work import SplitReport, Work
-from butppg_lightning.cli.prepare.writing import check_shares, plain_options, refuse_existing
+from butppg_lightning.cli.prepare.splits import plain_options
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
 from butppg_lightning.sources.parallel import usable_cores
+from butppg_lightning.sources.splits import SPLITS, check_shares, refuse_existing
 from butppg_lightning.sources.vitaldb.cases import (
     FASTTRACK_CASES,
-    SPLITS,
     Splits,
     choose_cases,
     find_patients,
@@ -24,6 +23,7 @@ from butppg_lightning.sources.vitaldb.cases import (
 )
 from butppg_lightning.sources.vitaldb.recording import import_vitaldb
 from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate
+from butppg_lightning.sources.vitaldb.work import Case, Work, summary
 from butppg_lightning.version import __version__
 
 MANIFEST_FILE = "manifest.json"
@@ -92,7 +92,7 @@ def windows(
     overwrite: bool = False,
     **gate: Any,
 ) -> None:
-    """Cut VitalDB cases into windows of PPG and ECG, 10 s at 125 Hz, and keep those of good quality.
+    """Turn VitalDB cases into windows of PPG and ECG, 10 s at 125 Hz, and keep those of good quality.
 
     Args:
         splits: What prepare vitaldb-splits wrote.
@@ -124,19 +124,20 @@ def windows(
     existing = [output / MANIFEST_FILE, *(output / f"{split}_windows{end}" for split in SPLITS for end in work.ENDINGS)]
     refuse_existing(existing, overwrite or work.begun)
     work.begin(anew=overwrite)
-    reports = work.run(workers or usable_cores())
-    if not reports["train"].windows:
+    cases = work.run(workers or usable_cores())
+    counts = {split: summary(part) for split, part in cases.items()}
+    if not counts["train"]["windows"]:
         work.discard()
-        raise UserError(f"no window to train on: {_why_none(reports['train'])}")
+        raise UserError(f"no window to train on: {_why_none(cases['train'], counts['train'])}")
     manifest = {
         "written_by": f"butppg_lightning {__version__}, prepare vitaldb-windows",
         "options": asked,
-        "splits": {split: report.summary() for split, report in reports.items()},
-        "cases": {split: report.cases for split, report in reports.items()},
+        "splits": counts,
+        "cases": cases,
     }
     write_json(output / MANIFEST_FILE, manifest)
     work.finish(store)
-    _report(reports, output)
+    _report(cases, counts, output)
 
 
 def _places(found: Splits, source: Path | None) -> dict[str, Path | int | str]:
@@ -154,31 +155,27 @@ def _places(found: Splits, source: Path | None) -> dict[str, Path | int | str]:
     return {case: files.get(case, f"has no file in {source}") for case in cases}
 
 
-def _why_none(report: SplitReport) -> str:
-    told = [f"{case['case']} {case['unusable']}" for case in report.cases if case.get("unusable")]
-    reasons = [f"{count} for {reason}" for reason, count in report.left_out.items() if count]
-    return f"{len(told)} of {len(report.cases)} cases are unusable{f' ({told[0]})' if told else ''}" + (
+def _why_none(cases: list[Case], counts: dict[str, Any]) -> str:
+    first = next((f" ({case['case']} {case['unusable']})" for case in cases if case["unusable"]), "")
+    reasons = [f"{count} for {reason}" for reason, count in counts["left_out"].items() if count]
+    return f"{counts['unusable_cases']} of {counts['cases']} cases are unusable{first}" + (
         f", and windows were left out: {', '.join(reasons)}; lower --min_sqi or --min_ecg_sqi" if reasons else ""
     )
 
 
-def _report(reports: dict[str, SplitReport], output: Path) -> None:
-    lines: list[tuple[str, ...]] = [
-        ("cases", *(f"{len(report.cases):,}" for report in reports.values())),
-        ("  unusable", *(f"{report.unusable:,}" for report in reports.values())),
-        ("patients with windows", *(f"{len(report.patients):,}" for report in reports.values())),
-        *((f"left out: {reason}", *(f"{part.left_out[reason]:,}" for part in reports.values())) for reason in REASONS),
-        ("windows", *(f"{report.windows:,}" for report in reports.values())),
-    ]
-    print_table(f"Windows in {output}", ("", *reports), lines)
-    told = [
-        (case["case"], case["unusable"]) for report in reports.values() for case in report.cases if case["unusable"]
-    ]
-    for case, reason in told[:3]:
-        print(f"unusable: case {case} {reason}")
+def _report(cases: dict[str, list[Case]], counts: dict[str, dict[str, Any]], output: Path) -> None:
+    named = {"cases": "cases", "  unusable": "unusable_cases", "patients with windows": "patients"}
+    lines = [(name, *(f"{part[key]:,}" for part in counts.values())) for name, key in named.items()]
+    for reason in REASONS:
+        lines.append((f"left out: {reason}", *(f"{part['left_out'][reason]:,}" for part in counts.values())))
+    lines.append(("windows", *(f"{part['windows']:,}" for part in counts.values())))
+    print_table(f"Windows in {output}", ("", *counts), lines)
+    unusable = [case for part in cases.values() for case in part if case["unusable"]]
+    for case in unusable[:3]:
+        print(f"unusable: case {case['case']} {case['unusable']}")
     print(f"{output / MANIFEST_FILE} lists what was left out of every case and why")
-    empty = [split for split, report in reports.items() if report.cases and not report.windows]
-    for split in empty:
-        print(f"{split} has no windows, so no file")
+    for split, part in counts.items():
+        if part["cases"] and not part["windows"]:
+            print(f"{split} has no windows, so no file")
     folder = shlex.quote(str(output))
     print(f"\nnext: butppg pretrain --config pretrain.yaml --data.root {folder} --output_dir runs/pretrained")

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,7 +129,7 @@ def _lines(path: Path) -> list[list[str]]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; it comes with the release") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as a CSV table ({_first_line(error)}); download it again") from None
+        raise UserError(f"{path} cannot be read as a CSV table ({first_line(error)}); download it again") from None
 
 
 def _column(name: str) -> str:
@@ -143,7 +143,3 @@ def _number(text: str | None) -> float:
     except ValueError:
         return math.nan
     return value if math.isfinite(value) else math.nan
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

@@ -66,7 +66,7 @@ def assemble(
         UserError: If no record is left.
     """
     left_out = dict(recordings.left_out)
-    rows = np.array([row for row, name in enumerate(recordings.records) if _is_read(recordings, str(name))], dtype=int)
+    rows = np.flatnonzero([name not in left_out and name not in recordings.damaged for name in recordings.records])
     notes = [annotations[str(name)] for name in recordings.records[rows]]
     devices = np.array(
         [device_of(int(recordings.colours[row]), note.site) for row, note in zip(rows, notes, strict=True)]
@@ -87,12 +87,10 @@ def assemble(
     kept = np.array([not reason for reason in reasons], dtype=bool)
     left_out |= {note.record: reason for note, reason in zip(notes, reasons, strict=True) if reason}
     if not kept.any():
-        raise UserError(f"all {len(annotations)} records are left out, the first: {_first(left_out)}")
+        record = min(left_out, default="")
+        first = f"{record} {left_out[record]}" if record else "no record was read"
+        raise UserError(f"all {len(annotations)} records are left out, the first: {first}")
     return windows.take(np.flatnonzero(kept)), decided, left_out
-
-
-def _is_read(recordings: Recordings, name: str) -> bool:
-    return name not in recordings.left_out and name not in recordings.damaged
 
 
 def _without_ppg(recordings: Recordings, rows: Array) -> tuple[Array, Array]:
@@ -105,21 +103,11 @@ def _without_ppg(recordings: Recordings, rows: Array) -> tuple[Array, Array]:
     return signals, present
 
 
-def _first(left_out: Mapping[str, str]) -> str:
-    record = min(left_out, default="")
-    return f"{record} {left_out[record]}" if record else "no record was read"
-
-
 def _decide(device: str, ppg: Array, there: Array, good: Array, rates: Array, choices: Choices) -> dict[str, Any]:
     """Choose a device's colour and polarity.
 
-    Args:
-        device: Its name.
-        ppg: ``[N, 3, 1250]``.
-        there: ``[N, 3]`` bool.
-        good: ``[N]`` bool.
-        rates: ``[N]`` reference heart rates in bpm.
-        choices: What the user decides.
+    They follow from its PPG ``[N, 3, 1250]``, where that is there ``[N, 3]`` and good ``[N]``, and the reference heart
+    rates ``[N]`` (bpm).
     """
     shares: dict[str, float] = {}
     for column, colour in enumerate(COLOURS):
@@ -160,14 +148,12 @@ def _window_set(signals: Array, present: Array, notes: Sequence[Annotation], dev
 
 
 def _left_out(present: Array, decided: Mapping[str, dict[str, Any]], devices: Array, choices: Choices) -> list[str]:
+    """Return why each record is left out; empty where it is kept."""
     axes = [row for row, name in enumerate(CHANNELS) if name.startswith("ACC")]
-    reasons = []
-    for there, device in zip(present, devices, strict=True):
-        ppg, acc = there[_PPG], there[axes].all()
-        if not ppg:
-            reasons.append(f"PPG has no usable {decided[str(device)]['ppg_channel']} channel")
-        elif not acc and choices.missing_acc == "drop":
-            reasons.append("no acceleration (--missing-acc drop)")
-        else:
-            reasons.append("")
+    reasons = [""] * len(present)
+    for row, there in enumerate(present):
+        if not there[_PPG]:
+            reasons[row] = f"PPG has no usable {decided[str(devices[row])]['ppg_channel']} channel"
+        elif choices.missing_acc == "drop" and not there[axes].all():
+            reasons[row] = "no acceleration (--missing-acc drop)"
     return reasons

@@ -6,14 +6,14 @@ import hashlib
 import json
 import signal
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from butppg_lightning.errors import StoppedError
 from butppg_lightning.npz import read_npz, write_npz
+from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.but_ppg.reader import ROWS, DamagedError, read_record
-from butppg_lightning.sources.but_ppg.resampling import UnusableError
 from butppg_lightning.sources.parallel import in_order
 from butppg_lightning.window import WINDOW_SAMPLES
 
@@ -28,18 +28,14 @@ PARTS_FOLDER = ".but_ppg_parts"
 """Folder of the output that holds what has been read, until the splits are written."""
 
 _BATCH = 4  # records read and stored together: three seconds of the first release, a tenth of a second of the second
-_VERSION = 1  # raise it when the same files give other signals
+_VERSION = 2  # raise it when the same files give other signals
 _SEPARATOR = "\n"  # between a record's notes
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Some records, and where their signals are stored once they have been read.
+class Batch(NamedTuple):
+    """Folders and checksums of some records, by record, and the npz file for what is read of them.
 
-    Attributes:
-        folders: Folder of each record.
-        checksums: SHA-256 sums of each record's files, by file name.
-        path: The npz file; its name depends on the source files, so that it is never mistaken for that of others.
+    The file's name depends on the source files, so that it is never mistaken for that of others.
     """
 
     folders: dict[str, Path]
@@ -104,14 +100,12 @@ def read_recordings(
 def _batch(release: Release, records: list[str], parts: Path) -> Batch:
     folders = {record: release.records[record] for record in records}
     checksums = {record: release.checksums_of(record) for record in records}
-    identity = [(record, checksums[record], _files(record, folder)) for record, folder in folders.items()]
+    identity = []
+    for record, folder in folders.items():
+        states = [(file.name, file.stat()) for file in sorted(folder.glob(f"{record}_*"))]
+        identity.append((record, checksums[record], [(name, st.st_size, st.st_mtime_ns) for name, st in states]))
     key = hashlib.sha256(json.dumps([_VERSION, identity]).encode()).hexdigest()[:24]
     return Batch(folders, checksums, parts / f"{key}.npz")
-
-
-def _files(record: str, folder: Path) -> list[tuple[str, int, int]]:
-    files = sorted(folder.glob(f"{record}_*"))
-    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 def _read_batch(batch: Batch) -> int:
@@ -119,39 +113,36 @@ def _read_batch(batch: Batch) -> int:
     signals = np.zeros((count, len(ROWS), WINDOW_SAMPLES), dtype=np.float32)
     present = np.zeros((count, len(ROWS)), dtype=bool)
     colours = np.zeros(count, dtype=np.int64)
-    columns: dict[str, list[str]] = {"notes": [], "left_out": [], "damaged": []}
+    remarks: dict[str, list[str]] = {"notes": [""] * count, "left_out": [""] * count, "damaged": [""] * count}
     for row, (record, folder) in enumerate(batch.folders.items()):
-        said = dict.fromkeys(columns, "")
         try:
             read = read_record(record, folder, batch.checksums[record])
             colours[row] = read.colours
-            said["notes"] = _SEPARATOR.join(read.notes)
+            remarks["notes"][row] = _SEPARATOR.join(read.notes)
             for name, channel in read.channels.items():
                 signals[row, ROWS.index(name)] = channel
                 present[row, ROWS.index(name)] = True
         except UnusableError as error:
-            said["left_out"] = str(error)
+            remarks["left_out"][row] = str(error)
         except (DamagedError, OSError) as error:
-            said["damaged"] = str(error)
-        for key, words in said.items():
-            columns[key].append(words)
+            remarks["damaged"][row] = str(error)
     arrays = {"records": np.array(list(batch.folders)), "signals": signals, "present": present, "colours": colours}
-    write_npz(batch.path, arrays | {key: np.array(words) for key, words in columns.items()})
+    write_npz(batch.path, arrays | {key: np.array(words) for key, words in remarks.items()})
     return count
 
 
 def _collect(parts: list[dict[str, Array]]) -> Recordings:
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    said = {
-        key: {str(record): str(words) for record, words in zip(joined["records"], joined[key], strict=True) if words}
-        for key in ("notes", "left_out", "damaged")
-    }
+    remarks: dict[str, dict[str, str]] = {}
+    for key in ("notes", "left_out", "damaged"):
+        named = zip(joined["records"], joined[key], strict=True)
+        remarks[key] = {str(record): str(words) for record, words in named if words}
     return Recordings(
         records=joined["records"],
         signals=joined["signals"],
         present=joined["present"],
         colours=joined["colours"],
-        notes={record: words.split(_SEPARATOR) for record, words in said["notes"].items()},
-        left_out=said["left_out"],
-        damaged=said["damaged"],
+        notes={record: words.split(_SEPARATOR) for record, words in remarks["notes"].items()},
+        left_out=remarks["left_out"],
+        damaged=remarks["damaged"],
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.sources.band_pass import band_pass
 from butppg_lightning.window import SAMPLING_RATE
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def upstroke_skewness(ppg: Array) -> Array:
     Returns:
         ``[N]``; 0 for a flat window.
     """
-    slope = np.diff(_band_pass(ppg), axis=-1)
+    slope = np.diff(band_pass(ppg, *_PULSE_BAND), axis=-1)
     power = (slope**2).mean(-1)
     return np.asarray((power > 0) * (slope**3).mean(-1) / np.maximum(power, _TINY) ** 1.5)
 
@@ -65,7 +66,7 @@ def pulse_share(ppg: Array, heart_rate: Array) -> Array:
     Returns:
         ``[N]`` in 0..1; NaN without a heart rate.
     """
-    spectrum = np.abs(np.fft.rfft(_band_pass(ppg) * np.hanning(ppg.shape[-1]), 4 * ppg.shape[-1])) ** 2
+    spectrum = np.abs(np.fft.rfft(band_pass(ppg, *_PULSE_BAND) * np.hanning(ppg.shape[-1]), 4 * ppg.shape[-1])) ** 2
     frequency = np.fft.rfftfreq(4 * ppg.shape[-1], 1 / SAMPLING_RATE)
     band = (frequency >= _PULSE_BAND[0]) & (frequency <= _PULSE_BAND[1])
     rate = np.asarray(heart_rate)[:, None] / 60
@@ -118,11 +119,3 @@ def sign_test(up: int, down: int) -> float:
     count, most = up + down, max(up, down)
     tail: int = sum(math.comb(count, hits) for hits in range(most, count + 1))
     return min(1.0, 2 * tail / (1 << count))
-
-
-def _band_pass(ppg: Array) -> Array:
-    from scipy.signal import butter, sosfiltfilt
-
-    sections = butter(2, _PULSE_BAND, "bandpass", fs=SAMPLING_RATE, output="sos")
-    centred = np.asarray(ppg, dtype=np.float64)
-    return np.asarray(sosfiltfilt(sections, centred - np.median(centred, axis=-1, keepdims=True), axis=-1))

@@ -1,4 +1,4 @@
-"""What the manifest tells of a prepared release: where it came from, what was decided, what was left out and why."""
+"""What the manifest says of a prepared release: where it came from, what was decided, what was left out and why."""
 
 from __future__ import annotations
 
@@ -90,16 +90,3 @@ def records_by_note(notes: Mapping[str, list[str]]) -> dict[str, list[str]]:
         for line in lines:
             grouped.setdefault(line, []).append(record)
     return grouped
-
-
-def count_reasons(reasons: Mapping[str, str]) -> list[tuple[str, int]]:
-    """Count records by reason, the most frequent first.
-
-    Examples:
-        >>> count_reasons({"112001": "no folder", "112002": "no folder", "112003": "no label"})
-        [('no folder', 2), ('no label', 1)]
-    """
-    counts: dict[str, int] = {}
-    for reason in reasons.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return sorted(counts.items(), key=lambda item: -item[1])

@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.errors import first_line
+from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE, file_checksum
-from butppg_lightning.sources.but_ppg.resampling import UnusableError, to_window
+from butppg_lightning.sources.recordings.recording import UNITS as ACC_UNITS
+from butppg_lightning.sources.recordings.recording import unit_of
+from butppg_lightning.sources.resampling import Gaps, resample
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +31,16 @@ _ACC = ROWS[3:6]
 _MOST_VALUES = 10**7  # a header may not ask for more than this; ten seconds of ECG are 10,000
 _BYTES = 2  # of a sample in format 16, the only one the release uses
 _INVALID = -(2**15)  # format 16's mark for a sample that is not there (WFDB signal(5))
-_UNITS = {"ECG": {"uv": 1e-3, "mv": 1.0, "v": 1e3}, "ACC": {"g": 1.0, "mg": 1e-3, "m/s2": 1 / 9.80665}}
+_ECG_UNITS = {"uv": 1e-3, "mv": 1.0, "v": 1e3}
+
+
+SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
+LENGTH_TOLERANCE = 0.1
+"""Seconds a record may be shorter (its last sample is held) or longer (the rest is dropped) than ten seconds."""
+LONGEST_GAP = 0.2
+"""Seconds of invalid samples on end that are bridged by a straight line: about a pulse's upstroke."""
+GAP_SHARE = 0.05
+"""Share of invalid samples that may be bridged in a channel altogether."""
 
 
 class DamagedError(Exception):
@@ -100,6 +114,41 @@ def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
     return read
 
 
+def to_window(samples: Array, rate: float) -> tuple[Array, int]:
+    """Bridge short gaps, bring the length to ten seconds and resample to 125 Hz.
+
+    Args:
+        samples: ``[T]`` float, NaN or Inf where the recorder gave no valid sample.
+        rate: Sampling rate in Hz.
+
+    Returns:
+        ``[1250]`` float64 in the unit of ``samples``, and how many samples were bridged.
+
+    Raises:
+        UnusableError: If the recording is not ten seconds long or has too many invalid samples.
+
+    Examples:
+        >>> window, bridged = to_window(np.array([np.nan, *range(1, 299), np.nan]), 30.0)
+        >>> window.shape, bridged
+        ((1250,), 2)
+    """
+    expected = round(SECONDS * rate)
+    if abs(samples.size - expected) > LENGTH_TOLERANCE * rate:
+        raise UnusableError(
+            f"lasts {samples.size / rate:.2f} s ({samples.size} samples at {rate:g} Hz), not {SECONDS:g} s"
+        )
+    samples = np.where(np.isfinite(samples), samples, np.nan)
+    bridged = int(np.isnan(samples).sum())
+    if bridged == samples.size:
+        raise UnusableError("has no valid sample")
+    gaps = Gaps(samples)
+    longest = int((gaps.stops - gaps.starts).max(initial=0))
+    if longest > LONGEST_GAP * rate or bridged > GAP_SHARE * samples.size:
+        raise UnusableError(f"has {bridged / rate:.2f} s of invalid samples, {longest / rate:.2f} s of them on end")
+    # a record that is too short is held at its last sample
+    return np.asarray(resample(gaps.bridged(0, expected), rate)[:WINDOW_SAMPLES]), bridged
+
+
 def read_signals(path: Path) -> Signals:
     """Read the signals of a WFDB record.
 
@@ -127,7 +176,7 @@ def read_signals(path: Path) -> Signals:
         raise
     except Exception as error:
         # wfdb parses by regular expressions and lists: damage surfaces as whatever these raise
-        raise DamagedError(f"{path.name} is no complete WFDB record ({_first_line(error)})") from error
+        raise DamagedError(f"{path.name} is no complete WFDB record ({first_line(error)})") from error
     return Signals(values, float(header.fs), [str(name) for name in header.sig_name], str(header.units[0]))
 
 
@@ -196,16 +245,9 @@ def _rows(kind: str, signals: Signals) -> dict[str, int]:
 
 
 def _scale(kind: str, unit: str) -> tuple[float, str]:
+    """Return what brings a signal to mV or g, and a note if its unit is not known."""
     if kind == "PPG":
         return 1.0, ""
-    plain = unit.lower().replace("µ", "u").replace("^", "").replace("²", "2")
-    known = _UNITS[kind]
-    return known.get(plain, 1.0), "" if plain in known else f"{kind}: unit {unit!r} unknown, taken as {_default(kind)}"
-
-
-def _default(kind: str) -> str:
-    return next(unit for unit, scale in _UNITS[kind].items() if scale == 1.0)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
+    known, default = (ACC_UNITS, "g") if kind == "ACC" else (_ECG_UNITS, "mv")
+    found = unit_of(unit) if kind == "ACC" else unit.lower().replace("µ", "u")
+    return known.get(found or "", 1.0), "" if found in known else f"{kind}: unit {unit!r} unknown, taken as {default}"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.acceleration import convert_acceleration
+from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble, check_rate, empty_samples
-from butppg_lightning.sources.recordings.selection import Selection, match_channels, printable
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,7 +23,7 @@ _PLACEHOLDER_YEAR = 1985  # "01.01.85" stands for an unknown date
 _ONSET = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14")
 
 
-def read_edf_recording(path: Path, selection: Selection) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from an EDF or EDF+ file.
 
     Args:
@@ -32,25 +31,15 @@ def read_edf_recording(path: Path, selection: Selection) -> Recording:
         selection: What the user says of its signals.
 
     Raises:
-        UserError: If edfio is missing, the file is damaged, or its header declares another size than it has.
+        UserError: If the file's header declares another size than it has.
+        Exception: Whatever a damaged header makes edfio raise.
     """
-    try:
-        from edfio import read_edf
-    except ImportError:
-        raise UserError("EDF files need edfio; pip install 'butppg-lightning[recordings]'") from None
-    if selection.rates:
-        raise UserError(f"{path} states its sampling rates; drop --fs")
+    from edfio import read_edf
+
     declared = _declared_records(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes that do not fit: checked below
-        try:
-            edf = read_edf(path, lazy_load_data=True, header_encoding="latin-1")
-            return _recording(path, edf, declared, selection)
-        except UserError:
-            raise
-        except Exception as error:  # a stranger's header can make the reader fail in any way
-            reason = printable(str(error))[:100]
-            raise UserError(f"{path} is not a complete EDF file ({type(error).__name__}: {reason})") from None
+        return _recording(path, read_edf(path, lazy_load_data=True, header_encoding="latin-1"), declared, selection)
 
 
 def _recording(path: Path, edf: Any, declared: int, selection: Selection) -> Recording:
@@ -63,16 +52,14 @@ def _recording(path: Path, edf: Any, declared: int, selection: Selection) -> Rec
     if edf.num_data_records < 1:
         raise UserError(f"{path} holds no data records; give a file with samples")
     onsets = _onsets(path, edf)
-    channels, units = {}, {}
+    channels = {}
     for channel, row in match_channels(path, names, selection).items():
         signal = edf.signals[row]
         check_rate(path, names[row], signal.sampling_frequency)
         samples = _samples(path, names[row], signal, onsets, edf.num_data_records, edf.data_record_duration)
-        channels[channel] = Channel(channel, names[row], float(signal.sampling_frequency), 0.0, samples)
-        units[channel] = signal.physical_dimension
-    recording = assemble(path, channels, _start_time(edf), names)
-    convert_acceleration(recording, units, selection.acc_unit)
-    return recording
+        rate, unit = float(signal.sampling_frequency), signal.physical_dimension
+        channels[channel] = Channel(channel, names[row], rate, 0.0, samples, unit)
+    return assemble(path, channels, _start_time(edf), names, selection.acc_unit)
 
 
 def _samples(path: Path, name: str, signal: Any, onsets: Array | None, records: int, duration: float) -> Array:
@@ -102,7 +89,7 @@ def _onsets(path: Path, edf: Any) -> Array | None:
         labels = [header[16 * row : 16 * row + 16].strip() for row in range(count)]
         sizes = [2 * int(header[216 * count + 8 * row : 216 * count + 8 * row + 8]) for row in range(count)]
         if b"EDF Annotations" not in labels:
-            raise UserError(f"{path} says it has gaps (EDF+D), but has no annotations that tell where; write it again")
+            raise UserError(f"{path} says it has gaps (EDF+D), but has no annotations that say where; write it again")
         row = labels.index(b"EDF Annotations")
         onsets = []
         for record in range(edf.num_data_records):

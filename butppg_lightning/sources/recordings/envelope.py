@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.signal import butter, sosfiltfilt
 
-from butppg_lightning.sources.recordings.gaps import Gaps
+from butppg_lightning.sources.resampling import Gaps
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array

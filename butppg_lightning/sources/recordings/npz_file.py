@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.npz import Array, read_npz
-from butppg_lightning.sources.recordings.acceleration import convert_acceleration
+from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble, to_samples
-from butppg_lightning.sources.recordings.selection import Selection, match_channels, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _TRIPLES = ("acc", "accel", "acceleration", "accelerometer")
 
 
-def read_npz_recording(path: Path, selection: Selection) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from an npz file of one array per channel; the module's docstring states the form.
 
     Args:
@@ -56,9 +55,7 @@ def read_npz_recording(path: Path, selection: Selection) -> Recording:
         start = _number(path, settings, [f"start_{name}" for name in keys])
         samples = to_samples(path, key, arrays.pop(key))
         channels[channel] = Channel(channel, key, rate, 0.0 if start is None else start, samples)
-    recording = assemble(path, channels, _start_time(path, settings.get("start_time")), tuple(names))
-    convert_acceleration(recording, {}, selection.acc_unit)
-    return recording
+    return assemble(path, channels, _start_time(path, settings.get("start_time")), tuple(names), selection.acc_unit)
 
 
 def _rate(path: Path, keys: tuple[str, ...], channel: str, settings: dict[str, Array], selection: Selection) -> float:

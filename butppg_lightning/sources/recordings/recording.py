@@ -1,7 +1,8 @@
-"""A long recording in memory: named channels, each with its own sampling rate, start and gaps."""
+"""A long recording in memory: named channels, each with its own sampling rate, start and gaps; acceleration in g."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,13 @@ LONGEST_DAYS = 31
 """Days that one recording may span, gaps included."""
 _MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 Hz
 _CONVERTED = 2**20  # samples converted together
+STANDARD_GRAVITY = 9.80665
+"""m/s² of one g (CGPM 1901)."""
+UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}
+"""What ``--acc-unit`` accepts, in g."""
+_SPELLINGS = {"gn": "g", "gs": "g", "millig": "mg", "m/s/s": "m/s2", "ms-2": "m/s2", "m*s-2": "m/s2", "mps2": "m/s2"}
+_LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
+_LOOKED_AT = 100_000  # samples
 
 
 @dataclass(eq=False)
@@ -34,7 +42,9 @@ class Channel:
         source: Its name in the file.
         rate: Samples per second (Hz), above 0.
         start: Seconds from the recording's start to the first sample, at least 0.
-        samples: ``[T]`` float32 in the unit of the file (acceleration: g), NaN where nothing was recorded.
+        samples: ``[T]`` float32 in the unit of the file, NaN where nothing was recorded; :func:`assemble` brings
+            acceleration to g.
+        unit: What the file states as their unit, in its spelling; empty where it states none.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Channel:
     rate: float
     start: float
     samples: Array
+    unit: str = ""
 
     @property
     def end(self) -> float:
@@ -59,6 +70,7 @@ class Recording:
         start_time: When the recording began, with a time zone if the file states one; None if it does not say.
         names: All signal names of the file, those without a channel too.
         notes: Things a reader should know, one line each.
+        guesses: What the file does not state and had to be assumed, one line each, with the option that settles it.
     """
 
     path: str
@@ -66,6 +78,7 @@ class Recording:
     start_time: datetime | None
     names: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    guesses: list[str] = field(default_factory=list)
 
     @property
     def duration(self) -> float:
@@ -74,18 +87,24 @@ class Recording:
 
 
 def assemble(
-    path: Path, channels: Mapping[str, Channel], start_time: datetime | None, names: tuple[str, ...]
+    path: Path,
+    channels: Mapping[str, Channel],
+    start_time: datetime | None,
+    names: tuple[str, ...],
+    acc_unit: str | None = None,
 ) -> Recording:
-    """Check channels and put them on a common time axis.
+    """Check channels, put them on a common time axis and bring acceleration to g.
 
     Args:
         path: The file.
         channels: Channels by name; their starts may be relative to anything they share.
         start_time: The moment that the starts are relative to, or None.
         names: All signal names of the file.
+        acc_unit: The user's unit of acceleration, which decides; None for what the file says, or g.
 
     Raises:
-        UserError: If a rate is impossible, no channel holds a number, or the recording spans too long a time.
+        UserError: If a rate is impossible, no channel holds a number, the recording spans too long a time, or nobody
+            states a unit of acceleration and its numbers cannot be g.
     """
     kept: dict[str, Channel] = {}
     notes = []
@@ -98,8 +117,8 @@ def assemble(
         else:
             kept[name] = channel
     if not kept:
-        told = ", ".join(channel.source for channel in channels.values())
-        raise UserError(f"{path}: {told} hold no numbers at all; give a recording with samples")
+        empty = ", ".join(channel.source for channel in channels.values())
+        raise UserError(f"{path}: {empty} hold no numbers at all; give a recording with samples")
     first = min(channel.start for channel in kept.values())
     for channel in kept.values():
         channel.start -= first
@@ -113,7 +132,39 @@ def assemble(
             recording.start_time = start_time + timedelta(seconds=first)
         except OverflowError:
             raise UserError(f"{path} starts {first:g} s after {start_time}; check its times") from None
+    _convert_acceleration(recording, acc_unit)
     return recording
+
+
+def _convert_acceleration(recording: Recording, asked: str | None) -> None:
+    axes = [channel for name, channel in recording.channels.items() if name.startswith("ACC")]
+    units = [asked or unit_of(channel.unit) for channel in axes]
+    for channel, unit in zip(axes, units, strict=True):
+        channel.samples *= np.float32(UNITS[unit or "g"])
+    if not axes or any(units):
+        return
+    shortest = min(len(channel.samples) for channel in axes)
+    some = [channel.samples[: shortest : max(1, shortest // _LOOKED_AT)].astype(np.float64) for channel in axes]
+    magnitude = float(np.nanmedian(np.linalg.norm(some, axis=0))) if shortest else 0.0
+    if magnitude > _LARGEST_MAGNITUDE:
+        left_out = ",".join(f"{channel.name}=none" for channel in axes)
+        raise UserError(
+            f"{recording.path} states no unit of acceleration, and its median of {magnitude:.3g} is not g; "
+            f"give --acc-unit m/s2 or mg (or g to insist), or leave it out: --channels {left_out}"
+        )
+    recording.guesses.append("the unit of acceleration is not stated; taken as g (--acc-unit)")
+
+
+def unit_of(text: str) -> str | None:
+    """Return the unit that a header states, spelt as in :data:`UNITS`; None if it is none of them.
+
+    Examples:
+        >>> unit_of("m/s^2"), unit_of("G"), unit_of("adu")
+        ('m/s2', 'g', None)
+    """
+    plain = re.sub(r"[\s_^.]", "", text.lower().replace("²", "2").replace("·", ""))
+    plain = _SPELLINGS.get(plain, plain)
+    return plain if plain in UNITS else None
 
 
 def check_rate(path: Path, name: str, rate: float) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.acceleration import convert_acceleration
+from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
 from butppg_lightning.sources.recordings.recording import (
     LONGEST_DAYS,
     Channel,
@@ -19,11 +19,8 @@ from butppg_lightning.sources.recordings.recording import (
     check_rate,
     empty_samples,
 )
-from butppg_lightning.sources.recordings.selection import Selection, match_channels, printable
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from butppg_lightning.npz import Array
 
 _CHUNK_SECONDS = 1800.0  # read together: wfdb makes several copies
@@ -35,7 +32,7 @@ _MISREAD_UNIT = re.compile(r"^\.\S*(?:\s+-?\d+){5}\s+")
 _FLAC = ("508", "516", "524")
 
 
-def read_wfdb_recording(path: Path, selection: Selection) -> Recording:
+def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from a WFDB record.
 
     Args:
@@ -43,24 +40,12 @@ def read_wfdb_recording(path: Path, selection: Selection) -> Recording:
         selection: What the user says of its signals.
 
     Raises:
-        UserError: If wfdb is missing, the header is damaged, or a signal file is missing or shorter than declared.
+        UserError: If a signal file is missing or shorter than declared.
+        Exception: Whatever a damaged header makes wfdb raise.
     """
-    try:
-        import wfdb  # noqa: F401
-    except ImportError:
-        raise UserError("WFDB records need wfdb; pip install 'butppg-lightning[recordings]'") from None
-    if selection.rates:
-        raise UserError(f"{path} states its sampling rates; drop --fs")
     name = path.with_suffix("") if path.suffix == ".hea" else path
-    header_path = Path(f"{name}.hea")
-    try:
-        header = _header(name)
-        return _recording(header_path, header, _segments(name, header), selection)
-    except UserError:
-        raise
-    except Exception as error:  # a stranger's header can make the reader fail in any way
-        reason = printable(str(error))[:100]
-        raise UserError(f"{header_path} cannot be read ({type(error).__name__}: {reason})") from None
+    header = _header(name)
+    return _recording(Path(f"{name}.hea"), header, _segments(name, header), selection)
 
 
 def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], selection: Selection) -> Recording:
@@ -80,15 +65,14 @@ def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], s
         raise UserError(f"{path} declares {total:,} samples at {rate:g} Hz; expected up to {LONGEST_DAYS} days")
     channels = {}
     for channel, row in found.items():
-        own = check_rate(path, names[row], first[names[row]][0])
+        own, unit = first[names[row]]
+        check_rate(path, names[row], own)
         samples = empty_samples(path, names[row], round(total * own / rate))
-        channels[channel] = Channel(channel, names[row], own, 0.0, samples)
+        channels[channel] = Channel(channel, names[row], own, 0.0, samples, unit)
     wanted = {names[row]: channels[channel].samples for channel, row in found.items()}
     for start, segment_path, segment in segments:
         _read_segment(segment_path, segment, start, wanted)
-    recording = assemble(path, channels, _start_time(header), names)
-    convert_acceleration(recording, {name: first[names[row]][1] for name, row in found.items()}, selection.acc_unit)
-    return recording
+    return assemble(path, channels, getattr(header, "base_datetime", None), names, selection.acc_unit)
 
 
 def _segments(name: Path, header: Any) -> list[tuple[int, Path, Any]]:
@@ -195,8 +179,3 @@ def _header(name: Path) -> Any:
 def _name(name: str | None) -> str:
     # wfdb 4.3 reads the unit "a.u." up to its first dot and takes the rest of the line for the name
     return printable(_MISREAD_UNIT.sub("", name or ""))
-
-
-def _start_time(header: Any) -> datetime | None:
-    moment: datetime | None = getattr(header, "base_datetime", None)
-    return moment

@@ -1,8 +1,8 @@
 """Synthetic recordings that can teach and can fail: drawn from beats, spoiled by causes, labelled by readers.
 
-``subjects`` and ``rhythm`` say who is recorded and when the heart beats, ``cardiac`` draws ECG and PPG from those
-beats, ``motion`` and ``corruption`` spoil them, ``recording`` stores them as a device does, ``readers`` judge them by
-BUT PPG's rule, ``generate`` puts windows together and ``splits`` writes the files.
+``subjects`` say who is recorded, ``heart`` draws beats, and from them ECG and PPG, ``motion`` and ``corruption`` spoil
+them, ``recording`` stores them as a device does, ``readers`` judge them by BUT PPG's rule, ``generate`` puts windows
+together and ``splits`` writes the files.
 """
 
 from __future__ import annotations

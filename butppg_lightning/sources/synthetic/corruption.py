@@ -14,7 +14,7 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.synthetic.beat_times import Beats
+    from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.motion import Motion
 
 FAULTS = ("none", "contact_loss", "flicker", "low_perfusion", "pressure", "saturation")
@@ -49,21 +49,12 @@ class Corruption:
 def draw_corruption(
     rng: np.random.Generator, beats: Beats, motion: Motion, pulse: Array, *, monitored: bool = False
 ) -> Corruption:
-    """Draw everything that stands between a pulse and its recording.
+    """Draw everything that stands between a pulse ``[1250]`` and its recording.
 
     Severities are drawn in dB of the artefact over the pulse, from two broad normal distributions: a sensor that
     sits well passes little of a motion on (so there are good windows with motion), one that sits badly turns it
     into more than the pulse. How strongly a motion shows in the PPG depends only weakly on its acceleration.
-
-    Args:
-        rng: Source of randomness.
-        beats: Give the breathing, and the heart rate that periodic artefacts keep away from.
-        motion: What the subject does.
-        pulse: ``[1250]`` the clean pulse train.
-        monitored: Whether staff keep the sensor in place, as in an operating room.
-
-    Returns:
-        The corruption.
+    Periodic artefacts keep away from the heart rate. A ``monitored`` sensor is kept in place by staff.
     """
     situation = "vitaldb" if monitored else "at_rest" if motion.kind == "rest" else "moving"
     fault = str(rng.choice(FAULTS, p=_FAULT_SHARES[situation]))

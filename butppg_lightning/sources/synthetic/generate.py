@@ -8,16 +8,16 @@ independent of the label within a subject.
 
 from __future__ import annotations
 
-import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from butppg_lightning.console import progress_bar
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.synthetic.beat_times import Beats, draw_beats
-from butppg_lightning.sources.synthetic.cardiac import draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
+from butppg_lightning.sources.synthetic.heart import Beats, draw_beats, draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
 from butppg_lightning.sources.synthetic.readers import READER_ERRORS, judge, read_rates, signal_to_noise
 from butppg_lightning.sources.synthetic.recording import record_ecg, record_ppg
@@ -25,8 +25,6 @@ from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout,
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from butppg_lightning.npz import Array
 
 SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
@@ -88,9 +86,12 @@ def synthesize(
     owner = np.sort(np.arange(samples) % count)
     wanted = _allot_labels(_stream(seed, _QUOTA), owner, good) if labelled else None
     chunks = []
-    for start in _tracked(range(0, samples, _CHUNK), shown=progress):
-        windows = range(start, min(start + _CHUNK, samples))
-        chunks.append(_collect(_draw_chunk(seed, windows, [cast[owner[index]] for index in windows], wanted)))
+    with progress_bar("synthesizing", samples) if progress else nullcontext() as advance:
+        for start in range(0, samples, _CHUNK):
+            windows = range(start, min(start + _CHUNK, samples))
+            chunks.append(_collect(_draw_chunk(seed, windows, [cast[owner[index]] for index in windows], wanted)))
+            if advance is not None:
+                advance(len(windows))
     columns = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
     return WindowSet(
         signals=columns.pop("signals"),
@@ -203,12 +204,3 @@ def _collect(recordings: list[Recording]) -> dict[str, Array]:
         "fault": np.array([item.corruption.fault for item in recordings]),
         "generator_snr_db": snr.astype(np.float32),
     }
-
-
-def _tracked(steps: Iterable[int], *, shown: bool) -> Iterable[Any]:
-    if not (shown and sys.stderr.isatty()):
-        return steps
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(list(steps), description="synthesizing", console=Console(stderr=True), transient=True)

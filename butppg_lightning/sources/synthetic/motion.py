@@ -19,7 +19,7 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.synthetic.beat_times import Beats
+    from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.subjects import Subject
 
 MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")
@@ -48,16 +48,9 @@ class Motion:
 
 
 def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, calm: bool = False) -> Motion:
-    """Draw the motion of one window.
+    """Draw the motion of one window; at rest, and always if ``calm``, the magnitude of the acceleration is 1 g.
 
-    Args:
-        rng: Source of randomness.
-        subject: Gives the direction of gravity.
-        beats: Give the breathing that tilts the sensor, and the heart rate that a cadence keeps away from.
-        calm: Whether the subject lies still, as in an operating room.
-
-    Returns:
-        The motion; at rest the magnitude of the acceleration is 1 g.
+    Breathing tilts the sensor a little, and a cadence keeps away from the heart rate.
     """
     kind = "rest" if calm else str(rng.choice(MOTIONS, p=_MOTION_SHARES))
     strength = float(np.clip(rng.lognormal(np.log(0.11), 0.8), 0.015, 1.5))  # g
@@ -89,16 +82,9 @@ def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, cal
 
 
 def cadence_apart(rng: np.random.Generator, heart_rate: float, slowest: float, fastest: float) -> float:
-    """Draw a frequency that half of the time is near the heart rate but never the same.
+    """Draw a frequency (Hz) that half of the time is near the heart rate (bpm) but never the same.
 
-    Args:
-        rng: Source of randomness.
-        heart_rate: The rate to keep away from (bpm).
-        slowest: Lowest rate (per minute).
-        fastest: Highest rate (per minute).
-
-    Returns:
-        Frequency (Hz).
+    ``slowest`` and ``fastest`` are per minute.
     """
     if rng.random() < 0.5:
         rate = heart_rate + rng.choice((-1, 1)) * rng.uniform(_APART, 35)

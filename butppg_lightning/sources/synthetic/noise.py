@@ -16,21 +16,14 @@ TIME = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE
 DURATION = WINDOW_SAMPLES / SAMPLING_RATE
 """Length of a window (s)."""
 
-_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part cut out of the periodic waveform is not periodic
+_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part taken from the periodic waveform is not periodic
 _FREQUENCIES = np.fft.rfftfreq(_SPECTRUM_SAMPLES, 1 / SAMPLING_RATE)
 
 
 def band_noise(rng: np.random.Generator, low: float, high: float, slope: float = 0.0) -> Array:
-    """Gaussian noise of a band, its power falling with frequency.
+    """Return Gaussian noise ``[1250]`` of root mean square 1 between ``low`` and ``high`` (Hz, 0.05 to 62.5).
 
-    Args:
-        rng: Source of randomness.
-        low: Lower edge of the band (Hz, at least 0.05).
-        high: Upper edge of the band (Hz, at most 62.5).
-        slope: Exponent b of the power spectrum 1/f^b: 0 white, 1 pink, 2 a random walk.
-
-    Returns:
-        ``[1250]`` of root mean square 1.
+    Its power falls with frequency as 1/f^slope: 0 is white, 1 pink, 2 a random walk.
     """
     start, stop = np.searchsorted(_FREQUENCIES, (low, high))
     stop = max(stop, start + 2)
@@ -41,16 +34,10 @@ def band_noise(rng: np.random.Generator, low: float, high: float, slope: float =
 
 
 def wandering_tone(rng: np.random.Generator, frequency: float, jitter: float, harmonics: tuple[float, ...]) -> Array:
-    """A periodic waveform whose frequency wanders, such as steps or flicker.
+    """Return a periodic waveform ``[1250]`` of root mean square 1 whose frequency wanders, such as steps or flicker.
 
-    Args:
-        rng: Source of randomness.
-        frequency: Mean frequency (Hz).
-        jitter: Relative deviation of the instantaneous frequency (0.02: steady, 0.1: loose).
-        harmonics: Amplitude of the fundamental, the second harmonic and so on.
-
-    Returns:
-        ``[1250]`` of root mean square 1.
+    ``jitter`` is the relative deviation of the instantaneous ``frequency`` (Hz; 0.02 is steady, 0.1 loose),
+    ``harmonics`` are the amplitudes of the fundamental, the second harmonic and so on.
     """
     instantaneous = frequency * (1 + jitter * band_noise(rng, 0.1, 1.0))
     phase = 2 * np.pi * (np.cumsum(instantaneous) / SAMPLING_RATE + rng.random())
@@ -61,16 +48,9 @@ def wandering_tone(rng: np.random.Generator, frequency: float, jitter: float, ha
 
 
 def bursts(rng: np.random.Generator, count: int, shortest: float, longest: float) -> Array:
-    """An envelope of ``count`` smooth bursts at random places.
+    """Return an envelope ``[1250]`` of ``count`` smooth bursts at random places, ``shortest`` to ``longest`` s long.
 
-    Args:
-        rng: Source of randomness.
-        count: Number of bursts.
-        shortest: Shortest burst (s).
-        longest: Longest burst (s).
-
-    Returns:
-        ``[1250]`` in 0..1: 1 inside a burst, 0 outside, with raised-cosine edges of 0.2 s.
+    It is 1 inside a burst and 0 outside, with raised-cosine edges of 0.2 s.
     """
     envelope = np.zeros(WINDOW_SAMPLES)
     for length, centre in zip(rng.uniform(shortest, longest, count), rng.uniform(0, DURATION, count), strict=True):

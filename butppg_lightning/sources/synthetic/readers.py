@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import butter, find_peaks, sosfiltfilt
+from scipy.signal import find_peaks
 
+from butppg_lightning.sources.band_pass import band_pass
+from butppg_lightning.sources.resampling import runs
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -33,22 +35,6 @@ _MOST_IRREGULAR = 0.3  # scatter of intervals over their mean; fibrillation stay
 _TRANSFORM_SAMPLES = 8192  # zero padding: a bin is 0.9 bpm wide
 
 
-def band_pass(signals: Array, low: float, high: float) -> Array:
-    """Filter forwards and backwards with a second-order Butterworth band-pass.
-
-    Args:
-        signals: ``[..., 1250]``.
-        low: Lower edge (Hz).
-        high: Upper edge (Hz).
-
-    Returns:
-        ``[..., 1250]`` without phase shift.
-    """
-    sections = butter(2, (low, high), btype="bandpass", fs=SAMPLING_RATE, output="sos")
-    centred = signals - np.median(signals, axis=-1, keepdims=True)
-    return np.asarray(sosfiltfilt(sections, centred, axis=-1))
-
-
 def read_rates(ppg: Array) -> Array:
     """Let every reader estimate the mean heart rate, before their own errors.
 
@@ -56,7 +42,7 @@ def read_rates(ppg: Array) -> Array:
         ppg: ``[N, 1250]`` recorded PPG, systole up, in any unit.
 
     Returns:
-        ``[N, 5]`` bpm; NaN where a reader cannot tell.
+        ``[N, 5]`` bpm; NaN where a reader finds none.
     """
     wide, narrow = band_pass(ppg, 0.5, 8.0), band_pass(ppg, 0.6, 4.0)
     columns = (
@@ -73,7 +59,7 @@ def judge(rates: Array, errors: Array, true_rate: Array) -> Array:
     """Apply the rule: good when most readers lie within 5 bpm of the true rate.
 
     Args:
-        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one cannot tell.
+        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one finds none.
         errors: ``[N, 5]`` the readers' own errors (bpm).
         true_rate: ``[N]`` mean rate of the beats (bpm).
 
@@ -148,14 +134,8 @@ def _read_moving_averages(wide: Array) -> Array:
     power = np.maximum(wide, 0) ** 2
     peak_average = uniform_filter1d(power, 14, axis=1)
     beat_average = uniform_filter1d(power, 83, axis=1) + 0.02 * power.mean(axis=1, keepdims=True)
-    block = np.pad(peak_average > beat_average, ((0, 0), (1, 1))).astype(np.int8)
-    change = np.diff(block, axis=1)
-    rates = np.full(wide.shape[0], np.nan)
-    for row in range(wide.shape[0]):
-        starts, stops = np.flatnonzero(change[row] == 1), np.flatnonzero(change[row] == -1)
-        long = stops - starts >= 10
-        rates[row] = _rate_of((starts[long] + stops[long]) / 2)
-    return rates
+    found = (runs(block) for block in peak_average > beat_average)
+    return np.array([_rate_of(blocks[np.diff(blocks)[:, 0] >= 10].mean(axis=1)) for blocks in found])
 
 
 def _read_spectrum(wide: Array) -> Array:

@@ -19,18 +19,11 @@ if TYPE_CHECKING:
 
 
 def record_ppg(rng: np.random.Generator, subject: Subject, pulse: Array, corruption: Corruption) -> Array:
-    """Record a corrupted pulse with the subject's device.
+    """Record a corrupted pulse ``[1250]`` with the subject's device.
 
-    Args:
-        rng: Source of randomness (gain of this window).
-        subject: Gives the device, its light level and the pulsatile share.
-        pulse: ``[1250]`` clean pulse train, an ordinary pulse being about 1 high.
-        corruption: What happens to it.
-
-    Returns:
-        ``[1250]`` in the device's unit: quantised and clipped at the native rate, then resampled to 125 Hz. A
-        device with a native rate below that has its median subtracted before (and stays without it), because the
-        steady part would otherwise leak through the polyphase filter as a tone at the native rate.
+    The result ``[1250]`` is in the device's unit: quantised and clipped at the native rate, then resampled to 125 Hz.
+    A device with a native rate below that has its median subtracted before (and stays without it), because the steady
+    part would otherwise leak through the polyphase filter as a tone at the native rate.
     """
     device = subject.device
     share = np.clip(subject.pulsatile_share * rng.lognormal(0, 0.25), *device.pulsatile_share)
@@ -56,15 +49,9 @@ def record_ppg(rng: np.random.Generator, subject: Subject, pulse: Array, corrupt
 
 
 def record_ecg(rng: np.random.Generator, ecg: Array, motion: Motion) -> Array:
-    """Add what electrodes and mains do to a clean ECG.
+    """Add to a clean ECG ``[1250]`` (mV) drift, mains hum, muscle noise and, now and then, a loose electrode.
 
-    Args:
-        rng: Source of randomness.
-        ecg: ``[1250]`` clean ECG (mV).
-        motion: Moves the electrodes and tenses muscles.
-
-    Returns:
-        ``[1250]`` mV: with drift, mains hum, muscle noise and, now and then, a loose electrode.
+    The motion moves the electrodes and tenses muscles.
     """
     moving = motion.envelope if motion.movement.any() else np.zeros(WINDOW_SAMPLES)
     drift = rng.lognormal(-2.3, 0.7) * band_noise(rng, 0.05, 0.5, 2)

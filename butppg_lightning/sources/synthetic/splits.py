@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable
+from butppg_lightning.sources.splits import SplitSummary
 from butppg_lightning.sources.synthetic.generate import check_request, synthesize
 
 if TYPE_CHECKING:
@@ -26,23 +26,6 @@ SPLIT_FILES: dict[Layout, dict[str, str]] = {
 
 _HELD_OUT_SHARE = 0.15  # of the subjects, for val and for test
 _SHUFFLES = 64  # splits tried; the one whose shares of good windows differ least is taken
-
-
-@dataclass(frozen=True)
-class SplitSummary:
-    """What was written for one split.
-
-    Attributes:
-        path: The file.
-        windows: Number of windows.
-        subjects: Number of subjects.
-        good_share: Share of good windows, or None without labels.
-    """
-
-    path: Path
-    windows: int
-    subjects: int
-    good_share: float | None
 
 
 def write_mock(
@@ -84,7 +67,7 @@ def write_mock(
     for split, name in SPLIT_FILES[layout].items():
         part = windows.take(np.flatnonzero(split_of_window == split))
         part.save(output / name)
-        written[split] = _summarise(output / name, part)
+        written[split] = SplitSummary.of(part)
     return written
 
 
@@ -116,8 +99,3 @@ def _split_by_subject(windows: WindowSet, splits: tuple[str, ...], seed: int) ->
     labels = windows.labels
     uneven = [np.ptp([labels[candidate == split].mean() for split in splits]) for candidate in candidates]
     return np.asarray(candidates[int(np.argmin(uneven))])
-
-
-def _summarise(path: Path, part: WindowSet) -> SplitSummary:
-    share = None if part.labels is None else float(part.labels.mean())
-    return SplitSummary(path, len(part), len(np.unique(np.asarray(part.subjects))), share)

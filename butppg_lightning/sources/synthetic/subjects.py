@@ -90,16 +90,7 @@ class Subject:
 
 
 def draw_subject(rng: np.random.Generator, name: str, layout: Layout) -> Subject:
-    """Draw a subject and their device.
-
-    Args:
-        rng: Source of randomness of this subject alone.
-        name: Subject identifier.
-        layout: ``but_ppg`` (phone cameras, wrist bands, finger clips) or ``vitaldb`` (bedside monitors).
-
-    Returns:
-        The subject.
-    """
+    """Draw a subject and their device, one of those of the layout; ``rng`` is this subject's alone."""
     devices, weights = _DEVICES[layout]
     device = devices[rng.choice(len(devices), p=weights)]
     direction = rng.standard_normal(3)

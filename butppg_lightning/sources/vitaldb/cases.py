@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.errors import UserError, first_line
 from butppg_lightning.files import write_json
+from butppg_lightning.sources.splits import SPLITS
 from butppg_lightning.sources.vitaldb.recording import NO_NETWORK, import_vitaldb, patient_sockets
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ FASTTRACK_CASES = 70
 """Cases of the small subset."""
 CLINICAL_FILE = "clinical_data.csv"
 """The table of cases and patients, as the release has it."""
-SPLITS = ("train", "val", "test")
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"
@@ -180,7 +180,7 @@ def read_splits(path: Path) -> Splits:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it with: {_MAKE}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({str(error).partition(chr(10))[0]}); make it with: {_MAKE}") from None
+        raise UserError(f"{path} is no JSON ({first_line(error)}); make it with: {_MAKE}") from None
     if not isinstance(content, dict) or content.get("dataset") != _DATASET:
         raise UserError(f"{path} holds no splits of VitalDB; make them with: {_MAKE}")
     cases = {split: content.get(split) for split in SPLITS}
@@ -224,8 +224,7 @@ def _read_clinical(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no table with the columns caseid and subjectid ({reason})") from None
+        raise UserError(f"{path} is no table with the columns caseid and subjectid ({first_line(error)})") from None
     return _patients_of(table, str(path))
 
 

@@ -6,18 +6,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from butppg_lightning.sources.resampling import runs
 from butppg_lightning.window import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
-
-
-def band_pass(signal: Array, band: tuple[float, float]) -> Array:
-    """Filter ``[T]`` at 125 Hz forwards and backwards (Butterworth, second order; ``band`` in Hz)."""
-    from scipy.signal import butter, sosfiltfilt
-
-    sections = butter(2, band, btype="bandpass", fs=SAMPLING_RATE, output="sos")
-    return np.asarray(sosfiltfilt(sections, signal))
 
 
 class BeatFinder(NamedTuple):
@@ -91,35 +84,3 @@ def template_correlation(signal: Array, beats: Array) -> float:
     template = shapes.mean(axis=0)
     norms = np.linalg.norm(shapes, axis=1) * np.linalg.norm(template)
     return float(np.mean(shapes @ template / np.maximum(norms, np.finfo(float).tiny)))
-
-
-def stuck(samples: Array, rate: float) -> Array:
-    """Find where a sensor is off or a converter at its limit: one value for a second or longer.
-
-    Args:
-        samples: ``[T]`` as recorded; NaN equals nothing.
-        rate: Samples per second.
-
-    Returns:
-        ``[T]`` bool.
-
-    Examples:
-        >>> int(stuck(np.array([1.0, 2.0, 2.0, 2.0, 2.0, 3.0]), rate=4.0).sum())
-        4
-    """
-    marked = np.zeros(samples.size, dtype=bool)
-    equal = runs(samples[1:] == samples[:-1])
-    for start, stop in equal[equal[:, 1] + 1 - equal[:, 0] >= rate]:
-        marked[start : stop + 1] = True
-    return marked
-
-
-def runs(mask: Array) -> Array:
-    """Return begin and end of every run of True, ``[R, 2]``.
-
-    Examples:
-        >>> runs(np.array([True, False, True, True])).tolist()
-        [[0, 1], [2, 4]]
-    """
-    padded = np.concatenate([[False], mask, [False]])
-    return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)

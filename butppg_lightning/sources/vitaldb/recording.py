@@ -14,7 +14,8 @@ from urllib.error import HTTPError
 
 import numpy as np
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.errors import UserError, first_line
+from butppg_lightning.sources import UnusableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +34,6 @@ _RATES = (50.0, 2000.0)  # Hz
 _MOST_BYTES = 4 * 2**30  # of an unpacked file; a day of 16-bit waveforms on 16 tracks takes one
 _CHUNK = 2**20
 _PATIENCE = 60.0  # seconds
-
-
-class UnusableError(Exception):
-    """This case gives no windows; the message says why."""
 
 
 class Track(NamedTuple):
@@ -119,7 +116,7 @@ def _open_local(path: Path) -> Any:
         with contextlib.redirect_stdout(said):
             complete = file.load_vital(str(path.resolve()), list(TRACKS.values()))
     except Exception as error:  # a stranger's file: whatever its parser stumbles over
-        raise UnusableError(f"is damaged ({_first_line(error)})") from error
+        raise UnusableError(f"is damaged ({first_line(error)})") from error
     if not complete:
         reason = said.getvalue().strip().partition("\n")[0].removeprefix("Error in reading file: ")
         raise UnusableError(f"is damaged ({reason or 'no .vital file'})")
@@ -134,12 +131,12 @@ def _open_remote(case: int) -> Any:
     except HTTPError as error:
         raise UnusableError(f"is not on the server (HTTP {error.code})") from error
     except gzip.BadGzipFile as error:
-        raise UnusableError(f"is no .vital file on the server ({_first_line(error)})") from error
+        raise UnusableError(f"is no .vital file on the server ({first_line(error)})") from error
     except OSError as error:
-        reason = _first_line(getattr(error, "reason", error))
+        reason = first_line(getattr(error, "reason", error))
         raise UserError(f"case {case} cannot be loaded from VitalDB ({reason}); {NO_NETWORK}") from error
     except Exception as error:
-        raise UnusableError(f"is damaged ({_first_line(error)})") from error
+        raise UnusableError(f"is damaged ({first_line(error)})") from error
 
 
 def _check_archive(path: Path) -> None:
@@ -154,7 +151,7 @@ def _check_archive(path: Path) -> None:
     except EOFError:
         raise UnusableError("is truncated") from None
     except (OSError, zlib.error) as error:
-        raise UnusableError(f"is no complete .vital file ({_first_line(error)})") from None
+        raise UnusableError(f"is no complete .vital file ({first_line(error)})") from None
 
 
 def _samples(track: Any, begin: float, seconds: float, packed: bool) -> Array:
@@ -178,7 +175,3 @@ def _recorded(values: Array, packed: bool) -> Array:
     # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
     limits = np.iinfo(values.dtype)
     return np.asarray(values != (limits.min if values.dtype.kind == "i" else limits.max))
-
-
-def _first_line(error: object) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

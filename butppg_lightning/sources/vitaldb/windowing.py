@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.vitaldb.quality import (
-    PULSE,
-    QRS,
-    band_pass,
-    runs,
-    stuck,
-    template_correlation,
-)
-from butppg_lightning.sources.vitaldb.recording import UnusableError, read_case
+from butppg_lightning.models.usable_channels import channel_faults
+from butppg_lightning.sources import UnusableError
+from butppg_lightning.sources.band_pass import band_pass
+from butppg_lightning.sources.resampling import Gaps, resample, runs
+from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
+from butppg_lightning.sources.vitaldb.recording import read_case
 from butppg_lightning.window import PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.vitaldb.recording import Track
 
 REASONS = ("gap", "flat", "few cycles", "PPG quality", "ECG quality", "over the limit")
-"""Why a window is left out, in the order in which it is asked."""
+"""Why a window is left out, in the order in which it is asked; flat: flat or railed by the model's own rule."""
 
 _GAP_SHARE = 0.05  # of a window that may be bridged altogether
 _ECG_BAND = (0.5, 40.0)  # Hz
@@ -80,7 +77,7 @@ class CaseWindows:
 
 
 def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
-    """Read a case and cut it; what is wrong with an unusable one is told in the result.
+    """Read a case and make its windows; what is wrong with an unusable one is said in the result.
 
     Args:
         where: A `.vital` file, the number of a case on the server, or in words why there is neither.
@@ -95,13 +92,13 @@ def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
     try:
         if isinstance(where, str):
             raise UnusableError(where)
-        return cut_windows(read_case(where), gate)
+        return select_windows(read_case(where), gate)
     except UnusableError as error:
         return CaseWindows(np.empty((0, len(PRETRAIN_CHANNELS), WINDOW_SAMPLES), dtype=np.float32), {}, str(error))
 
 
-def cut_windows(tracks: dict[str, Track], gate: Gate) -> CaseWindows:
-    """Cut a case into consecutive windows of both channels and keep those that pass.
+def select_windows(tracks: dict[str, Track], gate: Gate) -> CaseWindows:
+    """Make consecutive windows of both channels of a case and keep those that pass.
 
     Windows begin where both channels begin to be there, and anew behind each gap that is too long to be bridged.
 
@@ -115,103 +112,68 @@ def cut_windows(tracks: dict[str, Track], gate: Gate) -> CaseWindows:
     Raises:
         UnusableError: If a channel has no sample.
     """
-    ppg, ecg = (_at_window_rate(tracks[name], gate.max_gap) for name in PRETRAIN_CHANNELS)
-    samples = min(ppg.samples.size, ecg.samples.size)
-    starts = _starts(~(ppg.missing[:samples] | ecg.missing[:samples]))
-    left_out = dict.fromkeys(REASONS, 0)
-    left_out["gap"] = samples // WINDOW_SAMPLES - starts.size
-    filtered = _Filtered(
-        band_pass(ppg.samples, PULSE.band), band_pass(ecg.samples, QRS.band), band_pass(ecg.samples, _ECG_BAND)
-    )
-    kept = []
-    for start in starts:
-        part = slice(start, start + WINDOW_SAMPLES)
-        reason = _refusal(ppg.part(part), ecg.part(part), _Filtered(*(signal[part] for signal in filtered)), gate)
-        if reason:
-            left_out[reason] += 1
-        else:
-            kept.append(start)
+    waveforms = [_waveform(tracks[name], gate.max_gap) for name in PRETRAIN_CHANNELS]
+    length = min(waveform.samples.size for waveform in waveforms)
+    there = np.all([waveform.there[:length] for waveform in waveforms], axis=0)
+    places = [np.arange(start, stop - WINDOW_SAMPLES + 1, WINDOW_SAMPLES) for start, stop in runs(there)]
+    starts = np.concatenate([np.zeros(0, dtype=np.int64), *places])
+    rows = starts[:, None] + np.arange(WINDOW_SAMPLES)
+    signals = np.stack([waveform.samples[rows] for waveform in waveforms], axis=1)
+    reasons = _reasons(waveforms, starts, signals, gate)
+    kept = np.flatnonzero(reasons == "")
+    left_out = {reason: int((reasons == reason).sum()) for reason in REASONS}
+    left_out["gap"] += length // WINDOW_SAMPLES - starts.size
     if gate.max_windows_per_case and len(kept) > gate.max_windows_per_case:
         left_out["over the limit"] = len(kept) - gate.max_windows_per_case
-        kept = [kept[row] for row in np.linspace(0, len(kept) - 1, gate.max_windows_per_case).round().astype(int)]
-    signals = np.empty((len(kept), len(PRETRAIN_CHANNELS), WINDOW_SAMPLES), dtype=np.float32)
-    for row, start in enumerate(kept):
-        part = slice(start, start + WINDOW_SAMPLES)
-        signals[row] = ppg.samples[part], ecg.samples[part]
-    return CaseWindows(signals, left_out)
+        kept = kept[np.linspace(0, len(kept) - 1, gate.max_windows_per_case).round().astype(int)]
+    return CaseWindows(signals[kept], left_out)
 
 
 class _Waveform(NamedTuple):
-    """A channel at 125 Hz: samples (gaps filled), where a gap is too long, where one was filled, where it is stuck."""
+    """A channel at 125 Hz: samples (gaps filled), where they can be used, and the gaps at the track's own rate."""
 
     samples: Array
-    missing: Array
-    bridged: Array
-    stuck: Array
-
-    def part(self, part: slice) -> _Waveform:
-        return _Waveform(*(values[part] for values in self))
+    there: Array
+    gaps: Gaps
+    rate: float
 
 
-class _Filtered(NamedTuple):
-    pulse: Array
-    complexes: Array
-    ecg: Array
-
-
-def _refusal(ppg: _Waveform, ecg: _Waveform, filtered: _Filtered, gate: Gate) -> str | None:
-    if max(ppg.bridged.mean(), ecg.bridged.mean()) > _GAP_SHARE:
-        return "gap"
-    if ppg.stuck.any() or ecg.stuck.any():
-        return "flat"
-    beats, peaks = PULSE.beats(np.maximum(filtered.pulse, 0)), QRS.beats(filtered.complexes)
-    if min(beats.size, peaks.size) <= gate.min_cycles:
-        return "few cycles"
-    if template_correlation(filtered.pulse, beats) < gate.min_sqi:
-        return "PPG quality"
-    if template_correlation(filtered.ecg, peaks) < gate.min_ecg_sqi:
-        return "ECG quality"
-    return None
-
-
-def _at_window_rate(track: Track, max_gap: float) -> _Waveform:
-    from scipy.signal import resample_poly
-
-    known = np.isfinite(track.samples)
-    if not known.any():
+def _waveform(track: Track, max_gap: float) -> _Waveform:
+    if np.isnan(track.samples).all():
         raise UnusableError("has a track without samples")
-    # without its offset, which the filter's phases would turn into a tone
-    median = np.float32(np.median(track.samples[known]))
+    gaps, size = Gaps(track.samples), track.samples.size
     # long gaps are filled too, so that nothing rings from their edges into what lies beside them
-    filled = _bridge(track.samples - median, known)
-    ratio = Fraction(SAMPLING_RATE) / Fraction(track.rate).limit_denominator(1000)
-    resampled = resample_poly(filled, ratio.numerator, ratio.denominator, padtype="edge") + median
-    long = _long_gaps(known, max_gap * track.rate)
-    before = np.minimum((np.arange(resampled.size) * track.rate / SAMPLING_RATE).astype(np.int64), known.size - 1)
-    after = np.minimum(before + 1, known.size - 1)
-    return _Waveform(resampled, long[before] | long[after], ~known[before], stuck(track.samples, track.rate)[before])
+    samples = resample(gaps.bridged(0, size), track.rate)
+    there = np.ones(samples.size, dtype=bool)
+    long = (gaps.stops - gaps.starts > max_gap * track.rate) | (gaps.starts == 0) | (gaps.stops == size)
+    scale = SAMPLING_RATE / track.rate
+    for start, stop in zip(gaps.starts[long], gaps.stops[long], strict=True):
+        there[max(0, math.ceil((start - 1) * scale)) : math.ceil(stop * scale)] = False
+    return _Waveform(samples, there, gaps, track.rate)
 
 
-def _bridge(samples: Array, known: Array) -> Array:
-    """Fill every gap by a straight line between its neighbours, or with the only one it has."""
-    gaps = runs(~known)
-    edges = np.unique(np.concatenate([gaps[:, 0] - 1, gaps[:, 1]]))
-    edges = edges[(edges >= 0) & (edges < samples.size)]
-    missing = np.flatnonzero(~known)
-    if missing.size:
-        samples[missing] = np.interp(missing, edges, samples[edges])
-    return samples
+def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Gate) -> Array:
+    """Return why each window is left out, ``[N]``; empty where it passes."""
+    import torch
+
+    ppg, ecg = (waveform.samples for waveform in waveforms)
+    pulse, complexes, filtered = band_pass(ppg, *PULSE.band), band_pass(ecg, *QRS.band), band_pass(ecg, *_ECG_BAND)
+    gappy = np.any([_bridged_share(waveform, starts) > _GAP_SHARE for waveform in waveforms], axis=0)
+    unusable = (channel_faults(torch.from_numpy(signals), PRETRAIN_CHANNELS) != 0).any(1).numpy()
+    reasons = np.where(gappy, "gap", np.where(unusable, "flat", "")).astype(object)
+    for row in np.flatnonzero(reasons == ""):
+        part = slice(starts[row], starts[row] + WINDOW_SAMPLES)
+        beats, peaks = PULSE.beats(np.maximum(pulse[part], 0)), QRS.beats(complexes[part])
+        if min(beats.size, peaks.size) <= gate.min_cycles:
+            reasons[row] = "few cycles"
+        elif template_correlation(pulse[part], beats) < gate.min_sqi:
+            reasons[row] = "PPG quality"
+        elif template_correlation(filtered[part], peaks) < gate.min_ecg_sqi:
+            reasons[row] = "ECG quality"
+    return reasons
 
 
-def _long_gaps(known: Array, longest: float) -> Array:
-    """Mark the samples of gaps longer than ``longest``, and everything before the first and behind the last."""
-    marked = np.zeros(known.size, dtype=bool)
-    for start, stop in runs(~known):
-        if stop - start > longest or start == 0 or stop == known.size:
-            marked[start:stop] = True
-    return marked
-
-
-def _starts(there: Array) -> Array:
-    found = [np.arange(start, stop - WINDOW_SAMPLES + 1, WINDOW_SAMPLES) for start, stop in runs(there)]
-    return np.concatenate([np.zeros(0, dtype=np.int64), *found])
+def _bridged_share(waveform: _Waveform, starts: Array) -> Array:
+    edges = np.array([starts, starts + WINDOW_SAMPLES]) * (waveform.rate / SAMPLING_RATE)
+    begin, end = np.rint(edges).astype(np.int64)
+    return np.asarray(waveform.gaps.missing(begin, end) / (end - begin))

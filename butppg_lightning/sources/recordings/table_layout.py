@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.selection import printable, split_unit
+from butppg_lightning.sources.recordings.names import printable, split_unit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ class TableLayout:
     skipped: int
 
 
-def read_layout(path: Path) -> TableLayout:
+def find_layout(path: Path) -> TableLayout:
     """Find a table's layout from its first lines.
 
     Args:

@@ -1,4 +1,4 @@
-"""When the heart beats: one series of beats, from which both the ECG and the PPG are drawn."""
+"""The heart: one series of beats, and the ECG and the PPG that are both drawn from it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from butppg_lightning.sources.synthetic.noise import DURATION
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -21,6 +22,9 @@ FASTEST_RATE = 190.0
 _LEAD_IN = 3.0  # beats start before the window: pulses arrive late and ring into it
 _FASTEST_FIBRILLATION = 135.0  # above it many beats no longer reach the finger, and ECG and pulse rate part
 _FASTEST_ECTOPY = 120.0  # above this rate the premature beat would fall into the refractory period
+_REFERENCE_INTERVAL = 0.8  # s; the rate (75 bpm) the subject's widths are given for
+_ECG_CENTRES = np.array([-0.17, -0.026, 0.0, 0.028, 0.27])  # P Q R S T behind the R peak, s
+_ECG_WIDTHS = np.array([0.022, 0.009, 0.010, 0.010, 0.045])  # s
 
 
 @dataclass(frozen=True)
@@ -59,19 +63,12 @@ class Beats:
 
 
 def draw_beats(rng: np.random.Generator, subject: Subject, *, calm: bool = False) -> Beats:
-    """Draw the beats around one window.
+    """Draw the beats from 3 s before one window to past its end, 45 to 190 bpm on average.
 
     Sinus rhythm has respiratory sinus arrhythmia, a slow (0.1 Hz) oscillation, a trend and white jitter, the parts
     of the spectrum that McSharry et al. (2003, doi:10.1109/TBME.2003.808805) model. Fibrillation has independent
-    log-normal intervals. An ectopic beat comes early and is followed by a compensatory pause.
-
-    Args:
-        rng: Source of randomness.
-        subject: Who is recorded.
-        calm: Whether the subject rests, as in an operating room; otherwise half the windows follow exertion.
-
-    Returns:
-        Beats from 3 s before the window to past its end, 45 to 190 bpm on average.
+    log-normal intervals. An ectopic beat comes early and is followed by a compensatory pause. A subject who is not
+    ``calm``, as in an operating room, has exerted themselves before half of the windows.
     """
     exertion = 1.0 if calm or rng.random() < 0.5 else rng.uniform(1.0, 2.3)
     rate = float(np.clip(subject.resting_rate * exertion * rng.lognormal(0, 0.08), SLOWEST_RATE + 3, FASTEST_RATE - 10))
@@ -117,3 +114,62 @@ def _insert_ectopy(rng: np.random.Generator, relative: Array) -> Array:
     relative -= early
     relative[1:] += early[:-1]
     return ectopic
+
+
+def draw_ecg(subject: Subject, beats: Beats) -> Array:
+    """Draw the clean ECG ``[1250]`` in mV.
+
+    Every beat is a sum of Gaussians for P, Q, R, S and T (McSharry et al. 2003, doi:10.1109/TBME.2003.808805),
+    placed in time rather than in phase because the QRS complex keeps its width when the heart speeds up; P and T
+    move with the square root of the RR interval (Bazett). Premature ventricular beats are wide, without P and with
+    an inverted T; fibrillation has no P waves.
+    """
+    stretch = np.sqrt(np.clip(beats.intervals, 0.3, 1.5) / _REFERENCE_INTERVAL)
+    scale = np.stack([stretch, np.ones_like(stretch), np.ones_like(stretch), np.ones_like(stretch), stretch])
+    heights = np.outer(subject.ecg_heights, np.ones(beats.times.size))
+    widths = _ECG_WIDTHS[:, None] * scale
+    centres = _ECG_CENTRES[:, None] * scale
+    if beats.rhythm == "fibrillation":
+        heights[0] = 0
+    wide = beats.ectopic
+    heights[:, wide] *= np.array([0, 0, 1.2, 2.0, -1.8])[:, None]
+    widths[:4, wide] *= 3
+    centres[1:4, wide] *= 3
+    total = np.zeros(WINDOW_SAMPLES)
+    for height, centre, width in zip(heights, centres, widths, strict=True):
+        total += _sum_of_gaussians(beats.times + centre, height, width, width)
+    return total
+
+
+def draw_pulse(rng: np.random.Generator, subject: Subject, beats: Beats) -> Array:
+    """Draw the clean PPG pulse train ``[1250]``, systole up, an ordinary pulse being about 1 high.
+
+    Every pulse is a systolic and a dicrotic wave, the two-Gaussian form of Tang et al. (2020,
+    doi:10.1038/s41598-020-69076-x), here with an upstroke steeper than the decay; how high the dicrotic wave is
+    runs through the classes of Dawber et al. (1973), from a separate wave to none. A pulse after a short interval
+    is lower because the ventricle has filled less; breathing modulates the height (Charlton et al. 2018,
+    doi:10.1109/RBME.2017.2763681). Transit time and height vary from beat to beat.
+    """
+    stretch = np.sqrt(np.clip(beats.intervals, 0.3, 1.2) / _REFERENCE_INTERVAL)
+    upstroke, decay = subject.upstroke * stretch, subject.decay * stretch
+    # a Gaussian is steepest one width before its peak: the lag is measured there
+    peaks = beats.times + subject.lag + upstroke + rng.normal(0, 0.004, beats.times.size)
+    filling = np.sqrt(np.clip(beats.intervals / np.median(beats.intervals), 0.45, 1.5))
+    breathing = 1 + rng.uniform(0.02, 0.12) * beats.breathing(beats.times)
+    heights = filling * breathing * rng.normal(1, 0.03, beats.times.size)
+    heights[beats.ectopic] *= 0.85
+    systolic = _sum_of_gaussians(peaks, heights, upstroke, decay)
+    delay, width = subject.dicrotic_delay * stretch, 0.085 * stretch
+    return systolic + _sum_of_gaussians(peaks + delay, subject.dicrotic * heights, width, 1.3 * width)
+
+
+def _sum_of_gaussians(centres: Array, heights: Array, rise: Array, fall: Array) -> Array:
+    """Sum two-sided Gaussians (widths ``rise`` before and ``fall`` after the centre, s) over one window."""
+    reach = int(4 * max(rise.max(), fall.max()) * SAMPLING_RATE) + 1
+    nearest = np.round(centres * SAMPLING_RATE).astype(int)
+    samples = nearest[:, None] + np.arange(-reach, reach + 1)
+    offset = samples / SAMPLING_RATE - centres[:, None]
+    width = np.where(offset < 0, rise[:, None], fall[:, None])
+    values = heights[:, None] * np.exp(-0.5 * (offset / width) ** 2)
+    inside = (samples >= 0) & (samples < WINDOW_SAMPLES)
+    return np.bincount(samples[inside], weights=values[inside], minlength=WINDOW_SAMPLES)

@@ -1,4 +1,4 @@
-"""Which signal of a file is which channel: aliases, and what the user says instead."""
+"""Which signal of a file is which channel: the names that monitors, wearables and data bases use, or the user's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,47 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.aliases import ALIASES, TIME
 from butppg_lightning.window import CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+TIME = "TIME"
+"""Stands for a table's time column."""
+
+_LEADS = "i iii avr avl avf v v1 v2 v3 v4 v5 v6"
+_AXIS = "accel{0} acceleration{0} accelerometer{0} wristacc{0} a{0} accaxis{0} accelaxis{0} accelerationaxis{0}"
+_AXIS += " accelerometeraxis{0} {0}acc {0}accel {0}acceleration {0}axis {0}axisacceleration"
+
+_RANKED = {
+    # colours and numbers come last: which of several is right is the user's choice
+    "PPG": (
+        "ppg",
+        "pleth plethysmogram photoplethysmogram photoplethysmograph photoplethysmography bvp"
+        " ppgraw rawppg ppgsignal ppgvalue snuadcpleth spo2pleth plethspo2",
+        "ppgred ppgr red ppggreen ppgg green ppgblue ppgb ppgir ppginfrared ir infrared ppg0 ppg1 ppg2 ppg3",
+    ),
+    # lead II before the others: it is the one encoders are pretrained on
+    "ECG": (
+        "ecg ekg",
+        "ii leadii ecgii ekgii ecgleadii mlii snuadcecgii",
+        "ecgraw rawecg ecgsignal ecgvalue",
+        f"ecg0 ecg1 ecg2 ecg3 ekg1 ekg2 {_LEADS} mcl1 "
+        + " ".join(f"{word}{lead}" for word in ("ecg", "lead", "ecglead") for lead in _LEADS.split()),
+    ),
+    **{f"ACC_{axis.upper()}": (f"acc{axis}", _AXIS.format(axis), axis) for axis in "xyz"},
+    TIME: (
+        "time timestamp datetime t",
+        "times timesec timeseconds timems timeus timens timestamps timestampms timestampus timestampns ts tms"
+        " elapsedtime elapsed seconds sec ms millis milliseconds unixtime unixtimestamp unix epoch epochms utc"
+        " localtime date dateandtime",
+    ),
+}
+
+ALIASES = {channel: tuple(tuple(names.split()) for names in ranks) for channel, ranks in _RANKED.items()}
+"""Names by channel in ranks, the best rank first: letters and digits only, lower case. A channel takes the first rank
+that a file has a name of; two names of that rank are ambiguous."""
 
 _NONE = "none"
 _WITH_UNIT = re.compile(r"^\[?(.*?)\]?\s*[\(\[]([^\(\)\[\]]*)[\)\]]$")
@@ -38,8 +73,8 @@ class Selection:
         return self.rates.get(channel, self.rates.get(channel.split("_")[0], self.rates.get("")))
 
 
-def parse_channels(words: Sequence[str]) -> dict[str, str]:
-    """Read ``PPG=pleth,ECG=II`` (one word or several).
+def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
+    """Read ``PPG=pleth,ECG=II`` (one argument or several).
 
     Raises:
         UserError: If a pair is malformed, or a channel unknown or named twice.
@@ -49,7 +84,7 @@ def parse_channels(words: Sequence[str]) -> dict[str, str]:
         {'PPG': 'pleth', 'ECG': 'II'}
     """
     found: dict[str, str] = {}
-    for pair in (pair for word in words for pair in word.split(",")):
+    for pair in (pair for argument in arguments for pair in argument.split(",")):
         name, equals, source = pair.partition("=")
         name, source = name.strip().upper(), source.strip()
         if not equals or not source or name not in ALIASES:
@@ -142,9 +177,9 @@ def match_channels(path: Path, names: Sequence[str], selection: Selection, *, ti
         for rank in ALIASES[channel]:
             rows = [row for row, name in enumerate(plain) if name in rank and name not in taken]
             if len(rows) > 1:
-                told = ", ".join(names[row] for row in rows)
+                candidates = ", ".join(names[row] for row in rows)
                 raise UserError(
-                    f"{path}: {channel} could be any of {told}; say which: --channels {channel}={names[rows[0]]}"
+                    f"{path}: {channel} could be any of {candidates}; say which: --channels {channel}={names[rows[0]]}"
                 )
             if rows:
                 found[channel] = rows[0]
@@ -175,5 +210,5 @@ def _plain(name: str) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """Return the first dozen names in one line."""
-    told = ", ".join(name[:40] or "(no name)" for name in names[:12]) or "none"
-    return f"{told} and {len(names) - 12} more" if len(names) > 12 else told
+    first = ", ".join(name[:40] or "(no name)" for name in names[:12]) or "none"
+    return f"{first} and {len(names) - 12} more" if len(names) > 12 else first

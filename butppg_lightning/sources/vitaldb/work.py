@@ -1,4 +1,4 @@
-"""The work of `butppg prepare vitaldb-windows`: case after case into stores, and on from there after a kill."""
+"""Windows of VitalDB cases into stores, case after case, and on from there after a kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import hashlib
 import json
 import shutil
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,49 +16,28 @@ from butppg_lightning.data.store.layout import read_manifest
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.sources.parallel import in_order
-from butppg_lightning.sources.vitaldb.windowing import REASONS, CaseWindows, Gate, case_windows
+from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate, case_windows
 from butppg_lightning.window import PRETRAIN_CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-_VERSION = 1  # raise it when the same files give other windows
+_VERSION = 2  # raise it when the same files give other windows
 
 
-@dataclass(frozen=True)
-class SplitReport:
-    """What became of a split's cases.
+Case = dict[str, Any]
+"""What became of a case: its name, patient, number of windows, what was left out, and why it is unusable."""
 
-    Attributes:
-        cases: For each case its name, patient, number of windows, what was left out, and why it is unusable.
-    """
 
-    cases: list[dict[str, Any]]
-
-    @property
-    def windows(self) -> int:
-        """Windows kept."""
-        return sum(case["windows"] for case in self.cases)
-
-    @property
-    def unusable(self) -> int:
-        """Cases that gave no windows because something is wrong with them."""
-        return sum(bool(case["unusable"]) for case in self.cases)
-
-    @property
-    def patients(self) -> set[str]:
-        """Patients with windows."""
-        return {case["patient"] for case in self.cases if case["windows"]}
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """Windows left out, by reason."""
-        return {reason: sum(case["left_out"].get(reason, 0) for case in self.cases) for reason in REASONS}
-
-    def summary(self) -> dict[str, Any]:
-        """The counts as plain JSON."""
-        counts = {"cases": len(self.cases), "unusable_cases": self.unusable, "patients": len(self.patients)}
-        return {**counts, "windows": self.windows, "left_out": self.left_out}
+def summary(cases: list[Case]) -> dict[str, Any]:
+    """Return the counts of a split's cases as plain JSON; unusable cases are those with something wrong."""
+    return {
+        "cases": len(cases),
+        "unusable_cases": sum(bool(case["unusable"]) for case in cases),
+        "patients": len({case["patient"] for case in cases if case["windows"]}),
+        "windows": sum(case["windows"] for case in cases),
+        "left_out": {reason: sum(case["left_out"].get(reason, 0) for case in cases) for reason in REASONS},
+    }
 
 
 class Work:
@@ -120,8 +98,8 @@ class Work:
         require_writable(self.folder)
         write_json(self.folder / "settings.json", self.settings)
 
-    def run(self, workers: int) -> dict[str, SplitReport]:
-        """Cut the cases that are not done yet.
+    def run(self, workers: int) -> dict[str, list[Case]]:
+        """Make the windows of the cases that are not done yet.
 
         Args:
             workers: Number of processes.
@@ -133,14 +111,15 @@ class Work:
             UserError: If the server cannot be reached or the disk is full.
             StoppedError: If the user interrupts it.
         """
-        if self._reports.is_file():
-            return {split: SplitReport(cases) for split, cases in _read_json(self._reports).items()}
+        path = self.folder / "reports.json"
+        if path.is_file():
+            return dict(_read_json(path))
         try:
-            with progress_bar("cutting cases", len(self.places)) as progress:
+            with progress_bar("reading cases", len(self.places)) as progress:
                 reports = {split: self._fill(split, workers, progress) for split in self.cases}
         except KeyboardInterrupt:
             raise StoppedError("interrupted; the same command goes on where it stopped", 128 + signal.SIGINT) from None
-        write_json(self._reports, {split: report.cases for split, report in reports.items()})
+        write_json(path, reports)
         return reports
 
     def finish(self, store: str) -> None:
@@ -175,11 +154,7 @@ class Work:
         """Remove the folder."""
         shutil.rmtree(self.folder)
 
-    @property
-    def _reports(self) -> Path:
-        return self.folder / "reports.json"
-
-    def _fill(self, split: str, workers: int, progress: Callable[[int], None]) -> SplitReport:
+    def _fill(self, split: str, workers: int, progress: Callable[[int], None]) -> list[Case]:
         patients = self.cases[split]
         part = self.folder / f"{split}{STORE_SUFFIX}"
         with StoreWriter(part, PRETRAIN_CHANNELS, dtype=self.dtype) as writer:
@@ -189,17 +164,17 @@ class Work:
             work = functools.partial(case_windows, gate=self.gate)
             found = in_order(work, [self.places[case] for case in todo], min(workers, len(todo)))
             for case, result in zip(todo, found, strict=True):
-                note = _note(case, patients[case], result)
+                note = {
+                    "case": case,
+                    "patient": patients[case],
+                    "windows": len(result.signals),
+                    "left_out": {reason: count for reason, count in result.left_out.items() if count},
+                    "unusable": result.unusable,
+                }
                 writer.add(result.signals, subjects=[patients[case]] * len(result.signals), note=note)
                 done.append(note)
                 progress(1)
-        return SplitReport(done)
-
-
-def _note(case: str, patient: str, result: CaseWindows) -> dict[str, Any]:
-    left_out = {reason: count for reason, count in result.left_out.items() if count}
-    counts = {"windows": len(result.signals), "left_out": left_out}
-    return {"case": case, "patient": patient, **counts, "unusable": result.unusable}
+        return done
 
 
 def _identity(place: Path | int | str) -> Any:

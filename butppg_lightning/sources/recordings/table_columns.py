@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.sources.recordings.names import printable
 from butppg_lightning.sources.recordings.recording import to_samples
-from butppg_lightning.sources.recordings.selection import printable
-from butppg_lightning.sources.recordings.stamps import seconds_per_unit
+from butppg_lightning.sources.recordings.time_stamps import seconds_per_unit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,29 +26,6 @@ _UNITS |= dict.fromkeys(("us", "µs", "μs", "micros", "microsecond", "microseco
 _UNITS |= dict.fromkeys(("ns", "nanos", "nanosecond", "nanoseconds"), 1e-9)
 
 
-class _Growing:
-    """An array that grows at its end, in place: parts joined at the end would take twice the memory."""
-
-    def __init__(self, dtype: Any) -> None:
-        self._data: Array = np.empty(2**12, dtype)
-        self._count = 0
-
-    def add(self, values: Array) -> None:
-        """Put values behind those that are there."""
-        until = self._count + len(values)
-        if until > len(self._data):
-            self._data.resize(max(until, len(self._data) * 5 // 4), refcheck=False)
-        self._data[self._count : until] = values
-        self._count = until
-
-    def take(self) -> Array:
-        """Return the values; afterwards there are none."""
-        data, self._data = self._data, np.empty(0, self._data.dtype)
-        data.resize(self._count, refcheck=False)
-        self._count = 0
-        return data
-
-
 class NumberColumn:
     """Collects a table's numbers without its empty cells, which outnumber them where channels of other rates share it.
 
@@ -60,7 +37,7 @@ class NumberColumn:
     def __init__(self, path: Path, name: str) -> None:
         self.path = path
         self.name = name
-        self._values = _Growing(np.float32)
+        self._values: list[Array] = []
         self._filled: list[tuple[int, Array]] = []
 
     def add(self, cells: Any) -> None:
@@ -71,14 +48,15 @@ class NumberColumn:
         """
         values = to_samples(self.path, self.name, _numbers(self.path, self.name, cells))
         filled = ~np.isnan(values)
-        self._values.add(values[filled])
+        self._values.append(values[filled])
         self._filled.append((len(filled), np.packbits(filled)))
 
     def take(self) -> tuple[Array, Array]:
         """Return the numbers, float32 without NaN, and which rows ``[T]`` they stand in; afterwards there are none."""
         filled = [np.unpackbits(packed, count=count).view(np.bool_) for count, packed in self._filled]
+        values = _joined(self._values, np.float32)
         self._filled = []
-        return self._values.take(), np.concatenate(filled) if filled else np.empty(0, np.bool_)
+        return values, _joined(filled, np.bool_)
 
 
 class TimeColumn:
@@ -88,6 +66,9 @@ class TimeColumn:
         path: The file, for messages.
         name: The column's name; its last word may be a unit (``time_ms``).
         unit: The unit as the file spells it, or empty.
+
+    Attributes:
+        guesses: After :meth:`seconds`: what was assumed of the column, one line each.
     """
 
     def __init__(self, path: Path, name: str, unit: str) -> None:
@@ -99,7 +80,8 @@ class TimeColumn:
         self._zone: Any = None
         self._first = 0.0
         self._last = 0.0
-        self._stamps = _Growing(np.float64)
+        self._stamps: list[Array] = []
+        self.guesses: list[str] = []
 
     def add(self, cells: Any) -> None:
         """Take the next cells, a pandas Series indexed by line number.
@@ -127,17 +109,20 @@ class TimeColumn:
                 f"{self.path}, line {cells.index[back[0]]}: the time in '{self.name}' goes backwards; "
                 "sort the rows by time"
             )
-        self._stamps.add(stamps)
+        self._stamps.append(stamps)
         self._last = stamps[-1]
 
     def seconds(self) -> tuple[Array, datetime | None]:
         """Return the stamps ``[T]`` in seconds after the first one, and the moment of that one if it is known."""
-        stamps = self._stamps.take()
+        stamps = _joined(self._stamps, np.float64)
         unit = 1.0 if self._dated else self._unit
         if unit is None:
             steps = np.diff(stamps[:_LOOKED_AT])
             steps = steps[steps > 0]
             unit = seconds_per_unit(float(np.median(steps))) if len(steps) else 1.0
+            name = next(name for name, seconds in _UNITS.items() if seconds == unit)
+            settled = f"'{self.name} [{name}]' in the header says it"
+            self.guesses.append(f"'{self.name}' states no unit of time; taken as {name} by its steps ({settled})")
         stamps *= unit
         first = self._first * unit
         if not (self._dated or _SINCE_1970[0] <= first <= _SINCE_1970[1]):
@@ -160,6 +145,13 @@ class TimeColumn:
         if self._dated is None:
             self._zone = pd.Timestamp(cells.iloc[0]).tzinfo
         return np.asarray((parsed - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1), dtype=np.float64)
+
+
+def _joined(parts: list[Array], dtype: Any) -> Array:
+    """Join arrays and let go of them."""
+    joined = np.concatenate([np.empty(0, dtype), *parts])
+    parts.clear()
+    return joined
 
 
 def _numbers(path: Path, name: str, cells: Any) -> Array:
