@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from butppg_lightning.cli.checks import refuse_existing, require_at_least
 from butppg_lightning.cli.prepare.writing import (
     SPLITS,
     SplitPlan,
     plain_options,
     print_splits,
-    refuse_existing,
     write_splits,
 )
 from butppg_lightning.console import print_table, progress_bar
@@ -76,8 +76,7 @@ def but_ppg(
     plan["overwrite"] = plan["overwrite"] or parts.is_dir()
     dealt = SplitPlan(output, **plan)
     refuse_existing([output / MANIFEST_FILE], dealt.overwrite)
-    if workers < 0:
-        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    require_at_least(0, workers=workers)
     if importlib.util.find_spec("wfdb") is None:
         raise UserError("reading BUT PPG needs wfdb; pip install 'butppg-lightning[recordings]'")
     release = find_release(source)

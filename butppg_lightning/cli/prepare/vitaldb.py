@@ -6,8 +6,9 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+from butppg_lightning.cli.checks import refuse_existing, require_at_least
 from butppg_lightning.cli.prepare.vitaldb_work import SplitReport, Work
-from butppg_lightning.cli.prepare.writing import check_shares, plain_options, refuse_existing
+from butppg_lightning.cli.prepare.writing import check_shares, plain_options
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_json
@@ -30,7 +31,7 @@ MANIFEST_FILE = "manifest.json"
 """What was written, and what was left out and why."""
 
 
-def splits(
+def vitaldb_splits(
     *,
     output: Path,
     source: Path | None = None,
@@ -81,7 +82,7 @@ def splits(
     print(f"\nnext: butppg prepare vitaldb-windows --splits {shlex.quote(str(output))} --output data/vitaldb_windows")
 
 
-def windows(
+def vitaldb_windows(
     *,
     splits: Path,
     output: Path,
@@ -113,8 +114,7 @@ def windows(
     """
     asked = plain_options({**locals()}, gate)
     limits = Gate(**gate)
-    if workers < 0:
-        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    require_at_least(0, workers=workers)
     if store == "never" and dtype == "float16":
         raise UserError("--dtype float16 is a form of the store; drop --store never, or take --dtype float32")
     import_vitaldb()

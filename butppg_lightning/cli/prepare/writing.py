@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.cli.checks import refuse_existing, require_at_least
 from butppg_lightning.console import print_table
 from butppg_lightning.data.overlap import refuse_shared_windows, window_digests
 from butppg_lightning.errors import UserError
@@ -15,8 +16,6 @@ from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import folds_by_subject, split_by_subject, subjects_named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from butppg_lightning.window import WindowSet
 
 SPLITS = ("train", "val", "test")
@@ -123,19 +122,7 @@ def check_shares(val: float, test: float, seed: int) -> None:
     """
     if val < 0 or test < 0 or val + test >= 1:
         raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
-    if seed < 0:
-        raise UserError(f"--seed is {seed}; it must be 0 or more")
-
-
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Refuse to replace files unless the user asked for it.
-
-    Raises:
-        UserError: If one of the paths exists and ``overwrite`` is not set.
-    """
-    existing = next((path for path in paths if path.exists()), None)
-    if existing and not overwrite:
-        raise UserError(f"{existing} exists; choose another --output, or replace it with --overwrite")
+    require_at_least(0, seed=seed)
 
 
 def plain_options(*groups: dict[str, Any]) -> dict[str, Any]:
