@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _PIECE = 2**24  # bytes read at a time while a checksum is computed
@@ -137,3 +137,14 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
+    """Refuse to replace files unless the user asked for it.
+
+    Raises:
+        UserError: If one of the paths exists and ``overwrite`` is not set.
+    """
+    existing = next((path for path in paths if path.exists()), None)
+    if existing and not overwrite:
+        raise UserError(f"{existing} exists; choose another --output, or add --overwrite to replace it")

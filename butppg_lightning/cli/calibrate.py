@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from butppg_lightning.cli.checks import require_at_least, require_checkpoint
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable
+from butppg_lightning.files import refuse_existing, require_writable
 from butppg_lightning.models.calibration import OPERATING_POINTS, Calibration, stored_calibration
 
 if TYPE_CHECKING:
@@ -69,14 +70,17 @@ def calibrate(
     for name, share in (("precision", precision), ("sensitivity", sensitivity)):
         if not 0 < share < 1:
             raise UserError(f"--{name} is {share:g}; expected a share between 0 and 1, such as 0.9")
-    if batch_size < 1:
-        raise UserError(f"--batch_size is {batch_size}; expected 1 or more")
+    require_at_least(1, batch_size=batch_size)
     target = output or checkpoint
     picture = target.with_name(f"{target.stem}_reliability.png")
-    _check_files(checkpoint, target, picture, overwrite)
+    require_checkpoint(checkpoint)
+    refuse_existing((target, picture), overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
+    from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
+    require_matplotlib("the reliability diagram")
+    require_writable(target.parent)
     content = read_checkpoint(checkpoint)
     before = stored_calibration(content, checkpoint)
     if predictions is not None:
@@ -93,18 +97,6 @@ def calibrate(
     write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
     print(f"Results: {target}, {picture}")
-
-
-def _check_files(checkpoint: Path, target: Path, picture: Path, overwrite: bool) -> None:
-    from butppg_lightning.evaluation.drawing import require_matplotlib
-
-    if not checkpoint.is_file():
-        raise UserError(f"checkpoint {checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
-    existing = [path for path in (target, picture) if path.exists()]
-    if existing and not overwrite:
-        raise UserError(f"{existing[0]} is there already; add --overwrite to replace it, or name another --output")
-    require_matplotlib("the reliability diagram")
-    require_writable(target.parent)
 
 
 def _require_classifier(path: Path, content: dict[str, Any]) -> None:

@@ -13,55 +13,50 @@ if TYPE_CHECKING:
 
 
 class Command(NamedTuple):
-    """Where a command lives and what it does.
+    """What a command does and where it lives.
+
+    A command ``a b-c`` is the typed function ``b_c`` of ``cli/a/b_c.py``, which
+    :func:`butppg_lightning.cli.parser.run_function` parses for, unless the fields say otherwise.
 
     Attributes:
-        module: Below ``butppg_lightning.cli``.
-        function: Its function.
         summary: Its line in ``butppg --help``.
-        kind: ``typed``: a function that :func:`butppg_lightning.cli.parser.run_function` parses for; ``training``: one
-            that takes the arguments and gives them to LightningCLI; ``own``: one that parses them itself
-            (sweep gives what it does not know to fit).
+        module: Its module below ``butppg_lightning.cli``.
+        kind: ``typed``; ``training``: a function that takes the arguments and gives them to LightningCLI; ``own``: a
+            function ``run`` that parses the arguments itself (sweep gives what it does not know to fit).
     """
 
-    module: str
-    function: str
     summary: str
+    module: str = ""
     kind: Literal["typed", "training", "own"] = "typed"
-
-    def load(self) -> Callable[..., None]:
-        """Import the function."""
-        found: Callable[..., None] = getattr(
-            importlib.import_module(f"butppg_lightning.cli.{self.module}"), self.function
-        )
-        return found
 
 
 COMMANDS = {
-    "mock": Command("mock", "mock", "write synthetic BUT PPG splits or VitalDB-like windows"),
-    "prepare but-ppg": Command("prepare.but_ppg", "but_ppg", "the BUT PPG release of PhysioNet -> train, val and test"),
-    "prepare splits": Command("prepare.splits", "splits", "one labelled npz with subjects -> train, val and test"),
-    "prepare vitaldb-splits": Command(
-        "prepare.vitaldb", "splits", "cases of VitalDB -> train, val and test, by patient"
-    ),
-    "prepare vitaldb-windows": Command(
-        "prepare.vitaldb", "windows", "those cases -> windows of PPG and ECG for pretraining"
-    ),
-    "pretrain": Command("pretrain", "pretrain", "pretrain an encoder by masked signal modelling", "training"),
-    "fit": Command("finetune", "fit", "fine-tune the quality classifier in stages, then test it", "training"),
-    "sweep": Command("sweep", "run", "search the options of fit, with any number of workers on one study", "own"),
-    "validate": Command("finetune", "validate", "print a checkpoint's metrics on val.npz", "training"),
-    "test": Command("finetune", "test", "print a checkpoint's metrics on test.npz", "training"),
-    "predict": Command("finetune", "predict", "write a checkpoint's probabilities for a split", "training"),
-    "calibrate": Command(
-        "calibrate", "calibrate", "make a checkpoint's probabilities mean what they say, and set its thresholds"
-    ),
-    "evaluate": Command("evaluate", "run", "write a checkpoint's metrics and a report with pictures", "own"),
-    "score": Command("score", "score", "score every window of a long recording"),
-    "export": Command("export", "export", "write a classifier as ONNX (checked against torch) or safetensors"),
-    "completion": Command("completion", "completion", "print a script for bash or zsh that completes commands on TAB"),
-    "inspect": Command("inspect", "inspect", "say what a checkpoint, an npz file or a run folder contains"),
+    "mock": Command("write synthetic BUT PPG splits or VitalDB-like windows"),
+    "prepare but-ppg": Command("the BUT PPG release of PhysioNet -> train, val and test"),
+    "prepare splits": Command("one labelled npz with subjects -> train, val and test"),
+    "prepare vitaldb-splits": Command("cases of VitalDB -> train, val and test, by patient", "prepare.vitaldb"),
+    "prepare vitaldb-windows": Command("those cases -> windows of PPG and ECG for pretraining", "prepare.vitaldb"),
+    "pretrain": Command("pretrain an encoder by masked signal modelling", "pretrain", "training"),
+    "fit": Command("fine-tune the quality classifier in stages, then test it", "finetune", "training"),
+    "sweep": Command("search the options of fit, with any number of workers on one study", "sweep", "own"),
+    "validate": Command("print a checkpoint's metrics on val.npz", "finetune", "training"),
+    "test": Command("print a checkpoint's metrics on test.npz", "finetune", "training"),
+    "predict": Command("write a checkpoint's probabilities for a split", "finetune", "training"),
+    "calibrate": Command("make a checkpoint's probabilities mean what they say, and set its thresholds"),
+    "evaluate": Command("write a checkpoint's metrics and a report with pictures", "evaluate", "own"),
+    "score": Command("score every window of a long recording"),
+    "export": Command("write a classifier as ONNX (checked against torch) or safetensors"),
+    "completion": Command("print a script for bash or zsh that completes commands on TAB"),
+    "inspect": Command("say what a checkpoint, an npz file or a run folder contains"),
 }
+
+
+def load(name: str) -> Callable[..., None]:
+    """Import the function that is a command."""
+    command, path = COMMANDS[name], name.replace("-", "_").replace(" ", ".")
+    module = importlib.import_module(f"butppg_lightning.cli.{command.module or path}")
+    function: Callable[..., None] = getattr(module, "run" if command.kind == "own" else path.rpartition(".")[2])
+    return function
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -119,17 +114,16 @@ def _dispatch(arguments: list[str]) -> None:
     if name not in COMMANDS:  # the first word of several commands: butppg prepare
         print(f"usage: butppg {name} WHAT [OPTIONS]\n\n{_table(name)}")
         return
-    command = COMMANDS[name]
-    if command.kind == "training":
+    if COMMANDS[name].kind == "training":
         from butppg_lightning.cli.known_keys import refuse_unknown_keys
 
         refuse_unknown_keys(name, rest)  # before the imports, which take seconds
     from butppg_lightning.cli.parser import run_function, underscored
 
-    if command.kind == "typed":
-        run_function(name, command.load(), rest)
+    if COMMANDS[name].kind == "typed":
+        run_function(name, load(name), rest)
     else:
-        command.load()([underscored(word) for word in rest])
+        load(name)([underscored(word) for word in rest])
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

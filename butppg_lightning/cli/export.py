@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from butppg_lightning.cli.checks import require_checkpoint
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import atomic_write, require_writable
+from butppg_lightning.files import atomic_write, refuse_existing, require_writable
 
 if TYPE_CHECKING:
     from butppg_lightning.export.onnx_runtime import Parity
@@ -50,14 +51,12 @@ def export(
     """
     if output.suffix not in (_ONNX, _SAFETENSORS):
         raise UserError(f"--output is {output}; name a file that ends in {_ONNX} or {_SAFETENSORS}")
-    if not checkpoint.is_file():
-        raise UserError(f"checkpoint {checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
+    require_checkpoint(checkpoint)
     given = [name for name, value in (("opset", opset), ("data_dir", data_dir)) if value is not None]
     if given and output.suffix != _ONNX:
         raise UserError(f"--{given[0]} is about ONNX, but --output is {output}; name a file that ends in .onnx")
     outputs = [output] if output.suffix == _ONNX else [output, output.with_suffix(".json")]
-    if there := [path for path in outputs if path.exists() and not overwrite]:
-        raise UserError(f"{there[0]} is there already; add --overwrite to replace it, or name another --output")
+    refuse_existing(outputs, overwrite)
     require_writable(output.parent)
     from butppg_lightning.models.checkpoints.description import LICENCE
 

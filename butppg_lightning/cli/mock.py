@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
-from butppg_lightning.errors import UserError
+from butppg_lightning.files import refuse_existing
 
 _NEXT_COMMAND = {
     "but_ppg": "butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/first",
@@ -42,9 +42,7 @@ def mock(
     # scipy takes half a second: --help does without it
     from butppg_lightning.sources.synthetic.splits import SPLIT_FILES, write_mock
 
-    existing = [name for name in SPLIT_FILES[layout].values() if (output / name).exists()]
-    if existing and not overwrite:
-        raise UserError(f"{output} already holds {', '.join(existing)}; choose another --output or add --overwrite")
+    refuse_existing((output / name for name in SPLIT_FILES[layout].values()), overwrite)
     written = write_mock(output, samples, seed=seed, layout=layout, good_share=good_share, progress=True)
     print(f"{'split':<6} {'windows':>8} {'subjects':>9} {'good':>7}  file")
     for split, part in written.items():

@@ -10,10 +10,10 @@ import numpy as np
 
 from butppg_lightning.data.overlap import refuse_shared_windows, window_digests
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import write_json
+from butppg_lightning.files import refuse_existing, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
@@ -131,17 +131,6 @@ def check_shares(val: float, test: float, seed: int) -> None:
         raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
     if seed < 0:
         raise UserError(f"--seed is {seed}; it must be 0 or more")
-
-
-def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Refuse to replace files unless the user asked for it.
-
-    Raises:
-        UserError: If one of the paths exists and ``overwrite`` is not set.
-    """
-    existing = next((path for path in paths if path.exists()), None)
-    if existing and not overwrite:
-        raise UserError(f"{existing} exists; choose another --output, or replace it with --overwrite")
 
 
 def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict[str, SplitSummary]:

@@ -37,7 +37,7 @@ def test_writes_windows_for_pretraining(tmp_path: Path, capsys: pytest.CaptureFi
 def test_refuses_to_replace_splits_unless_told(tmp_path: Path) -> None:
     (tmp_path / "val.npz").write_bytes(b"precious")
     words = ["--output", str(tmp_path), "--samples", "30"]
-    with pytest.raises(UserError, match=r"already holds val\.npz.*--overwrite"):
+    with pytest.raises(UserError, match=r"val\.npz exists.*--overwrite"):
         run_function("mock", mock, words)
     assert (tmp_path / "val.npz").read_bytes() == b"precious"
     run_function("mock", mock, [*words, "--overwrite"])

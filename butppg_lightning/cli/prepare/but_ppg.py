@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from butppg_lightning.cli.checks import require_at_least
 from butppg_lightning.cli.prepare.splits import plain_options, print_splits
 from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.files import refuse_existing, require_writable, write_json
 from butppg_lightning.sources.but_ppg.annotations import Annotation, read_annotations
 from butppg_lightning.sources.but_ppg.assemble import Choices, assemble
 from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
@@ -24,7 +25,7 @@ from butppg_lightning.sources.but_ppg.manifest import (
 )
 from butppg_lightning.sources.but_ppg.release import Release, find_release
 from butppg_lightning.sources.parallel import usable_cores
-from butppg_lightning.sources.splits import SPLITS, SplitPlan, refuse_existing, write_splits
+from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
 from butppg_lightning.version import __version__
 
 if TYPE_CHECKING:
@@ -70,8 +71,7 @@ def but_ppg(
     plan["overwrite"] = plan["overwrite"] or parts.is_dir()
     dealt = SplitPlan(output, **plan)
     refuse_existing([output / MANIFEST_FILE], dealt.overwrite)
-    if workers < 0:
-        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    require_at_least(0, workers=workers)
     if importlib.util.find_spec("wfdb") is None:
         raise UserError("reading BUT PPG needs wfdb; pip install 'butppg-lightning[recordings]'")
     release = find_release(source)

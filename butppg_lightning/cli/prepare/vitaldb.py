@@ -6,12 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any, Literal
 
+from butppg_lightning.cli.checks import require_at_least
 from butppg_lightning.cli.prepare.splits import plain_options
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import write_json
+from butppg_lightning.files import refuse_existing, write_json
 from butppg_lightning.sources.parallel import usable_cores
-from butppg_lightning.sources.splits import SPLITS, check_shares, refuse_existing
+from butppg_lightning.sources.splits import SPLITS, check_shares
 from butppg_lightning.sources.vitaldb.cases import (
     FASTTRACK_CASES,
     Splits,
@@ -30,7 +31,7 @@ MANIFEST_FILE = "manifest.json"
 """What was written, and what was left out and why."""
 
 
-def splits(
+def vitaldb_splits(
     *,
     output: Path,
     source: Path | None = None,
@@ -81,7 +82,7 @@ def splits(
     print(f"\nnext: butppg prepare vitaldb-windows --splits {shlex.quote(str(output))} --output data/vitaldb_windows")
 
 
-def windows(
+def vitaldb_windows(
     *,
     splits: Path,
     output: Path,
@@ -113,8 +114,7 @@ def windows(
     """
     asked = plain_options({**locals()}, gate)
     limits = Gate(**gate)
-    if workers < 0:
-        raise UserError(f"--workers is {workers}; it must be 0 (one for each core) or more")
+    require_at_least(0, workers=workers)
     if store == "never" and dtype == "float16":
         raise UserError("--dtype float16 is a form of the store; drop --store never, or take --dtype float32")
     import_vitaldb()

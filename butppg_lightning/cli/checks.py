@@ -1,0 +1,31 @@
+"""What several commands check before they begin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from butppg_lightning.errors import UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def require_checkpoint(path: Path) -> None:
+    """Refuse a checkpoint that is not there.
+
+    Raises:
+        UserError: In that case.
+    """
+    if not path.is_file():
+        raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote")
+
+
+def require_at_least(least: int, **values: int) -> None:
+    """Refuse numbers that are too small.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise UserError(f"--{name} is {value}; it must be {least} or more")
