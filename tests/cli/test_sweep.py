@@ -58,6 +58,7 @@ class Pretended:
         number = int(folder.name)
         story = self.outcomes[number] if number < len(self.outcomes) else [0.5, 0.6]
         self.folder, self._said = folder, ""
+        folder.mkdir(parents=True)
         Pretended.words.append(words)
         if isinstance(story, str):
             self._said, story = story, []
@@ -320,7 +321,9 @@ def test_a_trial_that_another_worker_gave_up_is_left_to_it(
     assert [row["state"] for row in table(output)] == ["complete", "lost", "complete"]
 
 
-def test_what_a_killed_worker_leaves_locked_never_blocks(pretended, data_folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_what_a_killed_worker_leaves_locked_never_blocks(
+    pretended, data_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
     config = write(tmp_path, data_folder, trials=1)
     monkeypatch.chdir(tmp_path)
     assert main(["sweep", "--config", str(config), "--output_dir", "out"]) == 0
@@ -373,7 +376,7 @@ def test_a_sweep_that_is_at_work_or_of_an_earlier_version_is_not_replaced_unaske
     assert sweep(config, output) == 0
     optuna.load_study(study_name="search", storage=study._storage(None, output)).ask()
     assert sweep(config, output, "--overwrite") == 2
-    assert "a worker is still at trial 1" in capsys.readouterr().err
+    assert "a worker is still at the sweep" in capsys.readouterr().err
     earlier = tmp_path / "earlier"
     earlier.mkdir()
     (earlier / "study.journal").touch()

@@ -12,12 +12,10 @@ from butppg_lightning.cli.sweep.plan import Plan, nearest
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 
-_DESCRIPTION = (
-    "Search the options of `butppg fit`: a YAML says what and how. Shipped: sweep/lr.yaml, sweep/inflation.yaml, "
-    "sweep/augment.yaml. Start the same command as often as you like, on machines that share the folder: they work on "
-    "one study; it also continues an interrupted one. Every option that is not listed below, and further --config, "
-    "goes to every trial's `butppg fit`. Trials never see the test split."
-)
+_DESCRIPTION = """Search the options of `butppg fit`: a YAML says what and how. Shipped: sweep/lr.yaml, \
+sweep/inflation.yaml, sweep/augment.yaml. Start the same command as often as you like, on machines that share the \
+folder: they work on one study; it also continues an interrupted one. Every option that is not listed below, and \
+further --config, goes to every trial's `butppg fit`. Trials never see the test split."""
 _EXAMPLE = "butppg sweep --config sweep/lr.yaml --output_dir artifacts/sweep_lr --data.root data/but_ppg"
 _NEEDED = {"optuna": "optuna", "scikit-learn": "sklearn", "matplotlib": "matplotlib"}
 
@@ -51,7 +49,7 @@ def sweep(
 
     prepare()  # beside the imports to come, which take as long
     from butppg_lightning.cli.sweep.outcome import CACHE, finish, remove_outcome
-    from butppg_lightning.cli.sweep.study import delete_study, make_method, open_study
+    from butppg_lightning.cli.sweep.study import make_method, open_study
     from butppg_lightning.cli.sweep.worker import Worker, check_trials
     from butppg_lightning.data.feature_files import remove_features
 
@@ -64,10 +62,9 @@ def sweep(
     own_cache = shared["cache.folder"] is None
     if own_cache:  # trials whose data and frozen weights are the same share what the frozen blocks made of them
         arguments.append(f"--cache.folder={folder / CACHE}")
+    opened = open_study(plan, plan.record(shared), study, folder, overwrite)
     if overwrite:
-        delete_study(plan, study, folder)
         remove_outcome(folder)
-    opened = open_study(plan, plan.record(shared), study, folder)
     if plan.trials:
         Worker(plan, opened, arguments, folder).run()
         if own_cache:
@@ -82,7 +79,9 @@ def read_sweep(arguments: list[str]) -> tuple[Plan, dict[str, Any], list[str]]:
         UserError: If something in them is wrong.
     """
     parser = command_parser("sweep", _DESCRIPTION, _EXAMPLE)
-    parser.add_argument("--config", action="config", help="The sweep's YAML; its keys are the options of the next group.")
+    parser.add_argument(
+        "--config", action="config", help="The sweep's YAML; its keys are the options of the next group."
+    )
     parser.add_class_arguments(Plan, skip={"source"})
     parser.add_function_arguments(sweep, skip={"plan", "passed"})
     own, passed = (expand_config_paths(part) for part in _divide(arguments, parser))

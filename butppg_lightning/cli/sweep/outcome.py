@@ -93,9 +93,9 @@ def draw(plan: Plan, study: optuna.Study, complete: int, folder: Path) -> None:
         if complete < _FEWEST:
             raise ValueError(f"{complete} complete trials say nothing of importance; {_FEWEST} are the least")
         forest = FanovaImportanceEvaluator(seed=plan.seed)
-        axes = pictures.plot_param_importances(study, evaluator=forest, target_name=plan.metric)
-        axes.figure.set_layout_engine("constrained")
-        save_figure(axes.figure, folder / _IMPORTANCE)
+        figure: Any = pictures.plot_param_importances(study, evaluator=forest, target_name=plan.metric).figure
+        figure.set_layout_engine("constrained")
+        save_figure(figure, folder / _IMPORTANCE)
     except (RuntimeError, ValueError) as reason:  # of Optuna: where all trials are alike
         print(f"no {_IMPORTANCE}: {reason}")
     pyplot.close("all")
@@ -129,7 +129,10 @@ def _print_best(plan: Plan, ranked: list[dict[str, Any]]) -> None:
     wide = len(last) > _MOST_COLUMNS
     best = ranked[: _SHOWN // 2 if wide else _SHOWN]
     columns = ("trial", plan.metric, *last, "epochs", "seconds")
-    table = [("trial", plan.metric, *names, "epochs", "seconds"), *(tuple(shown(row[key]) for key in columns) for row in best)]
+    table = [
+        ("trial", plan.metric, *names, "epochs", "seconds"),
+        *(tuple(shown(row[key]) for key in columns) for row in best),
+    ]
     if wide:  # a row for each parameter: that many columns would be cut
         table = list(zip(*table, strict=True))
     title = f"The best {len(best)} of {len(ranked)} complete trials" if len(ranked) > 1 else "The complete trial"

@@ -8,19 +8,19 @@ import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 (the parser reads it)
 from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt  # noqa: TC002 (the parser reads it)
 
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-METRICS = {
-    **{f"val_{name}": "maximize" for name in ("auroc", "auprc", "acc", "f1", "mcc")},
-    **{f"val_{name}": "minimize" for name in ("loss", "ece")},
+METRICS: dict[str, Literal["maximize", "minimize"]] = {
+    **dict.fromkeys(("val_auroc", "val_auprc", "val_acc", "val_f1", "val_mcc"), "maximize"),
+    **dict.fromkeys(("val_loss", "val_ece"), "minimize"),
 }
 """Validation metrics that a run writes for every epoch, and which way is better."""
 
@@ -61,10 +61,10 @@ class Plan:
     fixed: dict[str, Any] | None = None
     metric: str = "val_auroc"
     direction: Literal["maximize", "minimize"] | None = None
-    trials: NonNegativeInt = 20  # type: ignore[valid-type]
+    trials: NonNegativeInt = 20
     sampler: str | dict[str, Any] = "tpe"
     pruning: str | dict[str, Any] | bool | None = None
-    seed: NonNegativeInt = 0  # type: ignore[valid-type]
+    seed: NonNegativeInt = 0
     keep: Literal["best", "all"] = "best"
     name: str | None = None
 
@@ -73,7 +73,9 @@ class Plan:
         self.fixed = _opened(self.source, self.fixed or {})
         self.parameters = _opened(self.source, self.parameters)
         if not self.search:
-            raise UserError(f"{self.source} names no parameters; write, say, parameters: {{model.lr: [1.0e-4, 1.0e-3]}}")
+            raise UserError(
+                f"{self.source} names no parameters; write, say, parameters: {{model.lr: [1.0e-4, 1.0e-3]}}"
+            )
         if twice := sorted(set(self.fixed) & set(self.search)):
             raise UserError(f"{self.source}: {twice[0]} stands under fixed and under parameters; drop one")
         if self.metric not in METRICS:

@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 import threading
-from contextlib import suppress
-from multiprocessing import forkserver
+from importlib.util import find_spec
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
+
+from butppg_lightning.files import make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,13 +30,12 @@ def prepare() -> None:
     """Begin to import the libraries in the process that trials are forked from."""
     for name in _JOB:  # each process of a job is a worker by itself, not a rank of one run
         os.environ.pop(name, None)
-    multiprocessing.set_forkserver_preload(["butppg_lightning.cli.finetune"])
-    main_thread = threading.current_thread() is threading.main_thread()
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["butppg_lightning.cli.finetune"])
+    resource_tracker.ensure_running()  # of its own accord it would unblock the signal
     # Ctrl-C is the worker's affair: it ends its trial in order
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main_thread else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     forkserver.ensure_running()
-    if main_thread:
-        signal.signal(signal.SIGINT, before)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class TrialProcess:
@@ -47,9 +48,10 @@ class TrialProcess:
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         prepare()
-        self.folder = folder
+        self.folder = make_folder(folder)
         self.log = folder / "log.txt"
-        self._process = multiprocessing.get_context("forkserver").Process(target=_fit, args=(arguments, str(self.log)))
+        self.log.write_bytes(b"")
+        self._process = multiprocessing.get_context("forkserver").Process(target=_fit, args=(self.log, arguments))
         self._process.start()
 
     def wait(self, seconds: float) -> bool:
@@ -59,15 +61,10 @@ class TrialProcess:
 
     def stop(self) -> None:
         """End it and all its processes: in order if it can, else at once."""
-        own = self._process.pid or 0
         if not self.wait(0):
-            try:
-                os.killpg(own, signal.SIGTERM)
-            except ProcessLookupError:  # a moment after its start it leads no group of its own yet
-                self._process.terminate()
+            self._signal(signal.SIGTERM)
             self.wait(_PATIENCE)
-        with suppress(ProcessLookupError):
-            os.killpg(own, signal.SIGKILL)  # also what a killed run left behind
+        self._signal(signal.SIGKILL)  # also what a killed run left behind
         self._process.kill()
         self._process.join()
 
@@ -84,21 +81,25 @@ class TrialProcess:
         code = self._process.exitcode or 0
         if code < 0:
             return f"killed by {signal.Signals(-code).name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
-        said = self.log.read_text(encoding="utf-8", errors="replace").strip() if self.log.exists() else ""
-        return (said or "it said nothing").rpartition("\n")[2].removeprefix("butppg: ") if code else ""
+        said = self.log.read_text(encoding="utf-8", errors="replace").strip() or "it said nothing"
+        return said.rpartition("\n")[2].strip().removeprefix("butppg: ") if code else ""
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)  # type: ignore[arg-type]
+        except ProcessLookupError:  # gone, or so young that it leads no group of its own yet
+            self._process.terminate()
 
 
-def _fit(arguments: list[str], log: str) -> None:
+def _fit(log: Path, arguments: list[str]) -> None:
     os.setsid()
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     threading.Thread(target=_end_with_worker, daemon=True).start()
     # Lightning starts the other processes of a run on several devices with this one's command line
-    from importlib.util import find_spec
-
     import __main__
 
     sys.argv = ["butppg", "fit", *arguments]

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from butppg_lightning.cli.sweep.plan import Plan
 
 STUDY = "study.db"
-BEAT, GRACE = 5, 60
-"""Seconds between two signs of life of a worker, and without one after which it counts as gone."""
+BEAT, GRACE = 5, 30
+"""Seconds between two signs of life of a worker, and without one after which it counts as gone (by the clock of the
+database; with SQLite, by those of the workers' machines)."""
 
 _ATTEMPTS, _BUSY = 5, 60.0  # to open a database; seconds to wait for another worker's transaction
 _KINDS: dict[str, dict[str, Any]] = {
@@ -88,7 +89,9 @@ def make_method(plan: Plan, key: str, **more: Any) -> Any:
         raise UserError(f"{plan.source}: {key}: {' '.join(str(error).split())}") from error
 
 
-def open_study(plan: Plan, record: dict[str, Any], where: str | None, folder: Path) -> optuna.Study:
+def open_study(
+    plan: Plan, record: dict[str, Any], where: str | None, folder: Path, overwrite: bool = False
+) -> optuna.Study:
     """Open the study of a sweep, or begin it.
 
     Args:
@@ -96,31 +99,40 @@ def open_study(plan: Plan, record: dict[str, Any], where: str | None, folder: Pa
         record: What may not change while it goes on.
         where: File or URL of the database; None for a file in ``folder``.
         folder: The sweep's folder, the same for all workers.
+        overwrite: Whether to begin anew, unless a worker is still at it.
 
     Raises:
-        UserError: If it cannot be opened, or is another sweep's.
+        UserError: If it cannot be opened, is another sweep's, or is not to be overwritten.
     """
-    if (folder / "study.journal").exists():
+    if (folder / "study.journal").exists() and not overwrite:
         raise UserError(f"{folder} holds a sweep of an earlier version; choose another --output_dir, or --overwrite it")
+    storage = _storage(where, require_writable(folder))
+    if overwrite and plan.name in optuna.get_all_study_names(storage):
+        old = optuna.load_study(study_name=plan.name, storage=storage)
+        give_up_lost(old, folder)
+        if old.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            known = f"that one was killed shows after {GRACE} s"
+            raise UserError(f"--overwrite: a worker is still at the sweep in {folder}; stop it first ({known})")
+        optuna.delete_study(study_name=str(plan.name), storage=storage)
     study = optuna.create_study(
-        storage=_storage(where, require_writable(folder)),
+        storage=storage,
         sampler=PlacedSampler(plan),
         pruner=make_method(plan, "pruning"),
         study_name=plan.name,
         direction=METRICS[plan.metric],
         load_if_exists=True,
     )
-    stored, home = study.user_attrs.get("record"), str(folder.resolve())
-    if stored is None:
+    home = str(folder.resolve())
+    if "record" not in study.user_attrs:
         study.set_user_attr("folder", home)
         study.set_user_attr("record", record)
-        return study
-    if where is not None and home != study.user_attrs["folder"]:
+    elif where is not None and home != study.user_attrs["folder"]:
         raise UserError(
             f"the study {plan.name} in {where} has its trials in {study.user_attrs['folder']}, not in {home}: all "
             f"workers need the same --output_dir; for another study add, say, name: {plan.name}2 to {plan.source}"
         )
-    for key in {**stored, **record}:
+    stored = study.user_attrs["record"]
+    for key in sorted({*stored, *record}):
         before, now = stored.get(key, "not set"), record.get(key, "not set")
         if before != now:
             raise UserError(
@@ -130,31 +142,9 @@ def open_study(plan: Plan, record: dict[str, Any], where: str | None, folder: Pa
     return study
 
 
-def delete_study(plan: Plan, where: str | None, folder: Path) -> None:
-    """Remove a sweep's study from where it is stored, if it is there.
-
-    Raises:
-        UserError: If a worker is still at it.
-    """
-    storage = _storage(where, require_writable(folder))
-    if plan.name not in optuna.get_all_study_names(storage):
-        return
-    study = optuna.load_study(study_name=plan.name, storage=storage)
-    give_up_lost(study, folder)
-    if running := numbers_of(study, TrialState.RUNNING):
-        told = f"of a killed one this is known {GRACE} s later"
-        raise UserError(f"--overwrite: a worker is still at trial {running[0]} in {folder}; stop it first ({told})")
-    optuna.delete_study(study_name=str(plan.name), storage=storage)
-
-
 def trial_folder(folder: Path, number: int) -> Path:
     """Return the folder of a trial."""
     return folder / "trials" / f"{number:04d}"
-
-
-def numbers_of(study: optuna.Study, *states: TrialState) -> list[int]:
-    """Return the numbers of the trials in some states."""
-    return [trial.number for trial in study.get_trials(deepcopy=False, states=states)]
 
 
 def is_fresh(trial: FrozenTrial) -> bool:

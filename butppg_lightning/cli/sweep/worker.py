@@ -21,7 +21,6 @@ from butppg_lightning.cli.sweep.process import TrialProcess
 from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, trial_folder
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import StoppedError, UserError
-from butppg_lightning.files import make_folder
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
@@ -63,7 +62,7 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
     except UserError as error:
         raise UserError(f"{plan.source}, parameters: {error}") from None
     trial.read([*arguments, *(option(key, values[0]) for key, values in ends.items())])
-    trial.build()
+    FinetuneCLI.instantiate_classes(trial)
     if trial.datamodule.has("test") and not trial.datamodule.has("val"):
         raise UserError(
             f"{trial.datamodule.root} has no val.npz, so trials would be chosen on test.npz; split by subject with: "
@@ -116,7 +115,8 @@ class Worker:
                         time.sleep(_WAIT)
                 self._stop()
         except StorageInternalError as error:
-            raise UserError(f"the study cannot be read or written: {error.__cause__ or error}") from error
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise UserError(f"the study cannot be read or written: {reason}") from error
 
     def run_one(self) -> None:
         """Run the next trial."""
@@ -134,18 +134,20 @@ class Worker:
         if is_fresh(own) and place_of(own, trials) >= self.plan.trials:
             trial.set_user_attr("surplus", True)
             raise _FailedError  # another worker took the last place at the same moment
-        folder = make_folder(trial_folder(self.folder, trial.number))
+        folder = trial_folder(self.folder, trial.number)
         options = {key: _suggest(trial, key, one) for key, one in self.plan.search.items()}
         _print(f"trial {trial.number}: " + ", ".join(f"{key} {shown(value)}" for key, value in options.items()))
         options |= {"output_dir": str(folder), "test": False, "overwrite": True}
         process = TrialProcess(folder, [*self.arguments, *(option(key, value) for key, value in options.items())])
         try:
             return self._follow(trial, process)
-        except _FailedError as failure:
-            trial.set_user_attr("error", str(failure))
+        except (TrialPruned, _FailedError):
             raise
         except UpdateFinishedTrialError:
             self._given_up = True
+            raise
+        except BaseException:  # the worker is stopped, or at fault: not the trial
+            put_in_line_again(self.study, self._trials()[trial.number])
             raise
         finally:
             process.stop()
@@ -165,16 +167,16 @@ class Worker:
                     raise TrialPruned
             reported = len(history)
             if self._signals and not ended:
-                put_in_line_again(self.study, self._trials()[trial.number])
                 self._stop()
         trial.set_user_attr("epochs", reported)
-        if failure := process.failure():
-            raise _FailedError(failure)
-        names = {name: key for key, name in FINETUNING.metrics.items()}
-        best: float | None = read_checkpoint(process.folder / BEST)["metrics"][names[metric]]
+        failure, best = process.failure(), None
+        if not failure:
+            names = {name: key for key, name in FINETUNING.metrics.items()}
+            best = read_checkpoint(process.folder / BEST)["metrics"][names[metric]]
         if best is None:
-            raise _FailedError(f"{metric} is undefined at the best epoch")
-        return best
+            trial.set_user_attr("error", failure or f"{metric} is undefined at the best epoch")
+            raise _FailedError
+        return float(best)
 
     def _after(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Report a trial that ended, and discard the weights that are not the best."""
@@ -193,8 +195,8 @@ class Worker:
         else:
             pruned = "pruned after " if trial.state == TrialState.PRUNED else ""
             best = "  (best so far)" if not pruned and study.best_trial.number == number else ""
-            epochs = f"{trial.user_attrs['epochs']} epochs"
-            _print(f"trial {number}: {pruned}{epochs}, {self.plan.metric} {trial.value:.4f}, {trial.duration}{best}")
+            epochs, time_taken = f"{trial.user_attrs['epochs']} epochs", str(trial.duration).partition(".")[0]
+            _print(f"trial {number}: {pruned}{epochs}, {self.plan.metric} {trial.value:.4f}, {time_taken}{best}")
         if self.plan.keep == "best":
             self._discard_weights()
 
@@ -232,17 +234,10 @@ class _Unbuilt(FinetuneCLI):
         self.output_dir = Path(self.config.output_dir)
         self._check_values()
 
-    def before_instantiate_classes(self) -> None:
+    def _not_yet(self, **_: Any) -> Any:
         pass
 
-    def instantiate_classes(self) -> None:
-        pass
-
-    def build(self) -> None:
-        super().instantiate_classes()
-
-    def instantiate_trainer(self, **_: Any) -> None:  # type: ignore[override]
-        pass
+    before_instantiate_classes = instantiate_classes = instantiate_trainer = _not_yet
 
 
 @contextmanager
