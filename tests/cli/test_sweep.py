@@ -446,6 +446,15 @@ def test_options_that_do_not_fit(words: list[str], word: str, data_folder: Path,
     assert word in capsys.readouterr().err
 
 
+def test_a_missing_package_is_named(data_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(
+        "butppg_lightning.cli.sweep.find_spec", lambda name: None if name in ("optuna", "sklearn") else name
+    )
+    assert sweep(write(tmp_path, data_folder), tmp_path / "out") == 2
+    assert "a sweep needs optuna, scikit-learn; pip install" in capsys.readouterr().err
+
+
 def test_without_val_nothing_is_chosen_on_test(data_folder: Path, tmp_path: Path, capsys) -> None:
     for split in ("train", "test"):
         make_windows(12, subjects=split).save(tmp_path / f"{split}.npz")

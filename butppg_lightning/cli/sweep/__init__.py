@@ -42,9 +42,6 @@ def sweep(
         UserError: If the plan, an argument, the data or the model is wrong, or trials fail from the start.
         StoppedError: If a signal ended it; the same command continues.
     """
-    missing = [name for name, module in _NEEDED.items() if find_spec(module) is None]
-    if missing:
-        raise UserError(f"a sweep needs {', '.join(missing)}; pip install 'butppg-lightning[sweep]'")
     from butppg_lightning.cli.sweep.process import prepare
 
     prepare()  # beside the imports to come, which take as long
@@ -97,6 +94,8 @@ def read_sweep(arguments: list[str]) -> tuple[Plan, dict[str, Any], list[str]]:
         if unknown := [key for key in content if key not in known]:
             raise UserError(f"{config}: unknown key {unknown[0]}{nearest(str(unknown[0]), known)}")
     options = parser.parse_args(own).as_dict()
+    if missing := [name for name, module in _NEEDED.items() if find_spec(module) is None]:
+        raise UserError(f"a sweep needs {', '.join(missing)}; pip install 'butppg-lightning[sweep]'")
     plan = Plan(Path(config), **{key: options[key] for key in Plan.__annotations__ if key != "source"})
     for key in (argument[2:].partition("=")[0] for argument in passed if argument.startswith("--")):
         if key in ("resume", "ckpt_path", "test"):
@@ -121,6 +120,8 @@ def _divide(arguments: list[str], parser: OneLineErrors) -> tuple[list[str], lis
     target = own
     for argument in arguments:
         name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            argument = (name := "--" + name[2:].replace("-", "_")) + equals + value
         if name.startswith("--") or name in known:
             target = own if name in known and not (name == "--config" and name in own) else passed
         target += [name, value] if name == "--config" and equals else [argument]
