@@ -19,11 +19,7 @@ from conftest import make_windows
 from exactness import command, environment
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.sweep import liveness, outcome, worker
-from butppg_lightning.cli.sweep.liveness import Alive, Watch
-from butppg_lightning.cli.sweep.plan import grid_point, read_plan
-from butppg_lightning.cli.sweep.study import PlacedSampler
+from butppg_lightning.cli.sweep import outcome, read_sweep, study, worker
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}
 SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
@@ -61,10 +57,11 @@ class Pretended:
     def __init__(self, folder: Path, words: list[str]) -> None:
         number = int(folder.name)
         story = self.outcomes[number] if number < len(self.outcomes) else [0.5, 0.6]
-        self.folder, self.log, self.exit_code, self._said = folder, folder / "log.txt", 0, ""
+        self.folder, self._said = folder, ""
+        folder.mkdir(parents=True)
         Pretended.words.append(words)
         if isinstance(story, str):
-            self.exit_code, self._said, story = 2, story, []
+            self._said, story = story, []
         self._history = story
         figures = [value for value in story if value is not None]
         torch.save({"metrics": {"auroc": max(figures, default=None)}}, folder / "best_model.pt")
@@ -79,7 +76,7 @@ class Pretended:
     def history(self, metric: str) -> list:
         return self._history[: self._looked]
 
-    def last_line(self) -> str:
+    def failure(self) -> str:
         return self._said
 
     def stop(self) -> None:
@@ -90,8 +87,7 @@ class Pretended:
 def pretended(monkeypatch) -> type[Pretended]:
     monkeypatch.setattr(worker, "TrialProcess", Pretended)
     monkeypatch.setattr(worker, "_WAIT", 0.01)
-    for name in ("draw_history", "draw_importance"):  # the real sweep draws
-        monkeypatch.setattr(outcome, name, lambda *_: "")
+    monkeypatch.setattr(outcome, "draw", lambda *_: None)  # the real sweep draws
     Pretended.outcomes, Pretended.words = [], []
     return Pretended
 
@@ -165,25 +161,22 @@ def test_a_killed_worker_loses_one_trial(data_folder: Path, tmp_path: Path) -> N
     config = write(tmp_path, data_folder, trials=4, fixed={"trainer.max_epochs": 60})
     output = tmp_path / "out"
     words = ["sweep", "--config", str(config), "--output_dir", str(output)]
-    start = {"env": {**environment(), "PYTHONUNBUFFERED": "1"}, "stdout": subprocess.PIPE, "text": True}
-    workers = [subprocess.Popen(command(*words), stderr=subprocess.STDOUT, **start) for _ in range(2)]
-    owner, deadline = None, time.monotonic() + 120
-    while owner is None and time.monotonic() < deadline:
+    said = [tmp_path / "first.txt", tmp_path / "second.txt"]
+    start = {"env": {**environment(), "PYTHONUNBUFFERED": "1"}, "stderr": subprocess.STDOUT}
+    workers = [subprocess.Popen(command(*words), stdout=path.open("w"), **start) for path in said]
+    logs, deadline = [], time.monotonic() + 120
+    while not logs and time.monotonic() < deadline:
         time.sleep(0.02)
-        for mark in output.glob("trials/*/.worker"):
-            if (mark.parent / "training_history.json").exists() and mark.read_text():
-                owner = json.loads(mark.read_text())["process"]
-                lost = int(mark.parent.name)
-    victim, other = sorted(workers, key=lambda process: process.pid != owner)
-    assert victim.pid == owner
-    log = output / "trials" / f"{lost:04d}" / "log.txt"
-    victim.send_signal(signal.SIGKILL)
-    victim.communicate()
+        logs = [path.parent / "log.txt" for path in output.glob("trials/*/training_history.json")]
+    log = logs[0]
+    lost = int(log.parent.name)
+    owner = next(number for number, path in enumerate(said) if f"trial {lost}: " in path.read_text())
+    workers[owner].send_signal(signal.SIGKILL)
+    workers[owner].wait()
     time.sleep(0.5)
     size = log.stat().st_size
-    said = other.communicate(timeout=240)[0]
-    assert other.returncode == 0, said
-    assert f"trial {lost} was lost with its worker" in said
+    assert workers[1 - owner].wait(timeout=240) == 0, said[1 - owner].read_text()
+    assert f"trial {lost} was lost with its worker" in said[1 - owner].read_text()
     assert log.stat().st_size == size, "the killed worker's run died with it"
     rows = table(output)
     assert [row["state"] for row in rows].count("complete") == 4
@@ -276,90 +269,150 @@ def test_a_continued_sweep_draws_what_an_uninterrupted_one_would(pretended, data
     assert len(set(drawn[0])) == 7
 
 
-def test_lost_trials_are_done_again_with_the_same_parameters(pretended, data_folder: Path, tmp_path: Path) -> None:
+LEFT = """
+import os, sys, optuna
+from butppg_lightning.cli.sweep.study import _storage
+from pathlib import Path
+opened = optuna.load_study(study_name="search", storage=_storage(None, Path(sys.argv[1])))
+
+def killed(trial):
+    trial.suggest_float("model.lr", 1e-5, 0.1, log=True)
+    opened._storage.record_heartbeat(trial._trial_id)
+    os.kill(os.getpid(), 9)
+
+opened.optimize(killed, n_trials=1) if sys.argv[2] == "in the middle" else opened.ask() and os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("when", ["in the middle", "before the first sign of life"])
+def test_lost_trials_are_done_again_with_the_same_parameters(
+    when: str, pretended, data_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
     config = write(tmp_path, data_folder, trials=3)
     output = tmp_path / "out"
     assert sweep(config, output, "--trials", "1") == 0
-    # what a worker leaves behind that is killed in the middle of its trial
-    left = (
-        "import os, sys, optuna\n"
-        "from pathlib import Path\n"
-        "from optuna.storages.journal import JournalFileBackend\n"
-        "from butppg_lightning.cli.sweep.liveness import Alive\n"
-        "storage = optuna.storages.JournalStorage(JournalFileBackend(sys.argv[1] + '/study.journal'))\n"
-        "trial = optuna.load_study(study_name='search', storage=storage).ask()\n"
-        "mark = Alive(Path(sys.argv[1]) / 'trials' / '0001')\n"
-        "trial.suggest_float('model.lr', 1e-5, 0.1, log=True)\n"
+    # what a worker leaves behind that is killed
+    assert subprocess.run([sys.executable, "-c", LEFT, str(output), when], check=False).returncode == -signal.SIGKILL
+    monkeypatch.setattr(study, "GRACE", 1)
+    assert sweep(config, output) == 0
+    assert "trial 1 was lost with its worker; another takes its place" in capsys.readouterr().out
+    rows = table(output)
+    assert sorted(row["state"] for row in rows) == ["complete", "complete", "complete", "lost"]
+    again = next(row for row in rows if row["instead_of"] == "1")
+    assert again["model.lr"] == rows[1]["model.lr"] or when != "in the middle"
+
+
+def test_a_trial_that_another_worker_gave_up_is_left_to_it(
+    pretended, data_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    config, output = write(tmp_path, data_folder, trials=2), tmp_path / "out"
+    pretended.outcomes = [[0.6]]
+    wait = Pretended.wait
+
+    def suspended(self: Pretended, seconds: float) -> bool:
+        if self.folder.name == "0001":  # as long as this worker slept, another one did this
+            opened = optuna.load_study(study_name="search", storage=study._storage(None, output))
+            study._again(opened, opened.tell(1, state=optuna.trial.TrialState.FAIL))
+        return wait(self, seconds)
+
+    monkeypatch.setattr(Pretended, "wait", suspended)
+    assert sweep(config, output) == 0
+    assert "left to it" in capsys.readouterr().out
+    assert [row["state"] for row in table(output)] == ["complete", "lost", "complete"]
+
+
+def test_what_a_killed_worker_leaves_locked_never_blocks(
+    pretended, data_folder: Path, tmp_path: Path, monkeypatch
+) -> None:
+    config = write(tmp_path, data_folder, trials=1)
+    monkeypatch.chdir(tmp_path)
+    assert main(["sweep", "--config", str(config), "--output_dir", "out"]) == 0
+    killed = (
+        "import os, sqlite3, sys\n"
+        "study = sqlite3.connect(sys.argv[1])\n"
+        "study.execute('BEGIN EXCLUSIVE')\n"
+        "study.execute('DELETE FROM trials')\n"
         "os.kill(os.getpid(), 9)\n"
     )
-    assert subprocess.run([sys.executable, "-c", left, str(output)], check=False).returncode == -signal.SIGKILL
-    assert sweep(config, output) == 0
-    rows = table(output)
-    assert [row["state"] for row in rows] == ["complete", "lost", "complete", "complete"]
-    assert rows[2]["instead_of"] == "1"
-    assert rows[2]["model.lr"] == rows[1]["model.lr"]
+    assert subprocess.run([sys.executable, "-c", killed, "out/study.db"], check=False).returncode == -signal.SIGKILL
+    (tmp_path / "out" / "study.journal.lock").symlink_to("out/study.journal")  # of an earlier version
+    assert main(["sweep", "--config", str(config), "--output_dir", "out", "--trials", "2"]) == 0
+    assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
+
+
+def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path: Path) -> None:
+    make = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from butppg_lightning.cli.sweep.plan import Plan\n"
+        "from butppg_lightning.cli.sweep.study import open_study\n"
+        "plan = Plan(Path('search.yaml'), {'model.lr': [0.1, 0.2]})\n"
+        "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
+        "open_study(plan, {'seed': 0}, None, Path(sys.argv[1]))\n"
+    )
+    together = [sys.executable, "-c", make, str(tmp_path), str(time.time() + 8)]
+    workers = [subprocess.Popen(together, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [worker.communicate()[1] for worker in workers] == [""] * 4
+    assert optuna.get_all_study_names(study._storage(None, tmp_path)) == ["search"]
 
 
 def test_of_two_workers_at_the_last_place_one_stands_back(pretended, data_folder: Path, tmp_path: Path) -> None:
     config = write(tmp_path, data_folder, trials=1)
     assert sweep(config, tmp_path / "out") == 0
-    storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(str(tmp_path / "out" / "study.journal"))
+    plan, _, _ = read_sweep(["--config", str(config)])
+    opened = optuna.load_study(
+        study_name="search", storage=study._storage(None, tmp_path / "out"), sampler=study.PlacedSampler(plan)
     )
-    plan = read_plan(config)
-    study = optuna.load_study(study_name="search", storage=storage, sampler=PlacedSampler(plan))
-    worker.Worker(plan, study, [], tmp_path / "out")._run_one()  # it saw the study before the other one's trial began
-    assert study.trials[1].user_attrs == {"surplus": True}
+    worker.Worker(plan, opened, [], tmp_path / "out").run_one()  # it saw the study before the other one's trial began
+    assert opened.trials[1].user_attrs == {"surplus": True}
     assert sweep(config, tmp_path / "out", "--trials", "2") == 0
     assert [row["trial"] for row in table(tmp_path / "out")] == ["0", "2"]
 
 
-def test_a_database_takes_the_journals_place(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+def test_a_sweep_that_is_at_work_or_of_an_earlier_version_is_not_replaced_unasked(
+    pretended, data_folder: Path, tmp_path: Path, capsys
+) -> None:
+    config, output = write(tmp_path, data_folder, trials=1), tmp_path / "out"
+    assert sweep(config, output) == 0
+    optuna.load_study(study_name="search", storage=study._storage(None, output)).ask()
+    assert sweep(config, output, "--overwrite") == 2
+    assert "a worker is still at the sweep" in capsys.readouterr().err
+    earlier = tmp_path / "earlier"
+    earlier.mkdir()
+    (earlier / "study.journal").touch()
+    assert sweep(config, earlier) == 2
+    assert "a sweep of an earlier version" in capsys.readouterr().err
+    assert sweep(config, earlier, "--overwrite") == 0
+
+
+def test_another_database_takes_the_folders_place(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
     config, url = write(tmp_path, data_folder, trials=1), f"sqlite:///{tmp_path}/studies.db"
     assert sweep(config, tmp_path / "out", "--study", url) == 0
-    assert not (tmp_path / "out" / "study.journal").exists()
+    assert not (tmp_path / "out" / "study.db").exists()
     assert sweep(config, tmp_path / "elsewhere", "--study", url) == 2
     assert "all workers need the same --output_dir" in capsys.readouterr().err
     assert sweep(config, tmp_path / "out", "--study", "nothing://x") == 2
     assert "--study nothing://x cannot be opened" in capsys.readouterr().err
 
 
-def test_signs_of_life(tmp_path: Path, monkeypatch) -> None:
-    mark, watch = Alive(tmp_path), Watch()
-    assert not watch.is_lost(tmp_path), "held, on this machine"
-    with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(liveness, "machine", lambda: "another machine")
-        elsewhere.setattr(liveness, "GRACE", 0.1)
-        assert not watch.is_lost(tmp_path), "seen for the first time"
-        time.sleep(0.15)
-        elsewhere.setattr(liveness, "BEAT", 0.0)
-        mark.beat()
-        assert not watch.is_lost(tmp_path), "it has beaten since"
-        time.sleep(0.15)
-        assert watch.is_lost(tmp_path)
-    mark._file.close()
-    assert watch.is_lost(tmp_path), "its process is gone, the mark stays"
-    assert not Watch().is_lost(tmp_path / "not begun"), "its mark may come in a moment"
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"metric": "test_auroc"}, "nothing is ever chosen on the test split; take val_auroc"),
+        ({"metric": "test_auroc"}, "nothing is ever chosen on the test split; the nearest is val_auroc"),
         ({"metric": "val_auc"}, "the nearest is val_auroc"),
         ({"direction": "minimize"}, "the worst val_auroc"),
         ({"parameters": {"model.lrr": LR}}, "unknown option --model.lrr; the nearest is --model.lr"),
         ({"parameters": {"model.lr": ["fast"]}}, "--model.lr: expected float, got fast"),
         ({"parameters": {"model.augment.nose": [0.1]}}, "nose"),
         ({"parameters": {"model.lr": 1e-3}}, "put a single value under fixed"),
-        ({"parameters": {"model.lr": {"low": 1, "high": 0.1}}}, "expected low below high"),
-        ({"parameters": {"model.lr": {"low": 0, "high": 0.1, "log": True}}}, "lies above 0"),
+        ({"parameters": {"model.lr": {"low": 1, "high": 0.1}}}, "`low <= high` must hold"),
+        ({"parameters": {"model.lr": {"low": 0, "high": 0.1, "log": True}}}, "`low > 0` must hold"),
         ({"parameters": {"model.lr": {"low": 0, "hihg": 0.1}}}, "hihg"),
         ({"parameters": {}}, "names no parameters"),
         ({"parameters": {"output_dir": ["a", "b"]}}, "the sweep's own affair"),
         ({"parameters": {"trainer.max_epochs": [1, 2]}}, "under fixed and under parameters"),
         ({"parametres": {}}, "the nearest is parameters"),
-        ({"trials": -3}, "whole number"),
+        ({"trials": -3}, "-3 does not conform to restriction v>=0"),
         ({"sampler": "bayes"}, "sampler is bayes"),
         ({"sampler": "grid"}, "has no steps"),
         ({"sampler": {"method": "tpe", "n_startup": 3}}, "the nearest is n_startup_trials"),
@@ -393,6 +446,15 @@ def test_options_that_do_not_fit(words: list[str], word: str, data_folder: Path,
     assert word in capsys.readouterr().err
 
 
+def test_a_missing_package_is_named(data_folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(
+        "butppg_lightning.cli.sweep.find_spec", lambda name: None if name in ("optuna", "sklearn") else name
+    )
+    assert sweep(write(tmp_path, data_folder), tmp_path / "out") == 2
+    assert "a sweep needs optuna, scikit-learn; pip install" in capsys.readouterr().err
+
+
 def test_without_val_nothing_is_chosen_on_test(data_folder: Path, tmp_path: Path, capsys) -> None:
     for split in ("train", "test"):
         make_windows(12, subjects=split).save(tmp_path / f"{split}.npz")
@@ -413,5 +475,5 @@ def test_shipped_sweeps_are_taken(name: str, pretended, pretrained: Path, data_f
 
 
 def test_the_inflation_sweep_is_its_whole_grid() -> None:
-    plan = read_plan(shipped_configs() / "sweep" / "inflation.yaml")
-    assert len({json.dumps(grid_point(plan, number)) for number in range(plan.trials)}) == 21
+    plan, _, _ = read_sweep(["--config", "sweep/inflation.yaml"])
+    assert len({json.dumps(plan.grid_point(number)) for number in range(plan.trials)}) == 21

@@ -1,21 +1,21 @@
-"""What a sweep leaves behind: a table, trials.csv, best.yaml and two pictures."""
+"""What a sweep leaves behind: a table, trials.csv, best.yaml and two pictures of Optuna's."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
+import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from optuna.trial import TrialState
 
-from butppg_lightning.cli.sweep.folder import CACHE, OUTPUTS, trial_folder
-from butppg_lightning.cli.sweep.parameter import shown
-from butppg_lightning.cli.sweep.pictures import draw_history, draw_importance
+from butppg_lightning.cli.sweep.study import replaced_by, trial_folder
 from butppg_lightning.console import print_table
+from butppg_lightning.data.feature_files import remove_features
 from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.drawing import save_figure
 from butppg_lightning.files import atomic_write
 from butppg_lightning.training.run_folder import BEST, SETTINGS
 
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     from butppg_lightning.cli.sweep.plan import Plan
 
-TABLE, BEST_CONFIG, HISTORY, IMPORTANCE = OUTPUTS
-_SHOWN, _SHOWN_WIDE = 10, 6
-_MOST_COLUMNS = 5
+CACHE = "cache"
+_FILES = (_TABLE, _BEST, _HISTORY, _IMPORTANCE) = ("trials.csv", "best.yaml", "history.png", "importance.png")
+_EARLIER = ("study.journal", "study.journal.lock", "sweep.json")  # of earlier versions
+_SHOWN, _MOST_COLUMNS = 10, 5
+_FEWEST = 4  # complete trials below which importance says nothing
 
 
 def finish(plan: Plan, study: optuna.Study, folder: Path) -> None:
@@ -40,95 +42,101 @@ def finish(plan: Plan, study: optuna.Study, folder: Path) -> None:
         study: Its study.
         folder: Its folder.
     """
-    trials = [trial for trial in study.get_trials(deepcopy=False) if not trial.user_attrs.get("surplus")]
-    _write_table(plan, trials, folder / TABLE)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    print(f"Sweep {plan.name}: {_counts(trials)}")
+    trials = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
+    rows = [_row(plan, trial) for trial in trials]
+    columns = ["trial", "state", plan.metric, *plan.search, "epochs", "seconds", "begun", "instead_of", "reason"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    with atomic_write(folder / _TABLE) as file:
+        file.write(text.getvalue().encode())
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(row["state"] for row in rows).most_common())
+    print(f"Sweep {plan.name}: {len(rows)} trials: {counts or 'none begun'}")
+    complete = [row for row in rows if row["state"] == "complete"]
     if not complete:
-        print(f"no trial is complete, so there is no best one; see {folder / TABLE}")
+        print(f"no trial is complete, so there is no best one; see {folder / _TABLE}")
         return
-    _print_best(plan, complete)
-    draw_history(folder / HISTORY, plan, trials)
-    if reason := draw_importance(folder / IMPORTANCE, plan, study, complete):
-        print(f"no {IMPORTANCE}: {reason}")
+    _print_best(plan, sorted(complete, key=lambda row: row[plan.metric], reverse=study.direction.name == "MAXIMIZE"))
+    draw(plan, study, len(complete), folder)
     _write_best(plan, study.best_trial, folder)
 
 
-def state_of(trial: FrozenTrial) -> str:
-    """Return a trial's state in one word: complete, pruned, failed, lost, running or waiting."""
+def remove_outcome(folder: Path) -> None:
+    """Remove what a sweep left in its folder, and nothing else there."""
+    for name in (*_FILES, *_EARLIER):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    remove_features(folder / CACHE)
+
+
+def draw(plan: Plan, study: optuna.Study, complete: int, folder: Path) -> None:
+    """Draw how the sweep went, and the share of the metric's variance that each parameter explains.
+
+    The shares are those of a random forest, taken apart by functional ANOVA (Hutter, Hoos and Leyton-Brown 2014).
+
+    Args:
+        plan: The sweep.
+        study: Its study.
+        complete: Number of its complete trials.
+        folder: Where the pictures go.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no display
+    from matplotlib import pyplot
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as pictures
+
+    save_figure(pictures.plot_optimization_history(study, target_name=plan.metric).figure, folder / _HISTORY)
+    try:
+        if complete < _FEWEST:
+            raise ValueError(f"{complete} complete trials say nothing of importance; {_FEWEST} are the least")
+        forest = FanovaImportanceEvaluator(seed=plan.seed)
+        figure: Any = pictures.plot_param_importances(study, evaluator=forest, target_name=plan.metric).figure
+        figure.set_layout_engine("constrained")
+        save_figure(figure, folder / _IMPORTANCE)
+    except (RuntimeError, ValueError) as reason:  # of Optuna: where all trials are alike
+        print(f"no {_IMPORTANCE}: {reason}")
+    pyplot.close("all")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a person."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
+    state, error = trial.state.name.lower(), trial.user_attrs.get("error")
     if trial.state == TrialState.FAIL:
-        return "lost" if "lost" in trial.user_attrs else "failed"
-    return str(trial.state.name.lower())
+        state, error = ("failed", error) if error else ("lost", "its worker was killed or interrupted")
+    return {
+        "trial": trial.number,
+        "state": state,
+        plan.metric: trial.value,
+        **{key: trial.params.get(key) for key in plan.search},
+        "epochs": trial.user_attrs.get("epochs"),
+        "seconds": trial.duration and round(trial.duration.total_seconds(), 1),
+        "begun": trial.datetime_start and trial.datetime_start.isoformat(timespec="seconds"),
+        "instead_of": replaced_by(trial),
+        "reason": error,
+    }
 
 
-def option_of(plan: Plan, trial: FrozenTrial, key: str) -> Any:
-    """Return what `butppg fit` was told for a parameter, or an empty word if the trial did not get so far."""
-    parameter = next(one for one in plan.parameters if one.key == key)
-    return parameter.option(trial.params[key]) if key in trial.params else ""
-
-
-def _counts(trials: list[FrozenTrial]) -> str:
-    counted = Counter(map(state_of, trials))
-    return f"{len(trials)} trials{': ' if trials else ', none begun'}" + ", ".join(
-        f"{number} {state}" for state, number in counted.most_common()
-    )
-
-
-def _ranked(plan: Plan, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    sign = -1 if plan.direction == "maximize" else 1
-    return sorted(trials, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
-
-
-def _print_best(plan: Plan, complete: list[FrozenTrial]) -> None:
-    keys = [parameter.key for parameter in plan.parameters]
-    last = [key.rpartition(".")[2] for key in keys]
-    wide = len(keys) > _MOST_COLUMNS
-    ranked = _ranked(plan, complete)[: _SHOWN_WIDE if wide else _SHOWN]
-    columns = [
-        ("trial", [str(trial.number) for trial in ranked]),
-        (plan.metric, [f"{trial.value:.4f}" for trial in ranked]),
-        *(
-            (name, [shown(option_of(plan, trial, key)) for trial in ranked])
-            for key, name in zip(keys, last if len(set(last)) == len(last) else keys, strict=True)
-        ),
-        ("epochs", [str(trial.user_attrs["epochs"]) for trial in ranked]),
-        ("seconds", [f"{trial.user_attrs['seconds']:.0f}" for trial in ranked]),
+def _print_best(plan: Plan, ranked: list[dict[str, Any]]) -> None:
+    last = {key: key.rpartition(".")[2] for key in plan.search}
+    names = last.values() if len(set(last.values())) == len(last) else last
+    wide = len(last) > _MOST_COLUMNS
+    best = ranked[: _SHOWN // 2 if wide else _SHOWN]
+    columns = ("trial", plan.metric, *last, "epochs", "seconds")
+    table = [
+        ("trial", plan.metric, *names, "epochs", "seconds"),
+        *(tuple(shown(row[key]) for key in columns) for row in best),
     ]
-    title = f"The best {len(ranked)} of {len(complete)} complete trials" if len(complete) > 1 else "The complete trial"
     if wide:  # a row for each parameter: that many columns would be cut
-        (first, numbers), *rows = columns
-        print_table(title, (first, *numbers), [(name, *values) for name, values in rows])
-    else:
-        names, values = zip(*columns, strict=True)
-        print_table(title, names, list(zip(*values, strict=True)))
-
-
-def _write_table(plan: Plan, trials: list[FrozenTrial], path: Path) -> None:
-    keys = [parameter.key for parameter in plan.parameters]
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["trial", "state", plan.metric, *keys, "epochs", "seconds", "begun", "instead_of", "reason"])
-    for trial in trials:
-        attributes = trial.user_attrs
-        table.writerow(
-            [
-                trial.number,
-                state_of(trial),
-                "" if trial.value is None else repr(trial.value),
-                *(_cell(option_of(plan, trial, key)) for key in keys),
-                attributes.get("epochs", ""),
-                attributes.get("seconds", ""),
-                "" if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
-                attributes.get("instead_of", ""),
-                attributes.get("error", attributes.get("lost", "")),
-            ]
-        )
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict | list) else value
+        table = list(zip(*table, strict=True))
+    title = f"The best {len(best)} of {len(ranked)} complete trials" if len(ranked) > 1 else "The complete trial"
+    print_table(title, table[0], table[1:])
 
 
 def _write_best(plan: Plan, trial: FrozenTrial, folder: Path) -> None:
@@ -141,12 +149,10 @@ def _write_best(plan: Plan, trial: FrozenTrial, folder: Path) -> None:
     config["output_dir"] = str(folder / "best")
     if config["cache"]["folder"] == str(folder / CACHE):
         config["cache"]["folder"] = None
-    head = f"# Trial {trial.number} of the sweep {plan.source.name}: {plan.metric} {trial.value:.4f}.\n"
-    with atomic_write(folder / BEST_CONFIG) as file:
-        file.write((head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)).encode())
-    print(
-        f"Best: trial {trial.number}, {plan.metric} {trial.value:.4f}, chosen on the validation windows, so it flatters"
-    )
-    print(f"  train it again and test it: butppg fit --config {folder / BEST_CONFIG}")
+    best = f"rial {trial.number} of the sweep {plan.name}, {plan.metric} {trial.value:.4f}"
+    with atomic_write(folder / _BEST) as file:
+        file.write(f"# T{best}\n{yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}".encode())
+    print(f"Best: t{best}, chosen on the validation windows, so it flatters")
+    print(f"  train it again and test it: butppg fit --config {folder / _BEST}")
     print(f"  or test its model:          butppg test --ckpt_path {own / BEST} --data.root {config['data']['root']}")
     print(f"Results: {folder}")

@@ -4,234 +4,199 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.configs import read_yaml
-from butppg_lightning.cli.sweep.parameter import Parameter, read_parameter
+from jsonargparse.typing import NonNegativeInt
+
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
+    from collections.abc import Iterable
 
-METRICS = {
-    **{f"val_{name}": "maximize" for name in ("auroc", "auprc", "acc", "f1", "mcc")},
-    **{f"val_{name}": "minimize" for name in ("loss", "ece")},
+METRICS: dict[str, Literal["maximize", "minimize"]] = {
+    **dict.fromkeys(("val_auroc", "val_auprc", "val_acc", "val_f1", "val_mcc"), "maximize"),
+    **dict.fromkeys(("val_loss", "val_ece"), "minimize"),
 }
-"""Figures of validation that a run writes for every epoch, and which way is better."""
+"""Validation metrics that a run writes for every epoch, and which way is better."""
 
-SAMPLERS = ("tpe", "random", "grid")
-PRUNERS = ("none", "median", "hyperband")
-_KEEP = ("best", "all")
-_KEYS = (
-    "base", "fixed", "parameters", "metric", "direction", "trials", "pruning", "sampler", "seed", "keep", "name",
-)  # fmt: skip
 _RANGE = {"low", "high", "log", "step"}
 _OWN = ("output_dir", "resume", "overwrite", "ckpt_path", "test", "config")
+_MACHINE = (
+    "output_dir", "test", "cache", "data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.strategy",
+    "trainer.num_nodes", "trainer.logger",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """A sweep.
+    """What to search, and how.
 
-    Attributes:
+    Args:
         source: The YAML.
-        base: Configs of `butppg fit`.
-        fixed: Options that every trial has, by dotted key.
-        parameters: What is searched.
-        metric: Key of :data:`METRICS`.
-        trials: How many, without those lost with their worker.
-        pruning: Method (of :data:`PRUNERS`) and its options.
-        sampler: Method (of :data:`SAMPLERS`) and its options.
-        seed: Of the sampler.
-        keep: ``best``: only the best trial keeps its weights; or ``all``.
-        name: Of the study.
+        parameters: What is searched, by dotted key of `butppg fit`: each a range {low, high, log, step}, of whole
+            numbers if all in it are, or a list of values.
+        base: Configs of `butppg fit`, looked for beside the YAML, here and among the shipped ones.
+        fixed: Options that every trial has, by dotted key of `butppg fit`.
+        metric: Validation metric that trials are compared by, at a trial's best epoch.
+        direction: maximize or minimize; null for what suits the metric (the other is refused).
+        trials: Trials of all workers together, without those lost with their worker; 0 shows what there is.
+        sampler: tpe, random or grid; or {method: tpe, ...} with options of Optuna's sampler.
+        pruning: none, median or hyperband; or {method: median, ...} with options of Optuna's pruner.
+        seed: Seed of the sampler.
+        keep: best: only the best trial keeps its weights. all: every trial does.
+        name: Name of the study; null for the YAML's.
+
+    Raises:
+        UserError: If something impossible is asked for.
     """
 
     source: Path
-    base: list[str]
-    fixed: dict[str, Any]
-    parameters: tuple[Parameter, ...]
+    parameters: dict[str, Any]
+    base: str | list[str] = "finetune.yaml"
+    fixed: dict[str, Any] | None = None
     metric: str = "val_auroc"
-    trials: int = 20
-    pruning: dict[str, Any] = field(default_factory=lambda: {"method": "none"})
-    sampler: dict[str, Any] = field(default_factory=lambda: {"method": "tpe"})
-    seed: int = 0
-    keep: str = "best"
-    name: str = "sweep"
+    direction: Literal["maximize", "minimize"] | None = None
+    trials: NonNegativeInt = 20
+    sampler: str | dict[str, Any] = "tpe"
+    pruning: str | dict[str, Any] | bool | None = None
+    seed: NonNegativeInt = 0
+    keep: Literal["best", "all"] = "best"
+    name: str | None = None
 
-    @property
-    def direction(self) -> str:
-        """Which way the metric is better."""
-        return METRICS[self.metric]
+    def __post_init__(self) -> None:
+        self.name = self.name or self.source.stem
+        self.fixed = _opened(self.source, self.fixed or {})
+        self.parameters = _opened(self.source, self.parameters)
+        if not self.search:
+            raise UserError(
+                f"{self.source} names no parameters; write, say, parameters: {{model.lr: [1.0e-4, 1.0e-3]}}"
+            )
+        if twice := sorted(set(self.fixed) & set(self.search)):
+            raise UserError(f"{self.source}: {twice[0]} stands under fixed and under parameters; drop one")
+        if self.metric not in METRICS:
+            only = "trials are compared on validation metrics, nothing is ever chosen on the test split"
+            raise UserError(f"{self.source}: metric is {self.metric}, but {only}{nearest(self.metric, METRICS)}")
+        if self.direction not in (None, METRICS[self.metric]):
+            raise UserError(f"{self.source}: direction is {self.direction}, which looks for the worst {self.metric}")
+        if method_of(self.sampler)[0] == "grid":
+            self.trials = min(self.trials, math.prod(map(len, self.grid.values())))
 
-    def fixed_words(self) -> list[str]:
-        """Return the words of `butppg fit` that every trial starts with."""
-        configs = [word for name in self.base for word in ("--config", name)]
-        return [*configs, *(option_word(key, value) for key, value in self.fixed.items())]
+    @cached_property
+    def search(self) -> dict[str, Any]:
+        """The parameters, as Optuna's distributions."""
+        return {key: _distribution(f"{self.source}: {key}", value) for key, value in self.parameters.items()}
 
-    def identity(self) -> dict[str, Any]:
-        """Return, in plain types, what may not change while a study goes on."""
-        return {
-            "parameters": {parameter.key: parameter.told() for parameter in self.parameters},
-            "metric": self.metric,
-            "pruning": self.pruning,
-            "sampler": self.sampler,
-            "seed": self.seed,
-        }
+    @cached_property
+    def grid(self) -> dict[str, list[Any]]:
+        """The values of each parameter, for a grid."""
+        return {key: _values(f"{self.source}: {key}", one) for key, one in self.search.items()}
 
+    def grid_point(self, place: int) -> dict[str, Any]:
+        """Return a point of the grid; the last parameter changes fastest."""
+        point = {}
+        for key, values in reversed(self.grid.items()):
+            place, position = divmod(place, len(values))
+            point[key] = values[position]
+        return point
 
-def read_plan(path: Path, trials: int | None = None) -> Plan:
-    """Read a sweep's YAML.
+    def fit_arguments(self) -> list[str]:
+        """Return the arguments of `butppg fit` that every trial starts with."""
+        names = [self.base] if isinstance(self.base, str) else self.base
+        # beside the YAML first: a folder of sweeps and configs can be moved as one
+        base = [self.source.parent / name if (self.source.parent / name).is_file() else name for name in names]
+        configs = [argument for name in base for argument in ("--config", str(name))]
+        return [*configs, *(option(key, value) for key, value in (self.fixed or {}).items())]
 
-    Args:
-        path: The file.
-        trials: Takes the place of what the file says, if given.
+    def record(self, shared: dict[str, Any]) -> dict[str, Any]:
+        """Return what may not change while a study goes on: all but what is a machine's own affair.
 
-    Raises:
-        UserError: If it cannot be read, or asks for something impossible.
-    """
-    content = _read(path)
-    for key in content:
-        if key not in _KEYS:
-            raise UserError(f"{path}: unknown key {key}{nearest(str(key), _KEYS)}")
-    parameters = _options(path, "parameters", content.get("parameters"))
-    if not parameters:
-        raise UserError(
-            f"{path} names no parameters; write, say, parameters: {{model.lr: {{low: 1.0e-5, high: 0.01}}}}"
-        )
-    fixed = _options(path, "fixed", content.get("fixed"))
-    for key in parameters:
-        if key in fixed:
-            raise UserError(f"{path}: {key} stands under fixed and under parameters; drop one")
-    metric = _metric(path, content)
-    plan = Plan(
-        source=path,
-        base=_base(path, content),
-        fixed=fixed,
-        parameters=tuple(read_parameter(f"{path}: {key}", key, value) for key, value in parameters.items()),
-        metric=metric,
-        trials=_whole(path, "trials", content.get("trials", 20) if trials is None else trials),
-        pruning=_method(path, "pruning", content.get("pruning"), PRUNERS),
-        sampler=_method(path, "sampler", content.get("sampler", "tpe"), SAMPLERS),
-        seed=_whole(path, "seed", content.get("seed", 0)),
-        keep=_choice(path, "keep", content.get("keep", "best"), _KEEP),
-        name=str(content.get("name", path.stem)),
-    )
-    if plan.sampler["method"] == "grid":
-        return _bounded_by_grid(plan)
-    return plan
+        Args:
+            shared: What all trials share: dotted key of `butppg fit` to value.
+        """
+        free = (*_MACHINE, *self.search)
+        same = {key: shared[key] for key in shared if not any(f"{key}.".startswith(f"{name}.") for name in free)}
+        methods = {"sampler": method_of(self.sampler), "pruning": method_of(self.pruning)}
+        whole = {"metric": self.metric, "seed": self.seed, **methods, **self.parameters, **same}
+        plain: dict[str, Any] = json.loads(json.dumps(whole))
+        return plain
 
 
-def grid_size(plan: Plan) -> int:
-    """Return how many points the grid has.
-
-    Raises:
-        UserError: If a range has no steps.
-    """
-    size = 1
-    for parameter in plan.parameters:
-        size *= len(parameter.values_of_grid(str(plan.source)))
-    return size
-
-
-def grid_point(plan: Plan, number: int) -> dict[str, Any]:
-    """Return a point of the grid, in Optuna's terms; the last parameter changes fastest."""
-    point = {}
-    for parameter in reversed(plan.parameters):
-        values = parameter.values_of_grid(str(plan.source))
-        number, place = divmod(number, len(values))
-        point[parameter.key] = values[place]
-    return point
-
-
-def option_word(key: str, value: Any) -> str:
-    """Return the word of `butppg fit` that sets a key.
+def method_of(value: str | dict[str, Any] | bool | None) -> tuple[str, dict[str, Any]]:
+    """Return the method of a sampler or of pruning, and its options.
 
     Examples:
-        >>> option_word("model.lr", 1e-5), option_word("model.augment", {"noise": 0.1})
+        >>> method_of({"method": "median", "n_startup_trials": 5}), method_of(None)
+        (('median', {'n_startup_trials': 5}), ('none', {}))
+    """
+    options = dict(value) if isinstance(value, dict) else {"method": value or "none"}
+    return str(options.pop("method", None)), options
+
+
+def option(key: str, value: Any) -> str:
+    """Return the argument of `butppg fit` that sets a key.
+
+    Examples:
+        >>> option("model.lr", 1e-5), option("model.augment", {"noise": 0.1})
         ('--model.lr=1.0e-05', '--model.augment={"noise": 0.1}')
     """
-    if isinstance(value, str):
-        return f"--{key}={value}"
-    # YAML 1.1 takes 1e-05 for a word
-    return f"--{key}=" + re.sub(r"(?<![\d.])(\d+)e(?=[-+]?\d)", r"\1.0e", json.dumps(value))
+    return f"--{key}={value if isinstance(value, str) else _plain(value)}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the key that was probably meant."""
     known = list(known)
     near = difflib.get_close_matches(name, known, n=1)
-    return f"; the nearest is {near[0]}" if near else f"; expected {', '.join(known)}"
+    return f"; the nearest is {near[0]}" if near else f"; expected {', '.join(known) or 'none'}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    content = read_yaml(path, str(path), "holds no keys; a sweep needs base and parameters")
-    if "parameters" not in content and {"model", "data", "trainer", "stages"} & set(content):
-        raise UserError(f"{path} is a config of `butppg fit`; name it under base: of a sweep's YAML, or after that one")
-    return content
+def _plain(value: Any) -> str:
+    # YAML 1.1 takes 1e-05 for a word
+    return re.sub(r"(?<![\d.])(\d+)e(?=[-+]?\d)", r"\1.0e", json.dumps(value))
 
 
-def _options(path: Path, group: str, content: Any) -> dict[str, Any]:
+def _opened(source: Path, content: dict[str, Any]) -> dict[str, Any]:
     """Return options by dotted key; sections such as ``model:`` with keys below are opened."""
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: {group} is {content}; expected dotted keys of `butppg fit`, such as model.lr")
     found: dict[str, Any] = {}
     for key, value in content.items():
-        section = isinstance(value, dict) and "." not in str(key) and not _RANGE & set(value)
-        found.update({f"{key}.{name}": inner for name, inner in value.items()} if section else {str(key): value})
-    for key in found:
-        if key in _OWN:
-            raise UserError(f"{path}: {key} under {group} is the sweep's own affair; drop it")
+        section = isinstance(value, dict) and "." not in key and not _RANGE & set(value)
+        found.update({f"{key}.{name}": inner for name, inner in value.items()} if section else {key: value})
+    if own := sorted(set(found) & set(_OWN)):
+        raise UserError(f"{source}: {own[0]} is the sweep's own affair; drop it")
     return found
 
 
-def _base(path: Path, content: Mapping[str, Any]) -> list[str]:
-    base = content.get("base", ["finetune.yaml"])
-    names = [base] if isinstance(base, str) else base
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: base is {base}; expected a list of configs of `butppg fit`, such as [finetune.yaml]")
-    # beside the YAML first: a folder of sweeps and configs can be moved as one
-    return [str(path.parent / name) if (path.parent / name).is_file() else name for name in names]
+def _distribution(place: str, content: Any) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(content, dict) and set(content) == {"values"}:
+        content = content["values"]
+    if isinstance(content, list):
+        # Optuna stores words, numbers and null: a list or a dictionary goes by its JSON, which `butppg fit` reads too
+        values = [_plain(value) if isinstance(value, dict | list) else value for value in content]
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{place} is {content}; expected a list of different values")
+        return CategoricalDistribution(values)
+    if not isinstance(content, dict):
+        raise UserError(f"{place} is {content}; give a list or {{low, high}}, or put a single value under fixed")
+    numbers = {key: value for key, value in content.items() if key != "log" and value is not None}
+    finite = all(type(value) in (int, float) and math.isfinite(value) for value in numbers.values())
+    if not finite or not {"low", "high"} <= set(numbers) or not set(content) <= _RANGE:
+        raise UserError(f"{place} is {content}; a range has the numbers low and high, and may have log or step")
+    whole = all(isinstance(value, int) for value in numbers.values())
+    try:
+        return (IntDistribution if whole else FloatDistribution)(**numbers, log=bool(content.get("log")))
+    except ValueError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
-def _metric(path: Path, content: Mapping[str, Any]) -> str:
-    metric = str(content.get("metric", "val_auroc"))
-    if metric.startswith("test"):
-        near = f"val_{metric.removeprefix('test_')}"
-        instead = near if near in METRICS else "val_auroc"
-        raise UserError(f"{path}: metric is {metric}, but nothing is ever chosen on the test split; take {instead}")
-    _choice(path, "metric", metric, METRICS)
-    asked = content.get("direction", METRICS[metric])
-    _choice(path, "direction", asked, ("maximize", "minimize"))
-    if asked != METRICS[metric]:
-        raise UserError(f"{path}: direction is {asked}, which looks for the worst {metric}; write {METRICS[metric]}")
-    return metric
-
-
-def _method(path: Path, key: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    options = value if isinstance(value, dict) else {"method": "none" if value in (None, False) else value}
-    if "method" not in options:
-        raise UserError(f"{path}: {key} lacks the method; write {key}: {{method: {known[1]}, ...}}")
-    _choice(path, f"{key}", options["method"], known)
-    return dict(options)
-
-
-def _choice(path: Path, key: str, value: Any, known: Iterable[str]) -> str:
-    if value not in (known := list(known)):
-        raise UserError(f"{path}: {key} is {value}{nearest(str(value), known)}")
-    return str(value)
-
-
-def _whole(path: Path, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise UserError(f"{path}: {key} is {value}; expected a whole number of at least 0")
-    return value
-
-
-def _bounded_by_grid(plan: Plan) -> Plan:
-    return replace(plan, trials=min(plan.trials, grid_size(plan)))
+def _values(place: str, one: Any) -> list[Any]:
+    if hasattr(one, "choices"):
+        return list(one.choices)
+    if one.step is None or one.log:
+        raise UserError(f"{place} has no steps, so it has no grid; give a step or a list of values")
+    return [one.low + number * one.step for number in range(round((one.high - one.low) / one.step) + 1)]

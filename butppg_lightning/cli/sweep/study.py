@@ -1,206 +1,189 @@
-"""The study that all workers of a sweep share: its storage, its sampler and the state of its trials."""
+"""The study that all workers of a sweep share: where it is stored, how it samples, which trials lost their worker.
+
+It is Optuna's database (SQLite in the sweep's folder, or any that SQLAlchemy knows) with Optuna's heartbeat: a running
+trial whose worker gives no sign of life is failed by another worker and put in line again. No lock outlives its
+process: the kernel frees SQLite's.
+"""
 
 from __future__ import annotations
 
+import inspect
+import time
 import warnings
 import zlib
-from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
+from sqlalchemy.exc import IntegrityError, OperationalError
 
-from butppg_lightning.cli.sweep.folder import JOURNAL, sweep_id, trial_folder
-from butppg_lightning.cli.sweep.plan import grid_point, nearest
+from butppg_lightning.cli.sweep.plan import METRICS, method_of, nearest
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import make_folder
+from butppg_lightning.files import require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep.liveness import Watch
     from butppg_lightning.cli.sweep.plan import Plan
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+STUDY = "study.db"
+BEAT, GRACE = 5, 30
+"""Seconds between two signs of life of a worker, and without one after which it counts as gone (by the clock of the
+database; with SQLite, by those of the workers' machines)."""
 
-_SAMPLERS = {
-    "tpe": optuna.samplers.TPESampler,
-    "random": optuna.samplers.RandomSampler,
-    "grid": optuna.samplers.RandomSampler,  # asked for nothing: the point is fixed
+_ATTEMPTS, _BUSY = 5, 60.0  # to open a database; seconds to wait for another worker's transaction
+_KINDS: dict[str, dict[str, Any]] = {
+    "sampler": {"tpe": TPESampler, "random": RandomSampler, "grid": RandomSampler},  # the points of a grid are fixed
+    "pruning": {"none": NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner},
 }
-_PRUNERS = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-}
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+replaced_by = RetryHeartbeatStaleTrialCallback.retried_trial_number  # the lost trial that one is instead of, or None
+put_in_line_again = RetryHeartbeatStaleTrialCallback()
 
 
-class PlacedSampler(optuna.samplers.BaseSampler):
+class PlacedSampler(PartialFixedSampler):
     """Draws each trial's parameters from the plan's seed and the trial's place in the sweep.
 
     So workers do not draw the same, a continued study goes on as an uninterrupted one would, and a grid is gone
     through point by point by any number of workers.
-
-    Args:
-        plan: The sweep.
     """
 
     def __init__(self, plan: Plan) -> None:
+        super().__init__({}, make_method(plan, "sampler"))
         self.plan = plan
-        self._inner: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler()
-        self._point: dict[str, Any] = {}
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Seed the sampler for the trial."""
-        place = place_of(trial, study.get_trials(deepcopy=False))
-        method = self.plan.sampler["method"]
+        # all trials: hyperband shows the sampler but some of them
+        place = place_of(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
+        fixed = self.plan.grid_point(place) if method_of(self.plan.sampler)[0] == "grid" else {}
         seed = zlib.crc32(f"{self.plan.seed}/{place}".encode())
-        self._inner = _make(self.plan, "sampler", _SAMPLERS[method], self.plan.sampler, seed=seed)
-        self._point = grid_point(self.plan, place) if method == "grid" else {}
-        self._inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Ask the sampler."""
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Ask the sampler."""
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Take the grid's point, or ask the sampler."""
-        if param_name in self._point:
-            return self._point[param_name]
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """Tell the sampler."""
-        self._inner.after_trial(study, trial, state, values)
+        super().__init__(fixed, make_method(self.plan, "sampler", seed=seed))
+        super().before_trial(study, trial)
 
 
-def check_methods(plan: Plan) -> None:
-    """Prove that the sampler and the pruner take the options that a plan gives them.
+def make_method(plan: Plan, key: str, **more: Any) -> Any:
+    """Make the sampler (key ``sampler``) or the pruner (``pruning``) of a sweep.
 
     Raises:
-        UserError: If one does not.
+        UserError: If there is no such method, or it does not take its options.
     """
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    _make(plan, "sampler", _SAMPLERS[plan.sampler["method"]], plan.sampler)
-    _make(plan, "pruning", _PRUNERS[plan.pruning["method"]], plan.pruning)
-
-
-def open_study(plan: Plan, where: str | None, folder: Path) -> optuna.Study:
-    """Open the study of a sweep, or begin it.
-
-    Args:
-        plan: The sweep.
-        where: Path of a journal, or URL of a database; None for a journal in ``folder``.
-        folder: The sweep's folder, the same for all workers.
-
-    Raises:
-        UserError: If it cannot be opened, or belongs to another folder.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(
-        storage=_storage(where, folder),
-        sampler=PlacedSampler(plan),
-        pruner=_make(plan, "pruning", _PRUNERS[plan.pruning["method"]], plan.pruning),
-        study_name=plan.name,
-        direction=optuna.study.StudyDirection[plan.direction.upper()],
-        load_if_exists=True,
-    )
-    own = sweep_id(folder)
-    other = study.user_attrs.get("sweep", own)
-    if other != own:
-        raise UserError(
-            f"the study {plan.name} in {where} has its trials in {study.user_attrs['folder']}, not in {folder}: all "
-            f"workers need the same --output_dir; for another study add, say, name: {plan.name}2 to {plan.source}"
-        )
-    if "sweep" not in study.user_attrs:
-        study.set_user_attr("folder", str(folder.resolve()))
-        study.set_user_attr("sweep", own)
-    return study
-
-
-def delete_study(plan: Plan, where: str | None, folder: Path) -> None:
-    """Remove a sweep's study from where it is stored, if it is there."""
-    with suppress(KeyError):
-        optuna.delete_study(study_name=plan.name, storage=_storage(where, folder))
-
-
-def place_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
-    """Return a trial's place in the sweep: its number among those that replace no other and are not too many."""
-    if "place" in trial.user_attrs:
-        return int(trial.user_attrs["place"])
-    return sum(other.number < trial.number for other in trials if is_fresh(other))
-
-
-def is_fresh(trial: FrozenTrial) -> bool:
-    """Tell whether a trial takes a place of its own: it replaces no lost one, and was not begun as one too many."""
-    return "place" not in trial.user_attrs and not trial.user_attrs.get("surplus")
-
-
-def give_up(study: optuna.Study, trial: FrozenTrial, reason: str) -> bool:
-    """Mark a running trial as lost, and put one with the same parameters in line.
-
-    Returns:
-        Whether this worker was the first to do so.
-    """
-    place = place_of(trial, study.get_trials(deepcopy=False))
-    try:
-        study._storage.set_trial_user_attr(trial._trial_id, "lost", reason)
-        first = study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-    except optuna.exceptions.UpdateFinishedTrialError:
-        return False
-    if first:
-        study.enqueue_trial(trial.params, user_attrs={"place": place, "instead_of": trial.number})
-    return first
-
-
-def give_up_lost(study: optuna.Study, watch: Watch, folder: Path) -> list[int]:
-    """Give up the running trials whose worker is gone; returns their numbers."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    lost = [trial for trial in running if watch.is_lost(trial_folder(folder, trial.number))]
-    return [trial.number for trial in lost if give_up(study, trial, "its worker was killed")]
-
-
-def _storage(where: str | None, folder: Path) -> optuna.storages.BaseStorage:
-    from optuna.storages.journal import JournalFileBackend
-
-    if where is not None and "://" in where:
-        try:
-            return optuna.storages.RDBStorage(where)
-        except Exception as error:  # of the database's own driver
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"--study {where} cannot be opened: {reason}") from error
-    path = folder / JOURNAL if where is None else Path(where)
-    make_folder(path.parent)
-    try:
-        return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--study {path} cannot be opened as a journal of Optuna: {error}") from error
-
-
-def _make(plan: Plan, key: str, kind: Any, content: dict[str, Any], **more: Any) -> Any:
-    import inspect
-
-    options = {name: value for name, value in content.items() if name != "method"}
-    known = [name for name in inspect.signature(kind).parameters if name != "seed"]
-    for name in options:
-        if name not in known:
-            hint = nearest(name, known) if known else f"; {content['method']} takes none"
-            raise UserError(f"{plan.source}: {key} has no option {name}{hint}")
+    method, options = method_of(getattr(plan, key))
+    if method not in _KINDS[key]:
+        raise UserError(f"{plan.source}: {key} is {method}{nearest(method, _KINDS[key])}")
+    kind = _KINDS[key][method]
+    known = set(inspect.signature(kind).parameters) - {"seed"}
+    if unknown := sorted(set(options) - known):
+        raise UserError(f"{plan.source}: {key} has no option {unknown[0]}{nearest(unknown[0], known)}")
     try:
         return kind(**options, **more)
     except (TypeError, ValueError) as error:
         raise UserError(f"{plan.source}: {key}: {' '.join(str(error).split())}") from error
+
+
+def open_study(
+    plan: Plan, record: dict[str, Any], where: str | None, folder: Path, overwrite: bool = False
+) -> optuna.Study:
+    """Open the study of a sweep, or begin it.
+
+    Args:
+        plan: The sweep.
+        record: What may not change while it goes on.
+        where: File or URL of the database; None for a file in ``folder``.
+        folder: The sweep's folder, the same for all workers.
+        overwrite: Whether to begin anew, unless a worker is still at it.
+
+    Raises:
+        UserError: If it cannot be opened, is another sweep's, or is not to be overwritten.
+    """
+    if (folder / "study.journal").exists() and not overwrite:
+        raise UserError(f"{folder} holds a sweep of an earlier version; choose another --output_dir, or --overwrite it")
+    storage = _storage(where, require_writable(folder))
+    if overwrite and plan.name in optuna.get_all_study_names(storage):
+        old = optuna.load_study(study_name=plan.name, storage=storage)
+        give_up_lost(old, folder)
+        if old.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            known = f"that one was killed shows after {GRACE} s"
+            raise UserError(f"--overwrite: a worker is still at the sweep in {folder}; stop it first ({known})")
+        optuna.delete_study(study_name=str(plan.name), storage=storage)
+    study = optuna.create_study(
+        storage=storage,
+        sampler=PlacedSampler(plan),
+        pruner=make_method(plan, "pruning"),
+        study_name=plan.name,
+        direction=METRICS[plan.metric],
+        load_if_exists=True,
+    )
+    home = str(folder.resolve())
+    if "record" not in study.user_attrs:
+        study.set_user_attr("folder", home)
+        study.set_user_attr("record", record)
+    elif where is not None and home != study.user_attrs["folder"]:
+        raise UserError(
+            f"the study {plan.name} in {where} has its trials in {study.user_attrs['folder']}, not in {home}: all "
+            f"workers need the same --output_dir; for another study add, say, name: {plan.name}2 to {plan.source}"
+        )
+    stored = study.user_attrs["record"]
+    for key in sorted({*stored, *record}):
+        before, now = stored.get(key, "not set"), record.get(key, "not set")
+        if before != now:
+            raise UserError(
+                f"{folder} holds a sweep whose {key} is {before}, {plan.source} or the command line now says {now}; "
+                "take that back, choose another --output_dir, or --overwrite the sweep (more trials are welcome)"
+            )
+    return study
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return the folder of a trial."""
+    return folder / "trials" / f"{number:04d}"
+
+
+def is_fresh(trial: FrozenTrial) -> bool:
+    """Return whether a trial takes a place of its own: it replaces no lost one, and was not begun as one too many."""
+    return replaced_by(trial) is None and "surplus" not in trial.user_attrs
+
+
+def place_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
+    """Return a trial's place in the sweep: how many fresh ones came before it, or before the one it is instead of."""
+    lost = replaced_by(trial)
+    return sum(map(is_fresh, trials[: trial.number if lost is None else lost]))
+
+
+def give_up_lost(study: optuna.Study, folder: Path) -> None:
+    """Give up the running trials whose worker is gone, and put them in line again."""
+    fail_stale_trials(study)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        # killed before the first sign of life: the heartbeat knows nothing of it
+        if age > timedelta(seconds=GRACE) and not trial_folder(folder, trial.number).exists():
+            _again(study, study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
+
+
+def _again(study: optuna.Study, trial: FrozenTrial) -> None:
+    print(f"trial {trial.number} was lost with its worker; another takes its place", flush=True)
+    put_in_line_again(study, trial)
+
+
+def _storage(where: str | None, folder: Path) -> RDBStorage:
+    url = where if where and "://" in where else f"sqlite:///{Path(where or folder / STUDY).resolve()}"
+    waiting = {"connect_args": {"timeout": _BUSY}} if url.startswith("sqlite:") else None
+    beat: dict[str, Any] = {"heartbeat_interval": BEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": _again}
+    for attempt in range(_ATTEMPTS):
+        try:
+            return RDBStorage(url, waiting, **beat)
+        except Exception as error:  # of the database's own driver
+            # workers that begin at the same moment make the same tables
+            if not isinstance(error, OperationalError | IntegrityError) or attempt == _ATTEMPTS - 1:
+                reason = " ".join(str(error).split())[:200]
+                raise UserError(f"--study {where or url} cannot be opened: {reason}") from error
+            time.sleep(0.5)
+    raise AssertionError

@@ -1,39 +1,77 @@
-"""A worker: runs trials until the sweep is complete; any number of them share one study."""
+"""A worker: checks what trials are given, then runs them until the sweep is complete; any number share one study."""
 
 from __future__ import annotations
 
 import signal
 import threading
 import time
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna import TrialPruned
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from butppg_lightning.cli.sweep.folder import trial_folder
-from butppg_lightning.cli.sweep.liveness import Alive, Watch
-from butppg_lightning.cli.sweep.parameter import in_words
-from butppg_lightning.cli.sweep.plan import option_word
-from butppg_lightning.cli.sweep.study import DONE, give_up, give_up_lost, is_fresh, place_of
-from butppg_lightning.cli.sweep.trial_process import TrialProcess
+from butppg_lightning.cli.configs import merge_encoder
+from butppg_lightning.cli.finetune import FinetuneCLI
+from butppg_lightning.cli.sweep.outcome import shown
+from butppg_lightning.cli.sweep.plan import option
+from butppg_lightning.cli.sweep.process import TrialProcess
+from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, trial_folder
+from butppg_lightning.cli.training_parser import check_values
+from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from types import FrameType
+    from collections.abc import Iterator
 
     import optuna
+    from lightning.pytorch.cli import LightningArgumentParser
     from optuna.trial import FrozenTrial
 
     from butppg_lightning.cli.sweep.plan import Plan
 
-_say = partial(print, flush=True)  # a sweep overnight is followed in a log file
-_LOOK = 0.2  # seconds between two looks at a running trial
-_WAIT = 1.0  # seconds between two looks at what other workers do
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do
 _MOST_FAILURES = 3
+
+
+def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
+    """Check that `butppg fit` takes every key and value of a sweep, and that model and data can be made.
+
+    Args:
+        plan: The sweep.
+        arguments: What every trial starts with, config paths expanded.
+
+    Returns:
+        The resolved configuration before any parameter is set: dotted key to plain value.
+
+    Raises:
+        UserError: If a key or a value is refused, or the best model would be chosen on the test split.
+    """
+    trial = _Unbuilt("fit", PPGQualityClassifier, BUTPPGDataModule, arguments)
+    shared = _flat(trial.plain_config())
+    ends = {key: list(getattr(one, "choices", ())) or [one.low, one.high] for key, one in plan.search.items()}
+    try:
+        for key, values in ends.items():
+            for value in values:
+                trial.read([*arguments, option(key, value)])
+    except UserError as error:
+        raise UserError(f"{plan.source}, parameters: {error}") from None
+    trial.read([*arguments, *(option(key, values[0]) for key, values in ends.items())])
+    FinetuneCLI.instantiate_classes(trial)
+    trial.model.configure_model()
+    if trial.datamodule.has("test") and not trial.datamodule.has("val"):
+        raise UserError(
+            f"{trial.datamodule.root} has no val.npz, so trials would be chosen on test.npz; split by subject with: "
+            "butppg prepare splits --source W.npz --output DIR"
+        )
+    trial.datamodule.setup("fit")
+    return shared
 
 
 class Worker:
@@ -42,196 +80,202 @@ class Worker:
     Args:
         plan: The sweep.
         study: Its study.
-        words: What every trial starts with.
+        arguments: What every trial's `butppg fit` starts with.
         folder: The sweep's folder.
     """
 
-    def __init__(self, plan: Plan, study: optuna.Study, words: list[str], folder: Path) -> None:
+    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str], folder: Path) -> None:
         self.plan = plan
         self.study = study
-        self.words = words
+        self.arguments = arguments
         self.folder = folder
-        self._watch = Watch()
-        self._stop: int | None = None
+        self._signals: list[int] = []
         self._failures = 0
+        self._given_up = False
 
     def run(self) -> None:
         """Run trials until as many as planned are complete, those of other workers included.
 
         Raises:
             StoppedError: If a signal ended it; the same command continues.
-            UserError: If the first trial, or several one after the other, failed.
+            UserError: If the first trial, or several one after the other, failed, or the study cannot be written.
         """
-        told: list[int] = []
-        with _Signals(self._note):
-            while not self._stop:
-                for number in give_up_lost(self.study, self._watch, self.folder):
-                    _say(f"trial {number} was lost with its worker; another takes its place")
-                trials = self.study.get_trials(deepcopy=False)
-                waiting = any(trial.state == TrialState.WAITING for trial in trials)
-                running = [trial.number for trial in trials if trial.state == TrialState.RUNNING]
-                if waiting or sum(map(is_fresh, trials)) < self.plan.trials:
-                    self._run_one()
-                elif running:
-                    if running != told:
-                        _say(f"waiting for {numbered(running)} of other workers")
-                    told = running
-                    time.sleep(_WAIT)
-                else:
-                    return
-        done = len(self.study.get_trials(deepcopy=False, states=DONE))
-        raise StoppedError(
-            f"interrupted after {done} of {self.plan.trials} trials; the same command continues the sweep",
-            128 + (self._stop or signal.SIGINT),
-        )
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._stop:  # asked twice: at once
-            raise KeyboardInterrupt
-        self._stop = number
-
-    def _run_one(self) -> None:
-        trial = self.study.ask()
-        found = self.study.get_trials(deepcopy=False)
-        own = found[trial.number]
-        if is_fresh(own) and place_of(own, found) >= self.plan.trials:
-            trial.set_user_attr("surplus", True)  # another worker took the last place at the same moment
-            self.study.tell(trial, state=TrialState.FAIL)
-            return
-        mark = Alive(trial_folder(self.folder, trial.number))
-        process = None
+        reported: list[int] = []
         try:
-            options = {one.key: one.option(one.suggest(trial)) for one in self.plan.parameters}
-            trial.set_user_attr("folder", str(trial_folder(self.folder, trial.number)))
-            _say(f"trial {trial.number}: {in_words(options)}")
-            begin = time.monotonic()
-            process = self._start(trial.number, options)
-            state = self._follow(trial, process, mark)
-            if state is not None:
-                self._tell(trial, process, state, time.monotonic() - begin)
+            with _noted_signals() as self._signals:
+                while not self._signals:
+                    give_up_lost(self.study, self.folder)
+                    running = self._numbers(TrialState.RUNNING)
+                    if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
+                        self.run_one()
+                    elif not running:
+                        return
+                    else:
+                        if running != reported:
+                            _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
+                        reported = running
+                        time.sleep(_WAIT)
+                self._stop()
+        except StorageInternalError as error:
+            reason = " ".join(str(error.__cause__ or error).split())[:200]
+            raise UserError(f"the study cannot be read or written: {reason}") from error
+
+    def run_one(self) -> None:
+        """Run the next trial."""
+        self._given_up = False
+        try:
+            self.study.optimize(self._objective, n_trials=1, catch=_FailedError, callbacks=[self._after])
+        except ValueError:  # of Optuna: a trial cannot end twice
+            if not self._given_up:
+                raise
+            _print("there was no sign of life of this trial for so long that another worker took it; left to it")
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        trials = self._trials()
+        own = trials[trial.number]
+        if is_fresh(own) and place_of(own, trials) >= self.plan.trials:
+            trial.set_user_attr("surplus", True)
+            raise _FailedError  # another worker took the last place at the same moment
+        folder = trial_folder(self.folder, trial.number)
+        options = {key: _suggest(trial, key, one) for key, one in self.plan.search.items()}
+        _print(f"trial {trial.number}: " + ", ".join(f"{key} {shown(value)}" for key, value in options.items()))
+        options |= {"output_dir": str(folder), "test": False, "overwrite": True}
+        process = TrialProcess(folder, [*self.arguments, *(option(key, value) for key, value in options.items())])
+        try:
+            return self._follow(trial, process)
+        except (TrialPruned, _FailedError):
+            raise
         except UpdateFinishedTrialError:
-            _say(f"trial {trial.number} showed no sign of life for so long that another worker gave it up; left to it")
+            self._given_up = True
+            raise
+        except BaseException:  # the worker is stopped, or at fault: not the trial
+            put_in_line_again(self.study, self._trials()[trial.number])
+            raise
         finally:
-            if process is not None:
-                process.stop()
-            give_up(self.study, self.study.get_trials(deepcopy=False)[trial.number], "its worker was interrupted")
-            mark.end()
+            process.stop()
 
-    def _start(self, number: int, options: dict[str, Any]) -> TrialProcess:
-        folder = trial_folder(self.folder, number)
-        own = {"output_dir": str(folder), "test": False, "overwrite": True}
-        words = [option_word(key, value) for key, value in {**options, **own}.items()]
-        return TrialProcess(folder, [*self.words, *words])
-
-    def _follow(self, trial: optuna.Trial, process: TrialProcess, mark: Alive) -> TrialState | None:
-        """Report epoch by epoch; return how the trial ended, or None if the worker is to stop."""
-        reported, ended = 0, False
+    def _follow(self, trial: optuna.Trial, process: TrialProcess) -> float:
+        """Report epoch by epoch; return the metric of the model that the run chose as its best."""
+        metric, reported, ended = self.plan.metric, 0, False
         while not ended:
             ended = process.wait(_LOOK)  # then look once more: it may have gone on since the last look
-            mark.beat()
-            history = process.history(self.plan.metric)
-            for epoch in range(reported, len(history)):
-                value = history[epoch]
+            history = process.history(metric)
+            for epoch, value in enumerate(history[reported:], reported):
                 if value is None:
                     continue
                 trial.report(value, epoch)
-                # a finished run is not pruned: nothing would be saved
-                if trial.should_prune() and not ended:
-                    process.stop()
-                    return TrialState.PRUNED
+                if trial.should_prune() and not ended:  # a finished run is not pruned: nothing would be saved
+                    trial.set_user_attr("epochs", epoch + 1)
+                    raise TrialPruned
             reported = len(history)
-            if self._stop and not ended:
-                return None
-        return TrialState.COMPLETE if process.exit_code == 0 else TrialState.FAIL
+            if self._signals and not ended:
+                self._stop()
+        trial.set_user_attr("epochs", reported)
+        failure, best = process.failure(), None
+        if not failure:
+            names = {name: key for key, name in FINETUNING.metrics.items()}
+            best = read_checkpoint(process.folder / BEST)["metrics"][names[metric]]
+        if best is None:
+            trial.set_user_attr("error", failure or f"{metric} is undefined at the best epoch")
+            raise _FailedError
+        return float(best)
 
-    def _tell(self, trial: optuna.Trial, process: TrialProcess, state: TrialState, seconds: float) -> None:
-        value, problem = None, None
-        if state == TrialState.COMPLETE:
-            value = value_of_best(process.folder, self.plan.metric)
-            if value is None:
-                state, problem = TrialState.FAIL, f"{self.plan.metric} is undefined at the best epoch"
-        elif state == TrialState.FAIL:
-            problem = describe_failure(process)
-        # a pruned run goes on for a moment until it is stopped
-        last = self.study.get_trials(deepcopy=False)[trial.number].last_step
-        epochs = (last or 0) + 1 if state == TrialState.PRUNED else len(process.history(self.plan.metric))
-        trial.set_user_attr("seconds", round(seconds, 1))
-        trial.set_user_attr("epochs", epochs)
-        if problem:
-            trial.set_user_attr("error", problem)
-        frozen = self.study.tell(trial, value, state=state)
-        self._report(frozen, process)
+    def _after(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Report a trial that ended, and discard the weights that are not the best."""
+        if "surplus" in trial.user_attrs:
+            return
+        number, error = trial.number, trial.user_attrs.get("error")
+        self._failures = self._failures + 1 if error else 0
+        done = self._numbers(*_DONE)
+        if error and (not done or self._failures == _MOST_FAILURES):
+            which = f"{self._failures} trials failed one after the other" if done else "no trial has succeeded"
+            log = trial_folder(self.folder, number) / "log.txt"
+            hint = f"all of it: {log}; after a change of the YAML start with --overwrite"
+            raise UserError(f"{which}; trial {number} ended with: {error} ({hint})")
+        if error:
+            _print(f"trial {number} failed: {error}")
+        else:
+            pruned = "pruned after " if trial.state == TrialState.PRUNED else ""
+            best = "  (best so far)" if not pruned and study.best_trial.number == number else ""
+            epochs, time_taken = f"{trial.user_attrs['epochs']} epochs", str(trial.duration).partition(".")[0]
+            _print(f"trial {number}: {pruned}{epochs}, {self.plan.metric} {trial.value:.4f}, {time_taken}{best}")
         if self.plan.keep == "best":
             self._discard_weights()
 
-    def _report(self, trial: FrozenTrial, process: TrialProcess) -> None:
-        epochs, seconds = trial.user_attrs["epochs"], trial.user_attrs["seconds"]
-        self._failures = self._failures + 1 if trial.state == TrialState.FAIL else 0
-        if trial.state == TrialState.COMPLETE:
-            best = "  (best so far)" if self.study.best_trial.number == trial.number else ""
-            _say(f"trial {trial.number}: {self.plan.metric} {trial.value:.4f}, {epochs} epochs, {seconds:g} s{best}")
-        elif trial.state == TrialState.PRUNED:
-            _say(f"trial {trial.number}: pruned after {epochs} epochs, {self.plan.metric} {trial.value:.4f}")
-        else:
-            first = not self.study.get_trials(deepcopy=False, states=DONE)
-            if first or self._failures >= _MOST_FAILURES:
-                which = "no trial has succeeded" if first else f"{self._failures} trials failed one after the other"
-                raise UserError(
-                    f"{which}; trial {trial.number} ended with: {trial.user_attrs['error']} (all of it: {process.log}; "
-                    "after a change of the YAML start with --overwrite)"
-                )
-            _say(f"trial {trial.number} failed: {trial.user_attrs['error']}")
-
     def _discard_weights(self) -> None:
-        trials = self.study.get_trials(deepcopy=False, states=(*DONE, TrialState.FAIL))
-        complete = any(trial.state == TrialState.COMPLETE for trial in trials)
-        best = self.study.best_trial.number if complete else None
-        for trial in trials:
-            if trial.number != best:
-                for name in (BEST, FINAL, LAST):
-                    for path in trial_folder(self.folder, trial.number).glob(f"*{name}*"):  # halves of a killed run too
-                        path.unlink(missing_ok=True)
+        best = self.study.best_trial.number if self._numbers(TrialState.COMPLETE) else None
+        for number in self._numbers(*_DONE, TrialState.FAIL):
+            for name in (BEST, FINAL, LAST) if number != best else ():
+                for path in trial_folder(self.folder, number).glob(f"*{name}*"):  # halves of a killed run too
+                    path.unlink(missing_ok=True)
+
+    def _stop(self) -> NoReturn:
+        done = f"{len(self._numbers(*_DONE))} of {self.plan.trials} trials"
+        line = f"interrupted after {done}; the same command continues the sweep"
+        raise StoppedError(line, 128 + self._signals[0])
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _numbers(self, *states: TrialState) -> list[int]:
+        return [trial.number for trial in self._trials() if trial.state in states]
 
 
-class _Signals:
-    """Turns Ctrl-C and SIGTERM into a note: an exception in the middle of a write could spoil the study's lock."""
+class _FailedError(Exception):
+    """A trial does not count; the sweep goes on."""
 
-    def __init__(self, note: Any) -> None:
-        self._note = note
-        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # a job in the background ignores Ctrl-C
-                    self._before[number] = signal.signal(number, self._note)
+class _Unbuilt(FinetuneCLI):
+    """Reads the arguments of `butppg fit`, and builds data and model only when asked to."""
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.read(self.arguments)
+
+    def read(self, arguments: list[str]) -> None:
+        self.config = self.parser.parse_args(merge_encoder(arguments))
+        self.output_dir = Path(self.config.output_dir)
+        check_values(self.config, self.command)
+
+    def _not_yet(self, **_: Any) -> Any:
+        pass
+
+    before_instantiate_classes = instantiate_classes = instantiate_trainer = _not_yet
+
+
+@contextmanager
+def _noted_signals() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM, so that a trial ends in order; asked twice, it ends at once."""
+    noted: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    # a job in the background ignores Ctrl-C
+    before = {one: signal.signal(one, note) for one in numbers if signal.getsignal(one) is not signal.SIG_IGN}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def value_of_best(folder: Path, metric: str) -> float | None:
-    """Return a metric of the model that a run chose as its best; None where it is undefined."""
-    figures = {name: key for key, name in FINETUNING.metrics.items()}
-    value: float | None = read_checkpoint(folder / BEST)["metrics"][figures[metric]]
-    return value
+def _suggest(trial: optuna.Trial, key: str, one: Any) -> Any:
+    if hasattr(one, "choices"):
+        return trial.suggest_categorical(key, one.choices)
+    suggest: Any = trial.suggest_int if isinstance(one.low, int) else trial.suggest_float
+    return suggest(key, one.low, one.high, log=one.log, step=one.step)
 
 
-def describe_failure(process: TrialProcess) -> str:
-    """Return one line on why a run failed."""
-    code = process.exit_code or 0
-    if code < 0:
-        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        return f"killed by {signal.Signals(-code).name}{hint}"
-    return process.last_line()
+def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        inner = isinstance(value, dict) and value
+        flat.update(_flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value})
+    return flat
 
 
-def numbered(numbers: list[int]) -> str:
-    """Return trials by their numbers.
-
-    Examples:
-        >>> numbered([3]), numbered([3, 5])
-        ('trial 3', 'trials 3, 5')
-    """
-    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+def _print(line: str) -> None:
+    print(line, flush=True)  # a sweep overnight is followed in a log file
