@@ -6,7 +6,9 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError
@@ -22,6 +24,7 @@ Spec = dict[str, Any]
 
 PATCH_TRANSFORMER = "butppg_lightning.PatchTransformer"
 _ALIASES = {"PatchTransformer", PATCH_TRANSFORMER, "butppg_lightning.models.encoder.PatchTransformer"}
+_trusted: set[str] = set()
 _FREE = {"channels", "dropout"}  # inflation changes the first; the second is a training option, not an architecture
 _PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
 
@@ -125,11 +128,19 @@ def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | 
         UserError: If the class is not ours and the user has not named it too.
     """
     path = normal_spec(stored)["class_path"]
-    if path != PATCH_TRANSFORMER and path != (asked or {}).get("class_path"):
+    if path not in (PATCH_TRANSFORMER, (asked or {}).get("class_path"), *_trusted):
         raise UserError(
             f"the checkpoint names the encoder class {path}, which is not ours: importing it could run a stranger's "
             f"code; if you trust it, name it yourself (--model.encoder.class_path {path})"
         )
+
+
+def trust_encoder(class_path: str) -> None:
+    """Let checkpoints name this encoder class from now on, in this process: it is then imported, which runs its code.
+
+    Commands call it with what the user typed after ``--model.encoder.class_path``; a notebook may too.
+    """
+    _trusted.add(class_path)
 
 
 def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:
@@ -164,6 +175,9 @@ def _encoder_class(path: str, named_by_user: bool) -> type[nn.Module]:
     if not named_by_user:
         refuse_unnamed({"class_path": path}, None)
     module, _, name = path.rpartition(".")
+    here = str(Path.cwd())  # where a user's own module lies; an installed command does not look there by itself
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
