@@ -175,6 +175,9 @@ def one_line(message: str, known: list[str]) -> str:
     if unknown:
         name = underscored("--" + next(group for group in unknown.groups() if group))
         return f"unknown option {name}{nearest_option(name, known)}"
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", text):
+        names = (f"--{name}" if f"--{name}" in known else name for name in missing[1].split(", "))
+        return f"missing: {', '.join(names)}; `--help` says what it is"
     return _in_plain_words(re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text))
 
 
