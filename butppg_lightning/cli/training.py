@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import signal
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -63,8 +62,6 @@ class TrainingCLI(LightningCLI):
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
         self.stage_record = StageRecord()
         quieten()
-        if not {"", str(Path.cwd())} & set(sys.path):
-            sys.path.append(str(Path.cwd()))  # as `python -m` does: where a user's own encoder or callback is
         super().__init__(
             model_class,
             datamodule_class,

@@ -6,9 +6,7 @@ import difflib
 import importlib
 import inspect
 import re
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError
@@ -175,9 +173,6 @@ def _encoder_class(path: str, named_by_user: bool) -> type[nn.Module]:
     if not named_by_user:
         refuse_unnamed({"class_path": path}, None)
     module, _, name = path.rpartition(".")
-    here = str(Path.cwd())  # where a user's own module lies; an installed command does not look there by itself
-    if here not in sys.path:
-        sys.path.append(here)
     try:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
     except (ImportError, AttributeError, ValueError) as error:
