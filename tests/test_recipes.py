@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     def fit(self, output: Path, *more: str) -> int:
         words = ["--data.root", str(self.data), "--model.pretrained", str(self.pretrained), "--output_dir", str(output)]
-        words += ["--model.lr", "3e-3"]  # a few steps have to separate the classes
+        words += ["--model.lr", "2e-3", "--data.batch_size", "8"]  # a few steps have to separate the classes
         return main(["fit", *self.recipe.words, *self.recipe.encoder, *words, *more])
 
 
@@ -137,8 +137,8 @@ def test_all_figures_agree(run: Run, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_it_can_be_calibrated(run: Run, tmp_path: Path) -> None:
-    words = ["--data-dir", str(run.data), "--output", str(tmp_path / "calibrated.pt"), *run.recipe.encoder]
-    assert main(["calibrate", "--checkpoint", str(run.best), *words]) == 0
+    words = ["--data-dir", str(run.data), "--split", "train", "--output", str(tmp_path / "calibrated.pt")]
+    assert main(["calibrate", "--checkpoint", str(run.best), *words, *run.recipe.encoder]) == 0
     content = torch.load(tmp_path / "calibrated.pt", weights_only=True)
     assert content["calibration"]["temperature"] > 0
 
