@@ -29,8 +29,7 @@ from torchmetrics.classification import (
     BinaryStatScores,
 )
 
-from butppg_lightning.evaluation.ranking import auprc as auprc
-from butppg_lightning.evaluation.ranking import auroc as auroc
+from butppg_lightning.evaluation.bootstrap import auroc as auroc
 from butppg_lightning.evaluation.reliability import (
     calibration_slope,
     debiased_calibration_error,
@@ -43,27 +42,16 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-PERCENT = ("accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy")
-"""Metrics in percent, as the guide has them; the others are fractions, nats (``loss``) or numbers about 1 and 0."""
 METRICS = (
     "loss", "accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "auroc", "auprc", "f1", "mcc", "ece",
     "ece_debiased", "ece_if_calibrated", "balanced_accuracy", "macro_f1", "brier", "calibration_slope",
     "calibration_intercept",
 )  # fmt: skip
 """Every metric, in the order in which they are written: the guide's first."""
+_PERCENT = ("accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "balanced_accuracy")
 _AVERAGES = ("loss", "brier", "ece", "ece_debiased", "ece_if_calibrated")  # defined for any windows
 _DECIMALS = 6  # what torchmetrics' float32 holds; beyond, equal rankings would seem to differ
 _LEAST = 1e-12
-_GROUPS = [
-    ["brier"],
-    ["mcc"],
-    ["accuracy", "class_0_acc", "class_1_acc", "majority_accuracy", "f1", "balanced_accuracy", "macro_f1"],
-    [
-        "auroc", "auprc", "loss", "ece", "ece_debiased", "ece_if_calibrated", "calibration_slope",
-        "calibration_intercept",
-    ],
-]  # fmt: skip
-"""Metrics that share what they count or keep."""
 
 
 def quality_metrics(threshold: float = 0.5) -> MetricCollection:
@@ -82,27 +70,18 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     """
     options: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
     called = {**options, "threshold": threshold}
-    plain = {"sync_on_compute": False}
     metrics: dict[str, Metric] = {
-        "loss": Computed(negative_log_likelihood, **plain),
-        "accuracy": Accuracy(**called),
-        "class_0_acc": Counted(_poor_accuracy, **called),
-        "class_1_acc": GoodAccuracy(**called, zero_division=math.nan),
-        "majority_accuracy": Counted(_majority_accuracy, **called),
-        "auroc": AUROC(**options),
-        "auprc": AveragePrecision(**options),
-        "f1": F1(**called, zero_division=math.nan),
-        "mcc": MatthewsCorrelation(**called),
-        "ece": Computed(expected_calibration_error, **plain),
-        "ece_debiased": Computed(debiased_calibration_error, **plain),
-        "ece_if_calibrated": Computed(_error_if_calibrated, **plain),
-        "balanced_accuracy": Counted(_balanced_accuracy, **called),
-        "macro_f1": Counted(_macro_f1, **called),
-        "brier": BrierScore(**plain),
-        "calibration_slope": Computed(_slope, **plain),
-        "calibration_intercept": Computed(_intercept, **plain),
+        "accuracy": _Accuracy(**called),
+        "class_1_acc": _GoodAccuracy(**called, zero_division=math.nan),
+        "auroc": _AUROC(**options),
+        "auprc": _AveragePrecision(**options),
+        "f1": _F1(**called, zero_division=math.nan),
+        "mcc": _MatthewsCorrelation(**called),
+        "brier": _BrierScore(sync_on_compute=False),
+        **{name: _Counted(function, **called) for name, function in _OF_COUNTS.items()},
+        **{name: _Computed(function, sync_on_compute=False) for name, function in _OF_PROBABILITIES.items()},
     }
-    collection = _StaysPut(metrics, compute_groups=_GROUPS)  # type: ignore[arg-type]
+    collection = _StaysPut(metrics, compute_groups=False)  # type: ignore[arg-type]
     collection.set_dtype(torch.float64)
     return collection
 
@@ -135,7 +114,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if not name.endswith("_ci95"):
             shown = "undefined" if value is None or math.isnan(value) else f"{value:.4f}"
             interval, digits = metrics.get(f"{name}_ci95"), 3
-            if name in PERCENT:
+            if name in _PERCENT:
                 shown, digits = shown if shown == "undefined" else f"{value:.2f} %", 1
             rows.append((name, shown, f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}" if interval else ""))
     return rows
@@ -152,44 +131,37 @@ class _Verdict(Metric):
     threshold: float
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count verdicts of probabilities and labels, ``[N]`` each."""
         super().update((_checked(preds) >= self.threshold).long(), target.long().cpu())  # type: ignore[safe-super]
 
 
 class _Percent(_Verdict):
     def compute(self) -> Tensor:
-        """Return the share in percent."""
         return 100 * super().compute()  # type: ignore[safe-super, no-any-return]
 
 
-class Accuracy(_Percent, BinaryAccuracy):
-    """Windows called right, in percent."""
+class _Accuracy(_Percent, BinaryAccuracy):
+    pass
 
 
-class GoodAccuracy(_Percent, BinaryRecall):
-    """Good windows called good, in percent."""
+class _GoodAccuracy(_Percent, BinaryRecall):
+    pass
 
 
-class F1(_Verdict, BinaryF1Score):
-    """F1 of the good windows."""
+class _F1(_Verdict, BinaryF1Score):
+    pass
 
 
-class MatthewsCorrelation(_Verdict, BinaryMatthewsCorrCoef):
-    """Matthews' correlation of verdicts and labels; 0 where either of them is constant."""
-
+class _MatthewsCorrelation(_Verdict, BinaryMatthewsCorrCoef):
     def compute(self) -> Tensor:
-        """Return the correlation."""
         if not self.confmat.sum(0).all() or not self.confmat.sum(1).all():
             return torch.zeros((), dtype=torch.float64)
         return super().compute().double().round(decimals=_DECIMALS)
 
 
-class Counted(_Verdict, BinaryStatScores):
+class _Counted(_Verdict, BinaryStatScores):
     """A function of good and poor windows called good, and of poor and good ones called poor.
 
-    Args:
-        function: Of the four counts, float64; 0 / 0 is NaN here, where torchmetrics has 0.
-        options: Of BinaryStatScores.
+    The counts are float64: 0 / 0 is NaN here, where torchmetrics has 0.
     """
 
     def __init__(self, function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], **options: Any) -> None:
@@ -197,9 +169,7 @@ class Counted(_Verdict, BinaryStatScores):
         self.function = function
 
     def compute(self) -> Tensor:
-        """Return the metric."""
-        hits, alarms, rest, misses, _ = super().compute()
-        return self.function(hits, alarms, rest, misses)
+        return self.function(*super().compute()[:4])
 
 
 class _Kept(Metric):
@@ -209,7 +179,6 @@ class _Kept(Metric):
     target: list[Tensor]
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Keep probabilities and labels, ``[N]`` each."""
         self.preds.append(_checked(preds))
         self.target.append(target.long().cpu())
 
@@ -219,37 +188,32 @@ class _Kept(Metric):
 
 
 class _Ranked(_Kept):
+    """A metric that is NaN with a single class, or if a probability is NaN."""
+
     def compute(self) -> Tensor:
-        """Return the area; NaN with a single class, or if a probability is NaN."""
         labels, probabilities = self.kept()
         if len(np.unique(labels)) < 2 or np.isnan(probabilities).any():
-            return _undefined()
+            return _scalar(None)
         return super().compute().double().round(decimals=_DECIMALS)  # type: ignore[safe-super, no-any-return]
 
 
-class AUROC(_Ranked, BinaryAUROC):  # type: ignore[misc]
-    """Area under the ROC curve, ties counted half."""
+class _AUROC(_Ranked, BinaryAUROC):  # type: ignore[misc]
+    pass
 
 
-class AveragePrecision(_Ranked, BinaryAveragePrecision):  # type: ignore[misc]
-    """Step-wise area under the precision-recall curve."""
+class _AveragePrecision(_Ranked, BinaryAveragePrecision):  # type: ignore[misc]
+    pass
 
 
-class BrierScore(MeanSquaredError):
+class _BrierScore(MeanSquaredError):
     """Mean squared difference of probability and label (Brier 1950)."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add probabilities and labels, ``[N]`` each."""
         super().update(_checked(preds), target.double().cpu())
 
 
-class Computed(_Kept):
-    """A metric that torchmetrics lacks, from all labels and probabilities.
-
-    Args:
-        function: Of labels and probabilities, ``[N]`` each; None where it is undefined.
-        options: Of Metric.
-    """
+class _Computed(_Kept):
+    """A metric that torchmetrics lacks, a function of labels and probabilities; None where it is undefined."""
 
     full_state_update = False
 
@@ -260,43 +224,32 @@ class Computed(_Kept):
         self.add_state("target", [], dist_reduce_fx="cat")
 
     def compute(self) -> Tensor:
-        """Return the metric."""
-        found = self.function(*self.kept())
-        return _undefined() if found is None else torch.tensor(found, dtype=torch.float64)
+        return _scalar(self.function(*self.kept()))
 
 
-def negative_log_likelihood(labels: Array, probabilities: Array) -> float:
-    """Return the mean negative log likelihood of the labels, in nats."""
+def _negative_log_likelihood(labels: Array, probabilities: Array) -> float:
     inside = np.clip(probabilities, _LEAST, 1 - _LEAST)
     return float(-np.where(labels == 1, np.log(inside), np.log1p(-inside)).mean())
 
 
-def _poor_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-    return 100 * rest / (rest + alarms)
-
-
-def _balanced_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-    return 50 * (hits / (hits + misses) + rest / (rest + alarms))
-
-
-def _majority_accuracy(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-    return 100 * torch.maximum(hits + misses, rest + alarms) / (hits + misses + rest + alarms)
-
-
-def _macro_f1(hits: Tensor, alarms: Tensor, rest: Tensor, misses: Tensor) -> Tensor:
-    return hits / (2 * hits + alarms + misses) + rest / (2 * rest + alarms + misses)
-
-
-def _error_if_calibrated(labels: Array, probabilities: Array) -> float:
-    return expected_ece(probabilities)
-
-
-def _slope(labels: Array, probabilities: Array) -> float | None:
-    return calibration_slope(labels, probabilities)[0]
-
-
-def _intercept(labels: Array, probabilities: Array) -> float | None:
-    return calibration_slope(labels, probabilities)[1]
+_OF_COUNTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "class_0_acc": lambda hits, alarms, rest, misses: 100 * rest / (rest + alarms),
+    "majority_accuracy": lambda hits, alarms, rest, misses: (
+        100 * torch.maximum(hits + misses, rest + alarms) / (hits + alarms + rest + misses)
+    ),
+    "balanced_accuracy": lambda hits, alarms, rest, misses: 50 * (hits / (hits + misses) + rest / (rest + alarms)),
+    "macro_f1": lambda hits, alarms, rest, misses: (
+        hits / (2 * hits + alarms + misses) + rest / (2 * rest + alarms + misses)
+    ),
+}
+_OF_PROBABILITIES: dict[str, Callable[[Array, Array], float | None]] = {
+    "loss": _negative_log_likelihood,
+    "ece": expected_calibration_error,
+    "ece_debiased": debiased_calibration_error,
+    "ece_if_calibrated": lambda _, probabilities: expected_ece(probabilities),
+    "calibration_slope": lambda labels, probabilities: calibration_slope(labels, probabilities)[0],
+    "calibration_intercept": lambda labels, probabilities: calibration_slope(labels, probabilities)[1],
+}
 
 
 def _checked(probabilities: Tensor) -> Tensor:
@@ -306,5 +259,5 @@ def _checked(probabilities: Tensor) -> Tensor:
     return found
 
 
-def _undefined() -> Tensor:
-    return torch.full((), math.nan, dtype=torch.float64)
+def _scalar(value: float | None) -> Tensor:
+    return torch.tensor(math.nan if value is None else value, dtype=torch.float64)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,8 +29,7 @@ KINDS = {
 _SECONDS = 10
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+class Case(NamedTuple):
     """A window that is shown.
 
     Attributes:
@@ -54,6 +52,11 @@ class Case:
         return self.kind.rpartition("_")[2]
 
     @property
+    def wrong(self) -> bool:
+        """Whether the label disagrees with the verdict."""
+        return self.kind.startswith("wrong")
+
+    @property
     def support(self) -> Array:
         """``[C, seconds]`` by how much each second of each channel spoke for this window's verdict, or against it."""
         return self.pushes if self.verdict == "good" else -self.pushes
@@ -74,18 +77,12 @@ def choose_cases(
     Returns:
         Kind (a key of :data:`KINDS`) and row, the surest first within a kind.
     """
-    called = probabilities >= threshold
-    kinds = {"good": called, "poor": ~called}
+    called = np.where(probabilities >= threshold, "good", "poor")
     if labels is not None:
-        kinds = {
-            "right_good": called & (labels == 1),
-            "right_poor": ~called & (labels == 0),
-            "wrong_good": called & (labels == 0),
-            "wrong_poor": ~called & (labels == 1),
-        }
+        called = np.char.add(np.where((called == "good") == (labels == 1), "right_", "wrong_"), called)
     found = []
-    for kind, chosen in kinds.items():
-        rows = np.flatnonzero(chosen)
+    for kind in KINDS:
+        rows = np.flatnonzero(called == kind)
         sign = -1 if kind.endswith("good") else 1
         rows = rows[np.argsort(sign * probabilities[rows], kind="stable")]
         if subjects is not None:

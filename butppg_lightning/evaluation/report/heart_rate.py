@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -70,8 +69,7 @@ def _chunk_rates(ppg: Array) -> Array:
     return np.where(flat, np.nan, rates)
 
 
-@dataclass(frozen=True, eq=False)
-class HeartRates:
+class HeartRates(NamedTuple):
     """The windows with a reference and an estimate, surest first.
 
     Attributes:
@@ -92,22 +90,23 @@ class HeartRates:
 
     def figures(self) -> dict[str, Any]:
         """Return, in plain types, the errors at each of :data:`SHARES`, in three orders."""
-        orders = {"by_probability": self.errors, "ideal": np.sort(self.errors)}
-        found: dict[str, Any] = {"windows": len(self.errors), "left_out": self.left_out, "tolerance_bpm": TOLERANCE}
-        for name, errors in orders.items():
-            found[name] = [_error_summary(share, errors[: self.kept(share)]) for share in SHARES]
-        # a random order has the same expected figures at every share: those of all windows
-        found["random"] = _error_summary(1.0, self.errors)
-        return found
+
+        def errors_at(errors: Array) -> list[dict[str, float]]:
+            return [_error_summary(share, errors[: self.kept(share)]) for share in SHARES]
+
+        return {
+            "windows": len(self.errors),
+            "left_out": self.left_out,
+            "tolerance_bpm": TOLERANCE,
+            "by_probability": errors_at(self.errors),
+            "ideal": errors_at(np.sort(self.errors)),
+            # a random order has the same expected figures at every share: those of all windows
+            "random": _error_summary(1.0, self.errors),
+        }
 
 
 def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates | None:
-    """Return the errors of the pulse rate of a file's windows, or None without ``hr_ref`` or PPG.
-
-    Args:
-        windows: The windows.
-        probabilities: ``[N]`` of good.
-    """
+    """Return the errors of the pulse rate of a file's windows, or None without ``hr_ref`` or PPG."""
     if windows.hr_ref is None or windows.hr_ref.dtype.kind not in "iuf" or "PPG" not in windows.channels:
         return None
     # an absent PPG is 0 throughout, which has no rate
@@ -127,13 +126,12 @@ def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) 
         The pairs, or None if there is none.
     """
     reference = np.asarray(reference, dtype=np.float64)
-    known = np.isfinite(estimated) & np.isfinite(reference) & (reference > 0)
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(np.isfinite(estimated) & np.isfinite(reference) & (reference > 0))
     if not len(rows):
         return None
     rows = rows[np.argsort(-probabilities[rows], kind="stable")]
     errors = np.abs(estimated[rows] - reference[rows])
-    return HeartRates(errors, rows, probabilities[rows], int((~known).sum()))
+    return HeartRates(errors, rows, probabilities[rows], len(reference) - len(rows))
 
 
 def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
@@ -151,7 +149,7 @@ def coverage_bands(rates: HeartRates, subjects: Array | None, shares: Array) -> 
         shares: ``[K]`` shares kept, 0..1.
     """
     people = None if subjects is None else subjects[rates.rows]
-    curves: list[Array] = []
+    curves = []
     for some in window_weights(len(rates.errors), people, resamples=_RESAMPLES):
         kept = np.cumsum(some, axis=1)
         at = np.stack([np.searchsorted(row, shares * row[-1] - 1e-9).clip(max=len(row) - 1) for row in kept])
