@@ -49,7 +49,7 @@ def evaluate(
         UserError: If an option is wrong, the checkpoint or the split cannot be used, or results exist.
 
     Example:
-        butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --split test --output-dir artifacts/evaluation
+        butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --output-dir out
     """
     check_threshold(operating_point, prior, threshold)
     require_at_least(1, batch_size=batch_size)

@@ -31,12 +31,7 @@ _AT_ONCE = 2_000_000  # weights held in memory
 
 
 class Ranking:
-    """Windows in falling order of their score, ready to be weighed.
-
-    Args:
-        labels: ``[N]`` in {0 poor, 1 good}.
-        scores: ``[N]``, higher for good; any numbers.
-    """
+    """Windows in falling order of their score (any numbers, higher for good), ready to be weighed."""
 
     def __init__(self, labels: Array, scores: Array) -> None:
         scores = np.asarray(scores)
@@ -47,8 +42,7 @@ class Ranking:
     def counts(self, weights: Array | None = None) -> tuple[Array, Array]:
         """Return good and poor windows called good as the threshold falls from one value to the next, ``[R, U]`` each.
 
-        Args:
-            weights: ``[R, N]``, how often each window counts; None for once (R is 1).
+        ``weights [R, N]`` say how often each window counts; None for once (R is 1).
         """
         weighed = np.ones((1, len(self.good))) if weights is None else weights[:, self.order]
         hits = np.cumsum(weighed * self.good, axis=1)[:, self.last_of_tie]
@@ -64,11 +58,7 @@ def roc(hits: Array, alarms: Array) -> tuple[Array, Array]:
 def auroc(labels: Array, scores: Array) -> float | None:
     """Return the area under the ROC curve, ties counted half; None with a single class.
 
-    In float64, and equal rankings give equal areas, as comparisons of methods need.
-
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        scores: ``[N]``, higher for class 1; any numbers.
+    Of any scores ``[N]``, in float64, and equal rankings give equal areas, as comparisons of methods need.
     """
     area = float(_areas(*Ranking(labels, scores).counts())[0])
     return None if np.isnan(area) else area
@@ -91,10 +81,7 @@ def _average_precisions(hits: Array, alarms: Array) -> Array:
 def window_weights(count: int, subjects: Array | None = None, *, resamples: int = RESAMPLES) -> Iterator[Array]:
     """Yield how often each window is in each bootstrap resample, ``[R, count]`` at a time (Efron 1979).
 
-    Args:
-        count: Number of windows.
-        subjects: ``[count]`` names; with fewer than two different ones, or None, windows are drawn instead.
-        resamples: Number of resamples; the same ones every time.
+    With fewer than two different ``subjects [count]``, or None, windows are drawn instead. Every call draws the same.
     """
     generator = np.random.default_rng(0)
     owner = np.arange(count)
@@ -140,13 +127,7 @@ def bootstrap_intervals(
 
 
 class WeightedMetrics:
-    """The metrics of many resamples at once, each of which counts every window a whole number of times.
-
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        threshold: At or above it a window is called good.
-    """
+    """The metrics of many resamples at once, each of which counts every window a whole number of times."""
 
     def __init__(self, labels: Array, probabilities: Array, threshold: float) -> None:
         labels, probabilities = np.asarray(labels).astype(np.int64), np.asarray(probabilities, dtype=np.float64)
@@ -158,13 +139,9 @@ class WeightedMetrics:
         self.gaps = (probabilities - labels)[self.rising]
 
     def __call__(self, weights: Array) -> dict[str, Array]:
-        """Return auroc, auprc, f1, mcc and ece as fractions, accuracy, balanced accuracy and margin in percent.
+        """Return metrics ``[R]`` by name, of ``weights [R, N]``: how often each window counts; NaN where undefined.
 
-        Args:
-            weights: ``[R, N]``, how often each window counts.
-
-        Returns:
-            Name to values ``[R]``, NaN where undefined; ``accuracy_above_majority`` in percentage points.
+        Fractions, but accuracy and balanced accuracy in percent, ``accuracy_above_majority`` in percentage points.
         """
         hits, alarms = self.ranking.counts(weights)
         hit, alarm, miss, rest = (weights @ self.cells).T
@@ -199,14 +176,8 @@ class WeightedMetrics:
 def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> tuple[Array, Array] | None:
     """Return 95 % bands of the ROC and of the precision-recall curve, or None with a single class.
 
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        subjects: ``[N]`` or None.
-
-    Returns:
-        ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low and
-        high precision at each sensitivity.
+    They are ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low
+    and high precision at each sensitivity.
     """
     ranking = Ranking(labels, probabilities)
     upper, purity = [], []
@@ -226,9 +197,6 @@ def bootstrap_mean(values: Sequence[float] | Array) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993).
 
     With a handful of subjects it is narrower than it ought to be: about 0.85 coverage at 6 for a nominal 0.95.
-
-    Args:
-        values: ``[n]``, one value per subject.
 
     Raises:
         ValueError: If there is no value, or one is not finite.

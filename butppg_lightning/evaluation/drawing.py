@@ -6,7 +6,6 @@ import io
 import re
 from contextlib import contextmanager
 from html import escape
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.files import atomic_write
@@ -49,14 +48,7 @@ _INLINE: Any = {
 
 
 def new_figure(width: float, height: float, *, dpi: int = 120, **options: Any) -> tuple[Any, Any]:
-    """Return a figure and its axes, without pyplot's global state.
-
-    Args:
-        width: Inches.
-        height: Inches.
-        dpi: Pixels per inch.
-        options: Of matplotlib's ``Figure.subplots``.
-    """
+    """Return a figure of so many inches and its axes (``options`` of ``Figure.subplots``), without pyplot's state."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -74,17 +66,16 @@ def save_figure(figure: Any, path: Path) -> None:
         figure.savefig(file, format="png")
 
 
+class _Drawn:
+    svg = ""
+
+
 @contextmanager
-def inline_figure(name: str, title: str, height: float) -> Iterator[tuple[Any, SimpleNamespace]]:
-    """Draw a figure for a page.
+def inline_figure(name: str, title: str, height: float) -> Iterator[tuple[Any, _Drawn]]:
+    """Draw a figure for a page; yields its axes, and what has the ``<svg>`` element once the block is left.
 
-    Args:
-        name: Letters that set its identifiers apart from those of other figures on the page.
-        title: What a screen reader says of it.
-        height: In points.
-
-    Yields:
-        Its axes, and what has the ``<svg>`` element as ``svg`` once the block is left.
+    ``name`` sets its identifiers apart from those of other figures on the page, ``title`` is what a screen reader says
+    of it, ``height`` is in points.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -92,7 +83,7 @@ def inline_figure(name: str, title: str, height: float) -> Iterator[tuple[Any, S
     with matplotlib.rc_context(_INLINE):
         figure, drawn, file = (
             Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained"),
-            SimpleNamespace(),
+            _Drawn(),
             io.StringIO(),
         )
         yield figure.add_subplot(), drawn
@@ -113,16 +104,12 @@ def _inline(text: str, name: str, title: str) -> str:
     text = re.sub(r' id="([\w-]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
     text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
     text = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
-    text = re.sub(r"font: (?:(\d{3}|bold) )?([\d.]+)px [^;\"]+", _font, text)
+    # the family is the page's
+    text = re.sub(r"font: ([\d.]+)px [^;\"]+", r"font-size: \1px", text)
+    text = re.sub(r"font: (\d{3}|bold) ([\d.]+)px [^;\"]+", r"font-size: \2px; font-weight: \1", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return re.sub(r"\s*\n\s*", "\n", text).strip()
-
-
-def _font(found: re.Match[str]) -> str:
-    # the family is the page's
-    weight = f"; font-weight: {found[1]}" if found[1] else ""
-    return f"font-size: {found[2]}px{weight}"
 
 
 def percent_square(axes: Any, horizontal: str, vertical: str) -> None:

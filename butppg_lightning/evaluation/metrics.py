@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import (
-    BinaryAccuracy,
     BinaryAUROC,
     BinaryAveragePrecision,
     BinaryF1Score,
     BinaryMatthewsCorrCoef,
-    BinaryRecall,
     BinaryStatScores,
 )
 
@@ -71,8 +69,6 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     options: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
     called = {**options, "threshold": threshold}
     metrics: dict[str, Metric] = {
-        "accuracy": _Accuracy(**called),
-        "class_1_acc": _GoodAccuracy(**called, zero_division=math.nan),
         "auroc": _AUROC(**options),
         "auprc": _AveragePrecision(**options),
         "f1": _F1(**called, zero_division=math.nan),
@@ -132,19 +128,6 @@ class _Verdict(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         super().update((_checked(preds) >= self.threshold).long(), target.long().cpu())  # type: ignore[safe-super]
-
-
-class _Percent(_Verdict):
-    def compute(self) -> Tensor:
-        return 100 * super().compute()  # type: ignore[safe-super, no-any-return]
-
-
-class _Accuracy(_Percent, BinaryAccuracy):
-    pass
-
-
-class _GoodAccuracy(_Percent, BinaryRecall):
-    pass
 
 
 class _F1(_Verdict, BinaryF1Score):
@@ -233,7 +216,9 @@ def _negative_log_likelihood(labels: Array, probabilities: Array) -> float:
 
 
 _OF_COUNTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "accuracy": lambda hits, alarms, rest, misses: 100 * (hits + rest) / (hits + alarms + rest + misses),
     "class_0_acc": lambda hits, alarms, rest, misses: 100 * rest / (rest + alarms),
+    "class_1_acc": lambda hits, alarms, rest, misses: 100 * hits / (hits + misses),
     "majority_accuracy": lambda hits, alarms, rest, misses: (
         100 * torch.maximum(hits + misses, rest + alarms) / (hits + alarms + rest + misses)
     ),

@@ -35,8 +35,8 @@ def write_predictions(
         path: The CSV.
         probabilities: ``[N]`` of good, 0..1.
         threshold: At or above it the verdict is ``good``, else ``poor``.
-        labels: ``[N]`` in {0 poor, 1 good}.
-        subjects: ``[N]`` names.
+        labels: ``[N]`` in {0 poor, 1 good}, or None.
+        subjects: ``[N]`` names, or None.
         reasons: ``[N]``, why a window's PPG is not usable (the verdict is then ``no_ppg``), or empty.
         rows: ``[N]`` rows of the windows in their file; None for 0, 1, ...
 
@@ -58,11 +58,9 @@ def write_predictions(
 
 
 def ppg_reasons(channels: Sequence[str], faults: Array) -> Array:
-    """Return why the PPG of each window is not usable, ``[N]``; empty where it is, or the model takes none.
+    """Return why the PPG of each window is not usable ``[N]``, by the ``faults [N, C]`` of a model's channels.
 
-    Args:
-        channels: Names of the model's C channels.
-        faults: ``[N, C]``, positions in :data:`~butppg_lightning.models.usable_channels.FAULTS`.
+    Empty where it is usable, or the model takes none.
     """
     if "PPG" not in channels:
         return np.full(len(faults), "")

@@ -85,12 +85,6 @@ def expected_ece(probabilities: Array, bins: int = 10, resamples: int = 200, see
 
     Labels are drawn from the probabilities (the consistency resampling of Broecker and Smith 2007) and the mean
     of :func:`expected_calibration_error` over the draws is returned: about 0.07 at 170 windows and 10 bins.
-
-    Args:
-        probabilities: ``[N]`` in 0..1.
-        bins: Bins of equal mass.
-        resamples: Number of draws.
-        seed: Seed of the draws.
     """
     ordered = np.sort(np.asarray(probabilities, dtype=np.float64))
     generator = np.random.default_rng(seed)
@@ -104,10 +98,6 @@ def expected_ece(probabilities: Array, bins: int = 10, resamples: int = 200, see
 
 def calibration_slope(labels: Array, probabilities: Array) -> tuple[float | None, float | None]:
     """Return calibration slope and intercept (Cox 1958; Van Calster et al. 2016).
-
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]`` in 0..1.
 
     Returns:
         The slope of a logistic regression of the labels on the probabilities' logits (1 is ideal; below 1 they are
@@ -144,12 +134,7 @@ class Panel(NamedTuple):
 
 
 def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> None:
-    """Draw reliability diagrams side by side as a PNG.
-
-    Args:
-        path: The PNG.
-        panels: What to draw, such as before and after a calibration.
-        bins: Bins of equal mass.
+    """Draw reliability diagrams side by side as a PNG, such as before and after a calibration.
 
     Raises:
         UserError: If matplotlib is missing or the file cannot be written.

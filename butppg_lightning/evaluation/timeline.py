@@ -37,14 +37,9 @@ class Example(NamedTuple):
 def draw_timeline(
     path: Path, title: str, scores: Scores, outline: tuple[Array, Array, Array], examples: list[Example]
 ) -> None:
-    """Draw a scored recording as a PNG.
+    """Draw a scored recording as a PNG, with at most two windows below.
 
-    Args:
-        path: The PNG.
-        title: Its first line.
-        scores: The scored windows.
-        outline: Edges ``[n + 1]`` (s), lowest and highest PPG value ``[n]`` of equal stretches of time.
-        examples: Windows to show below.
+    ``outline`` has the edges ``[n + 1]`` (s), the lowest and the highest PPG value ``[n]`` of equal stretches of time.
 
     Raises:
         UserError: If matplotlib is missing or the file cannot be written.

@@ -52,11 +52,6 @@ class Case(NamedTuple):
         return self.kind.rpartition("_")[2]
 
     @property
-    def wrong(self) -> bool:
-        """Whether the label disagrees with the verdict."""
-        return self.kind.startswith("wrong")
-
-    @property
     def support(self) -> Array:
         """``[C, seconds]`` by how much each second of each channel spoke for this window's verdict, or against it."""
         return self.pushes if self.verdict == "good" else -self.pushes
@@ -67,15 +62,8 @@ def choose_cases(
 ) -> list[tuple[str, int]]:
     """Choose the surest windows of every kind, of different subjects as far as there are.
 
-    Args:
-        labels: ``[N]`` in {0 poor, 1 good}, or None.
-        probabilities: ``[N]`` of good.
-        threshold: At or above it a window is called good.
-        subjects: ``[N]`` or None.
-        each: Windows of each kind at most.
-
     Returns:
-        Kind (a key of :data:`KINDS`) and row, the surest first within a kind.
+        Kind (a key of :data:`KINDS`) and row, the surest first within a kind, ``each`` of a kind at most.
     """
     called = np.where(probabilities >= threshold, "good", "poor")
     if labels is not None:
@@ -98,10 +86,8 @@ def explain_cases(
 ) -> list[Case]:
     """Return the chosen windows with what every second of every channel did to their logits.
 
-    Args:
-        network: The network, which sees whole raw windows: filters and side inputs take part.
-        fetch: Maps rows ``[B]`` to raw ``signals [B, C, 1250]`` and ``present [B, C]``.
-        chosen: Kind and row of each window.
+    The network sees whole raw windows: filters and side inputs take part. ``fetch`` maps rows ``[B]`` to raw ``signals
+    [B, C, 1250]`` and ``present [B, C]``.
     """
     found, device = [], network.preprocess.acc_scale.device
     with torch.no_grad(), evaluating(network), progress_bar("what drove the verdicts", len(chosen)) as progress:
@@ -129,9 +115,9 @@ def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, se
 
     Args:
         logits: Maps raw windows ``[B, C, T]`` to logits ``[B]``; called once.
-        window: ``[C, T]``, raw.
+        window: ``[C, T]``, raw; T is a multiple of ``seconds``.
         usable: ``[C]`` bool; the other channels are not blanked.
-        seconds: Pieces per channel; T must be a multiple of it.
+        seconds: Pieces per channel.
 
     Returns:
         ``[C, seconds]``; above 0 where the piece speaks for good, 0 in channels that are not usable.

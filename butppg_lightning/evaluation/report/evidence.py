@@ -55,20 +55,13 @@ class Evidence:
         prior: Share of good windows that was assumed, or None.
 
     Attributes:
-        probabilities: ``[N]`` of good, 0..1.
         metrics: Metrics and intervals, the guide's first; None where undefined.
-        channels: The model's channels.
-        labels: ``[N]`` in {0 poor, 1 good}, or None.
-        subjects: ``[N]`` names, or None.
         reasons: ``[N]``, why a window's PPG is not usable, or empty.
         strata: Title to the group of each window ``[N]`` (empty where unknown), in the order to show.
         heart_rates: Errors of the pulse rate, or None.
-        points: The checkpoint's operating points.
-        history: training_history.json of the run, or None.
+        history: training_history.json of the run; empty if there is none.
         best_epoch: The checkpoint's epoch, from 0, or None.
-        warnings: What a reader has to know first.
         facts: Key and value of what was evaluated, for the page's foot.
-        cases: Windows to show.
     """
 
     def __init__(

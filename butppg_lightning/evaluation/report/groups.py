@@ -30,9 +30,6 @@ def strata(windows: WindowSet) -> dict[str, Array]:
     Motion, site, sex, device, rhythm and fault where the file holds such arrays, age in bands, and thirds of the
     acceleration's motion where acceleration was recorded. A grouping with one group says nothing and is left out.
 
-    Args:
-        windows: The windows with their ``extras``.
-
     Returns:
         Title to group names ``[N]``, empty where the group is unknown.
     """
@@ -111,15 +108,7 @@ class Group(NamedTuple):
 def describe_groups(
     groups: Array, labels: Array, probabilities: Array, subjects: Array | None, threshold: float
 ) -> list[Group]:
-    """Return the figures of each group, in the order of motion, of age or of the alphabet.
-
-    Args:
-        groups: ``[N]`` names; windows of the empty name are left out.
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        subjects: ``[N]`` or None.
-        threshold: At or above it a window is called good.
-    """
+    """Describe each group of windows (names ``[N]``, or empty), in the order of motion, age or the alphabet."""
     found = []
     for name in sorted(set(groups.tolist()) - {""}, key=lambda name: (name in _ORDER and _ORDER.index(name), name)):
         rows = groups == name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.signal import detrend
 
 from butppg_lightning.evaluation.bootstrap import window_weights
 from butppg_lightning.window import SAMPLING_RATE
@@ -44,12 +45,10 @@ def pulse_rates(ppg: Array) -> Array:
 
 def _chunk_rates(ppg: Array) -> Array:
     samples = np.asarray(ppg, dtype=np.float64)
-    count = samples.shape[1]
-    line = np.stack([np.ones(count), np.arange(count) - (count - 1) / 2])
-    centred = samples - (samples @ line.T / (line**2).sum(axis=1)) @ line
+    centred = detrend(samples, axis=1)
     flat = centred.std(axis=1) <= 1e-6 * np.abs(samples).max(axis=1).clip(1e-9)
     frequency = np.fft.rfftfreq(_PADDED, 1 / SAMPLING_RATE)
-    power = np.abs(np.fft.rfft(centred * np.hanning(count), _PADDED)) ** 2
+    power = np.abs(np.fft.rfft(centred * np.hanning(samples.shape[1]), _PADDED)) ** 2
     power[:, frequency < SLOWEST / 1.5] = 0  # slow drift would swamp the autocorrelation
     power[:, frequency > 8.0] = 0
     band = np.flatnonzero((frequency >= SLOWEST) & (frequency <= FASTEST))
@@ -70,13 +69,9 @@ def _chunk_rates(ppg: Array) -> Array:
 
 
 class HeartRates(NamedTuple):
-    """The windows with a reference and an estimate, surest first.
+    """Absolute errors (bpm), rows in the file and probabilities ``[M]`` of the windows with a rate, surest first.
 
-    Attributes:
-        errors: ``[M]`` absolute error (bpm) in falling order of the probability of good.
-        rows: ``[M]`` their rows in the file.
-        probabilities: ``[M]``, falling.
-        left_out: Windows without a reference, without PPG, or with a flat one.
+    ``left_out`` counts the windows without a reference, without PPG, or with a flat one.
     """
 
     errors: Array
@@ -115,15 +110,10 @@ def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates |
 
 
 def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) -> HeartRates | None:
-    """Pair estimates with references and order them by probability.
-
-    Args:
-        estimated: ``[N]`` bpm, NaN where there is none.
-        reference: ``[N]`` bpm; what is not finite or not above 0 counts as unknown.
-        probabilities: ``[N]`` probability of good.
+    """Pair estimates with references (bpm ``[N]``; what is not finite, or no reference above 0, counts as unknown).
 
     Returns:
-        The pairs, or None if there is none.
+        The pairs in falling order of the probability of good, or None if there is none.
     """
     reference = np.asarray(reference, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(estimated) & np.isfinite(reference) & (reference > 0))
@@ -141,12 +131,9 @@ def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
 
 
 def coverage_bands(rates: HeartRates, subjects: Array | None, shares: Array) -> tuple[Array, Array]:
-    """Return 95 % bands ``[2, K]`` of the mean error and of the share within the tolerance, over resampled subjects.
+    """Return 95 % bands ``[2, K]`` of the mean error and of the share within the tolerance at ``[K]`` shares kept.
 
-    Args:
-        rates: The errors.
-        subjects: ``[N]`` names of all windows of the file, or None.
-        shares: ``[K]`` shares kept, 0..1.
+    Subjects (``[N]`` names of all windows of the file) are drawn anew; where they are None, windows.
     """
     people = None if subjects is None else subjects[rates.rows]
     curves = []

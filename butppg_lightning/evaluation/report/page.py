@@ -35,11 +35,7 @@ def require_report() -> None:
 
 
 def report_html(evidence: Evidence, name: str) -> str:
-    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere.
-
-    Args:
-        evidence: What to say.
-        name: Of the windows, for the title.
+    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere; ``name`` is the windows'.
 
     Raises:
         UserError: If matplotlib or jinja2 is missing.
@@ -98,13 +94,10 @@ def _groups(evidence: Evidence) -> dict[str, Any]:
         return describe_groups(names, labels, evidence.probabilities, evidence.subjects, evidence.threshold)
 
     subjects = sorted(described(evidence.subjects), key=lambda group: (-group.accuracy, group.name))
-    ranked = [group for group in subjects if group.auroc is not None]
-    areas = [group.auroc for group in ranked if group.auroc is not None]
+    areas = [group.auroc for group in subjects if group.auroc is not None]
     return {
         "subjects": subjects,
-        "shown_subjects": subjects[:_MOST_SUBJECTS],
-        "shown_ranked": ranked[:_MOST_SUBJECTS],
-        "ranked": len(ranked),
+        "most_subjects": _MOST_SUBJECTS,
         "within": float(np.mean(areas)) if areas else None,
         "within_interval": bootstrap_mean(areas) if len(areas) >= FEWEST else None,
         "strata": {} if labels is None else {title: described(names) for title, names in evidence.strata.items()},
@@ -130,38 +123,31 @@ def _case(number: int, case: Case, evidence: Evidence) -> dict[str, Any]:
 
 
 def _training(evidence: Evidence) -> dict[str, Any] | None:
-    train, held_out, quality = (
-        _numbers(evidence.history.get(key, [])) for key in ("train_loss", "val_loss", "val_auroc")
-    )
+    train, held_out, quality = (_history(evidence, key) for key in ("train_loss", "val_loss", "val_auroc"))
     if not train.size:
         return None
     stages, best = [str(stage) for stage in evidence.history.get("stage", [])], evidence.best_epoch
-    curves = {"train": (train, POOR), "validation": (held_out, GOOD)}
-    found: dict[str, Any] = {
+    lowest = int(np.nanargmin(held_out)) if np.isfinite(held_out).any() else None
+    highest = int(np.nanargmax(quality)) if np.isfinite(quality).any() else None
+    rose = lowest is not None and held_out[-1] > 1.1 * held_out[lowest]
+    curves, area = {"train": (train, POOR), "validation": (held_out, GOOD)}, {"AUROC": (quality, GOOD)}
+    return {
         "epochs": len(train),
         "kinds": [f"{stages.count(kind)} of {pictures.STAGES.get(kind, kind)}" for kind in dict.fromkeys(stages)],
         "loss_svg": pictures.training_picture("loss", curves, stages, best),
-        "auroc_svg": None,
-        "lowest": None,
+        "auroc_svg": None if highest is None else pictures.training_picture("AUROC", area, stages, best),
+        "val_loss": held_out,
+        "val_auroc": quality,
+        "lowest": lowest,
+        "highest": highest,
+        "overfits": rose and train[-1] < train[min(lowest or 0, len(train) - 1)],
+        "own_auroc": np.nan if best is None or best >= len(quality) else quality[best],
     }
-    if np.isfinite(held_out).any():
-        lowest = int(np.nanargmin(held_out))
-        rose = held_out[-1] > 1.1 * held_out[lowest] and train[-1] < train[min(lowest, len(train) - 1)]
-        found |= {"lowest": lowest, "lowest_loss": float(held_out[lowest]), "overfits": bool(rose)}
-    if np.isfinite(quality).any():
-        highest = int(np.nanargmax(quality))
-        known = best is not None and best < len(quality) and np.isfinite(quality[best])
-        found |= {
-            "auroc_svg": pictures.training_picture("AUROC", {"AUROC": (quality, GOOD)}, stages, best),
-            "highest": highest,
-            "highest_auroc": float(quality[highest]),
-            "own_auroc": float(quality[best]) if known and best is not None else None,
-        }
-    return found
 
 
-def _numbers(values: list[Any]) -> Array:
-    """Return a list of the history as floats, NaN where it holds none."""
+def _history(evidence: Evidence, key: str) -> Array:
+    """Return a column of the history as floats, NaN where it holds none."""
+    values = evidence.history.get(key, [])
     return np.array([float(value) if isinstance(value, (int, float)) else np.nan for value in values])
 
 

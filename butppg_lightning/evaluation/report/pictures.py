@@ -7,21 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.evaluation import reliability
+from butppg_lightning.evaluation import drawing, reliability
 from butppg_lightning.evaluation.bootstrap import GRID as SHARES
 from butppg_lightning.evaluation.bootstrap import Ranking, curve_bands, roc
-from butppg_lightning.evaluation.drawing import (
-    ACCENT,
-    AGAINST,
-    FAINT,
-    GOOD,
-    GRID,
-    INK,
-    PAPER,
-    POOR,
-    inline_figure,
-    percent_square,
-)  # fmt: skip
+from butppg_lightning.evaluation.drawing import ACCENT, AGAINST, FAINT, GOOD, GRID, INK, PAPER, POOR, percent_square
 from butppg_lightning.evaluation.report.cases import KINDS, Case
 from butppg_lightning.evaluation.report.heart_rate import TOLERANCE, HeartRates, coverage_bands, coverage_curves
 from butppg_lightning.window import SAMPLING_RATE
@@ -48,7 +37,7 @@ def curve_pictures(evidence: Evidence, at: dict[str, float | None]) -> tuple[str
     labels = np.asarray(evidence.labels)
     hits, alarms = (counts[0] for counts in Ranking(labels, evidence.probabilities).counts())
     bands, share = curve_bands(labels, evidence.probabilities, evidence.subjects), float(labels.mean())
-    with inline_figure("roc", "ROC curve with a 95 % band", 300) as (axes, roc_drawn):
+    with drawing.inline_figure("roc", "ROC curve with a 95 % band", 300) as (axes, roc_drawn):
         if bands is not None:
             axes.fill_between(SHARES, *bands[0], color=GOOD, alpha=0.2, linewidth=0)
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
@@ -57,7 +46,7 @@ def curve_pictures(evidence: Evidence, at: dict[str, float | None]) -> tuple[str
         if at["specificity"] is not None and at["sensitivity"] is not None:
             _ring(axes, 1 - at["specificity"], at["sensitivity"])
         percent_square(axes, "poor windows called good (%)", "good windows called good (%)")
-    with inline_figure("precision", "Precision-recall curve with a 95 % band", 300) as (axes, precision_drawn):
+    with drawing.inline_figure("precision", "Precision-recall curve with a 95 % band", 300) as (axes, precision_drawn):
         if bands is not None:
             axes.fill_between(SHARES[1:], *bands[1][:, 1:], color=GOOD, alpha=0.2, linewidth=0, step="pre")
         axes.axhline(share, color=FAINT, linewidth=1, linestyle="--")
@@ -72,7 +61,7 @@ def curve_pictures(evidence: Evidence, at: dict[str, float | None]) -> tuple[str
 def confusion_picture(evidence: Evidence) -> str:
     """Return the confusion matrix at the threshold."""
     labels, called = np.asarray(evidence.labels), evidence.called
-    with inline_figure("confusion", "Confusion matrix", 230) as (axes, drawn):
+    with drawing.inline_figure("confusion", "Confusion matrix", 230) as (axes, drawn):
         for row, label in enumerate((1, 0)):
             total = int((labels == label).sum())
             for column, verdict in enumerate((True, False)):
@@ -96,14 +85,14 @@ def confusion_picture(evidence: Evidence) -> str:
 
 def reliability_picture(evidence: Evidence) -> str:
     """Return the reliability diagram."""
-    with inline_figure("reliability", "Reliability diagram", 300) as (axes, drawn):
+    with drawing.inline_figure("reliability", "Reliability diagram", 300) as (axes, drawn):
         reliability.reliability_axes(axes, np.asarray(evidence.labels), evidence.probabilities)
     return drawn.svg
 
 
 def spread_picture(evidence: Evidence) -> str:
     """Return the histogram of the probabilities, by label where there are labels."""
-    with inline_figure("spread", "Histogram of the probabilities", 300) as (axes, drawn):
+    with drawing.inline_figure("spread", "Histogram of the probabilities", 300) as (axes, drawn):
         reliability.count_axes(axes, evidence.labels, evidence.probabilities)
         if evidence.labels is not None:
             _legend_above(axes)
@@ -129,7 +118,7 @@ def heart_rate_pictures(evidence: Evidence, rates: HeartRates) -> tuple[str, str
     for column, (name, scale) in enumerate((("mean", 1.0), ("within", 100.0))):
         curve, best = scale * ordered[column], scale * ideal[column]
         title = "Heart-rate error against the share of windows kept"
-        with inline_figure(f"heart-rate-{name}", title, 290) as (axes, drawn):
+        with drawing.inline_figure(f"heart-rate-{name}", title, 290) as (axes, drawn):
             axes.fill_between(100 * shares, *(scale * bands[column]), color=GOOD, alpha=0.2, linewidth=0)
             axes.plot(100 * kept[drawn_from:], curve[drawn_from:], color=GOOD, label="by probability", zorder=3)
             axes.plot(100 * kept[drawn_from:], best[drawn_from:], color=ACCENT, linewidth=1.4, label="ideal order")
@@ -148,7 +137,7 @@ def heart_rate_pictures(evidence: Evidence, rates: HeartRates) -> tuple[str, str
 
 def accuracy_picture(groups: Sequence[Group]) -> str:
     """Return each subject's accuracy, and what its commoner answer would get."""
-    with inline_figure("subjects", "Accuracy of each subject", 62 + _LINE * len(groups)) as (axes, drawn):
+    with drawing.inline_figure("subjects", "Accuracy of each subject", 62 + _LINE * len(groups)) as (axes, drawn):
         for row, group in enumerate(groups):
             low, high = group.accuracy_interval
             axes.plot([100 * low, 100 * high], [row, row], color=GOOD, linewidth=1.4)
@@ -162,7 +151,7 @@ def accuracy_picture(groups: Sequence[Group]) -> str:
 def auroc_picture(name: str, title: str, groups: Sequence[Group], overall: float | None = None) -> str:
     """Return the AUROC of each group, and an upright line where ``overall`` is."""
     height = 62 + _LINE * (1 if overall is None else 1.25) * len(groups)
-    with inline_figure(name, title, height) as (axes, drawn):
+    with drawing.inline_figure(name, title, height) as (axes, drawn):
         axes.axvline(0.5, color=FAINT, linewidth=1, linestyle="--", zorder=1)
         if overall is not None:
             axes.axvline(overall, color=FAINT, linewidth=1, zorder=1)
@@ -182,7 +171,7 @@ def auroc_picture(name: str, title: str, groups: Sequence[Group], overall: float
 def case_picture(number: int, case: Case, channels: Sequence[str]) -> str:
     """Return a window's signals, tinted by what each second of each channel did to its verdict."""
     title = f"Signals of window {case.row}, {KINDS[case.kind]}"
-    with inline_figure(f"case-{number}", title, 84 + 40 * len(channels)) as (axes, drawn):
+    with drawing.inline_figure(f"case-{number}", title, 84 + 40 * len(channels)) as (axes, drawn):
         seconds = case.signals.shape[1] / SAMPLING_RATE
         largest = max(float(np.abs(case.support).max()), LEAST_PUSH)
         for lane, name in enumerate(channels):
@@ -224,15 +213,8 @@ def tint_legend(case: Case) -> dict[str, str]:
 def training_picture(
     quantity: str, curves: dict[str, tuple[Array, str]], stages: Sequence[str], best: int | None
 ) -> str:
-    """Return a quantity per epoch, the stages of unfreezing shaded.
-
-    Args:
-        quantity: ``loss`` or ``AUROC``.
-        curves: Name to values per epoch and colour.
-        stages: Of each epoch.
-        best: The checkpoint's epoch, from 0, or None.
-    """
-    with inline_figure(f"training-{quantity.lower()}", f"{quantity} per epoch", 250) as (axes, drawn):
+    """Return a quantity per epoch (values and colour by name), the stages shaded, ``best``, an epoch from 0, marked."""
+    with drawing.inline_figure(f"training-{quantity.lower()}", f"{quantity} per epoch", 250) as (axes, drawn):
         _shade(axes, stages)
         last = max(len(values) for values, _ in curves.values())
         for label, (values, colour) in curves.items():
