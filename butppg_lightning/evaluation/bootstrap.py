@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-RESAMPLES = 1000
 FEWEST_SUBJECTS = 5
 """With fewer subjects nothing is shown: all of four agree by chance in one case of eight."""
 GRID = np.linspace(0, 1, 101)
@@ -78,7 +77,7 @@ def _average_precisions(hits: Array, alarms: Array) -> Array:
         return np.asarray((np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1])
 
 
-def window_weights(count: int, subjects: Array | None = None, *, resamples: int = RESAMPLES) -> Iterator[Array]:
+def window_weights(count: int, subjects: Array | None = None, *, resamples: int = 1000) -> Iterator[Array]:
     """Yield how often each window is in each bootstrap resample, ``[R, count]`` at a time (Efron 1979).
 
     With fewer than two different ``subjects [count]``, or None, windows are drawn instead. Every call draws the same.
@@ -96,12 +95,7 @@ def window_weights(count: int, subjects: Array | None = None, *, resamples: int 
 
 
 def bootstrap_intervals(
-    labels: Array,
-    probabilities: Array,
-    subjects: Array | None = None,
-    *,
-    threshold: float = 0.5,
-    resamples: int = RESAMPLES,
+    labels: Array, probabilities: Array, subjects: Array | None = None, *, threshold: float = 0.5, resamples: int = 1000
 ) -> dict[str, list[float] | None]:
     """Return 95 % percentile bootstrap intervals of the metrics (Efron and Tibshirani 1993).
 

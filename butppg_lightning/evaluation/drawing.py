@@ -81,11 +81,8 @@ def inline_figure(name: str, title: str, height: float) -> Iterator[tuple[Any, _
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_INLINE):
-        figure, drawn, file = (
-            Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained"),
-            _Drawn(),
-            io.StringIO(),
-        )
+        figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
+        drawn, file = _Drawn(), io.StringIO()
         yield figure.add_subplot(), drawn
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         drawn.svg = _inline(file.getvalue(), name, title)

@@ -7,24 +7,25 @@ torchmetrics leaves four things open that matter here, and this module settles t
 - AUROC and average precision of a single class are 0 there, MCC of a constant answer is now 1, now nearly 0: here the
   former are undefined (NaN), the latter is 0 (Chicco and Jurman 2020);
 - its calibration error has bins of equal width. Most windows crowd near a few probabilities, so that most such bins
-  hold next to nothing; ours hold equally many windows (Nixon et al. 2019), which is why ``ece`` is a class of our own.
+  hold next to nothing; ours hold equally many windows (Nixon et al. 2019), which is why ``ece`` is our own.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import MeanSquaredError, Metric, MetricCollection
-from torchmetrics.classification import (
-    BinaryAUROC,
-    BinaryAveragePrecision,
-    BinaryF1Score,
-    BinaryMatthewsCorrCoef,
-    BinaryStatScores,
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional import mean_squared_error
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_matthews_corrcoef,
+    binary_stat_scores,
 )
 
 from butppg_lightning.evaluation.bootstrap import auroc as auroc
@@ -36,7 +37,7 @@ from butppg_lightning.evaluation.reliability import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from butppg_lightning.npz import Array
 
@@ -66,20 +67,19 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     Args:
         threshold: At or above it a window is called good.
     """
-    options: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
-    called = {**options, "threshold": threshold}
-    metrics: dict[str, Metric] = {
-        "auroc": _AUROC(**options),
-        "auprc": _AveragePrecision(**options),
-        "f1": _F1(**called, zero_division=math.nan),
-        "mcc": _MatthewsCorrelation(**called),
-        "brier": _BrierScore(sync_on_compute=False),
-        **{name: _Counted(function, **called) for name, function in _OF_COUNTS.items()},
-        **{name: _Computed(function, sync_on_compute=False) for name, function in _OF_PROBABILITIES.items()},
-    }
-    collection = _StaysPut(metrics, compute_groups=False)  # type: ignore[arg-type]
-    collection.set_dtype(torch.float64)
-    return collection
+
+    def counted(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> _Function:
+        def of_verdicts(probabilities: Tensor, labels: Tensor) -> Tensor:
+            called = (probabilities >= threshold).long()
+            hits, alarms, rest, misses, _ = binary_stat_scores(called, labels, validate_args=False).double()
+            return function(hits, alarms, rest, misses)  # 0 / 0 is NaN in float64
+
+        return of_verdicts
+
+    functions = {name: counted(function) for name, function in _OF_COUNTS.items()} | _OF_PROBABILITIES
+    functions["mcc"] = lambda probabilities, labels: _correlation((probabilities >= threshold).long(), labels)
+    metrics: dict[str, Any] = {name: _Kept(functions[name]) for name in METRICS}
+    return _StaysPut(metrics, compute_groups=[list(METRICS)])
 
 
 def compute_metrics(labels: Array, probabilities: Array, threshold: float = 0.5) -> dict[str, float | None]:
@@ -121,128 +121,75 @@ class _StaysPut(MetricCollection):
         return self
 
 
-class _Verdict(Metric):
-    """Before a metric of verdicts: a window is called good at or above the threshold."""
-
-    threshold: float
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update((_checked(preds) >= self.threshold).long(), target.long().cpu())  # type: ignore[safe-super]
-
-
-class _F1(_Verdict, BinaryF1Score):
-    pass
-
-
-class _MatthewsCorrelation(_Verdict, BinaryMatthewsCorrCoef):
-    def compute(self) -> Tensor:
-        if not self.confmat.sum(0).all() or not self.confmat.sum(1).all():
-            return torch.zeros((), dtype=torch.float64)
-        return super().compute().double().round(decimals=_DECIMALS)
-
-
-class _Counted(_Verdict, BinaryStatScores):
-    """A function of good and poor windows called good, and of poor and good ones called poor.
-
-    The counts are float64: 0 / 0 is NaN here, where torchmetrics has 0.
-    """
-
-    def __init__(self, function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor], **options: Any) -> None:
-        super().__init__(**options)
-        self.function = function
-
-    def compute(self) -> Tensor:
-        return self.function(*super().compute()[:4])
-
-
 class _Kept(Metric):
-    """Before a metric of probabilities, which are kept as they are: no sigmoid, no rounding."""
+    """A function of all probabilities and labels, which are kept as they are; None where it is undefined."""
 
+    full_state_update = False
     preds: list[Tensor]
     target: list[Tensor]
 
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        self.preds.append(_checked(preds))
-        self.target.append(target.long().cpu())
-
-    def kept(self) -> tuple[Array, Array]:
-        """Return labels and probabilities, ``[N]`` each."""
-        return torch.cat(list(self.target)).numpy(), torch.cat(list(self.preds)).numpy()
-
-
-class _Ranked(_Kept):
-    """A metric that is NaN with a single class, or if a probability is NaN."""
-
-    def compute(self) -> Tensor:
-        labels, probabilities = self.kept()
-        if len(np.unique(labels)) < 2 or np.isnan(probabilities).any():
-            return _scalar(None)
-        return super().compute().double().round(decimals=_DECIMALS)  # type: ignore[safe-super, no-any-return]
-
-
-class _AUROC(_Ranked, BinaryAUROC):  # type: ignore[misc]
-    pass
-
-
-class _AveragePrecision(_Ranked, BinaryAveragePrecision):  # type: ignore[misc]
-    pass
-
-
-class _BrierScore(MeanSquaredError):
-    """Mean squared difference of probability and label (Brier 1950)."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        super().update(_checked(preds), target.double().cpu())
-
-
-class _Computed(_Kept):
-    """A metric that torchmetrics lacks, a function of labels and probabilities; None where it is undefined."""
-
-    full_state_update = False
-
-    def __init__(self, function: Callable[[Array, Array], float | None], **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, function: _Function) -> None:
+        super().__init__(sync_on_compute=False)
         self.function = function
         self.add_state("preds", [], dist_reduce_fx="cat")
         self.add_state("target", [], dist_reduce_fx="cat")
 
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        probabilities = preds.detach().cpu().double()
+        if bool(((probabilities < 0) | (probabilities > 1)).any()):
+            raise ValueError("metrics take probabilities, 0 to 1; logits go through the calibration first")
+        self.preds.append(probabilities)
+        self.target.append(target.long().cpu())
+
     def compute(self) -> Tensor:
-        return _scalar(self.function(*self.kept()))
+        found = self.function(torch.cat(list(self.preds)), torch.cat(list(self.target)))
+        return torch.as_tensor(math.nan if found is None else found, dtype=torch.float64)
 
 
-def _negative_log_likelihood(labels: Array, probabilities: Array) -> float:
-    inside = np.clip(probabilities, _LEAST, 1 - _LEAST)
-    return float(-np.where(labels == 1, np.log(inside), np.log1p(-inside)).mean())
+def _correlation(called: Tensor, labels: Tensor) -> Tensor:
+    constant = bool(called.min() == called.max()) or bool(labels.min() == labels.max())
+    return torch.zeros(()) if constant else _rounded(binary_matthews_corrcoef(called, labels, validate_args=False))
 
 
+def _ranked(function: Callable[..., Tensor]) -> _Function:
+    def of_ranking(probabilities: Tensor, labels: Tensor) -> Tensor | None:
+        undefined = bool(labels.min() == labels.max()) or bool(probabilities.isnan().any())
+        return None if undefined else _rounded(function(probabilities, labels, validate_args=False))
+
+    return of_ranking
+
+
+def _rounded(value: Tensor) -> Tensor:
+    return value.double().round(decimals=_DECIMALS)
+
+
+def _negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> Tensor:
+    inside = probabilities.clip(_LEAST, 1 - _LEAST)
+    return -torch.where(labels == 1, inside.log(), (-inside).log1p()).mean()
+
+
+_Function = Callable[[Tensor, Tensor], "Tensor | float | None"]
 _OF_COUNTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
-    "accuracy": lambda hits, alarms, rest, misses: 100 * (hits + rest) / (hits + alarms + rest + misses),
+    "accuracy": lambda hits, alarms, rest, misses: 100 * ((hits + rest) / (hits + alarms + rest + misses)),
     "class_0_acc": lambda hits, alarms, rest, misses: 100 * rest / (rest + alarms),
-    "class_1_acc": lambda hits, alarms, rest, misses: 100 * hits / (hits + misses),
+    "class_1_acc": lambda hits, alarms, rest, misses: 100 * (hits / (hits + misses)),
     "majority_accuracy": lambda hits, alarms, rest, misses: (
         100 * torch.maximum(hits + misses, rest + alarms) / (hits + alarms + rest + misses)
     ),
+    "f1": lambda hits, alarms, rest, misses: 2 * hits / (2 * hits + alarms + misses),
     "balanced_accuracy": lambda hits, alarms, rest, misses: 50 * (hits / (hits + misses) + rest / (rest + alarms)),
     "macro_f1": lambda hits, alarms, rest, misses: (
         hits / (2 * hits + alarms + misses) + rest / (2 * rest + alarms + misses)
     ),
 }
-_OF_PROBABILITIES: dict[str, Callable[[Array, Array], float | None]] = {
+_OF_PROBABILITIES: dict[str, _Function] = {
     "loss": _negative_log_likelihood,
-    "ece": expected_calibration_error,
-    "ece_debiased": debiased_calibration_error,
-    "ece_if_calibrated": lambda _, probabilities: expected_ece(probabilities),
-    "calibration_slope": lambda labels, probabilities: calibration_slope(labels, probabilities)[0],
-    "calibration_intercept": lambda labels, probabilities: calibration_slope(labels, probabilities)[1],
+    "auroc": _ranked(binary_auroc),
+    "auprc": _ranked(binary_average_precision),
+    "brier": lambda probabilities, labels: mean_squared_error(probabilities, labels.double()),
+    "ece": lambda probabilities, labels: expected_calibration_error(labels.numpy(), probabilities.numpy()),
+    "ece_debiased": lambda probabilities, labels: debiased_calibration_error(labels.numpy(), probabilities.numpy()),
+    "ece_if_calibrated": lambda probabilities, _: expected_ece(probabilities.numpy()),
+    "calibration_slope": lambda probabilities, labels: calibration_slope(labels.numpy(), probabilities.numpy())[0],
+    "calibration_intercept": lambda probabilities, labels: calibration_slope(labels.numpy(), probabilities.numpy())[1],
 }
-
-
-def _checked(probabilities: Tensor) -> Tensor:
-    found = probabilities.detach().cpu().double()
-    if bool(((found < 0) | (found > 1)).any()):
-        raise ValueError("metrics take probabilities, 0 to 1; logits go through the calibration first")
-    return found
-
-
-def _scalar(value: float | None) -> Tensor:
-    return torch.tensor(math.nan if value is None else value, dtype=torch.float64)

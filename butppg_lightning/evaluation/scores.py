@@ -29,11 +29,9 @@ class Scores:
     """The scored windows of a recording.
 
     Attributes:
-        starts: ``[N]`` seconds from the recording's start, ascending.
-        seconds: Length of a window.
+        starts: ``[N]`` seconds from the recording's start, ascending; a window lasts ``seconds``.
         probabilities: ``[N]`` probability of good quality in 0..1, NaN where there is no PPG.
         threshold: From this probability on a window is good.
-        channels: Names of the C channels.
         states: ``[N, C]`` positions in ``reasons``; 0 where the channel is present.
         reasons: Why a channel is absent.
         start_time: When the recording began, or None.

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COLOURS = {"good": GOOD, "poor": POOR, "no_ppg": "#c9c9c9"}
 """Blue, orange (Okabe and Ito 2008, told apart by everybody, and in grey) and a light grey."""
-_LABELS = {"good": "good", "poor": "poor", "no_ppg": "no PPG"}
 _MOST_COLUMNS = 480  # a strip's columns; more would be narrower than its pixels
 _MOST_POINTS = 720  # windows drawn one by one
 _TICKS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800)
@@ -143,9 +142,8 @@ def _draw_example(axes: Any, scores: Scores, example: Example) -> None:
         low, high = np.percentile(signal, [0.5, 99.5])
         shape = np.clip((signal - low) / ((high - low) or 1.0), -0.15, 1.15)
         colour, width = (COLOURS[verdict], 1.4) if name == "PPG" else (FAINT, 0.8)
-        axes.plot(
-            np.linspace(0, scores.seconds, len(signal), endpoint=False), shape - 1.45 * level, color=colour, lw=width
-        )
+        times = np.linspace(0, scores.seconds, len(signal), endpoint=False)
+        axes.plot(times, shape - 1.45 * level, color=colour, lw=width)
     axes.set_yticks([0.5 - 1.45 * level for level in range(len(names))], names)
     axes.set_xlim(0, scores.seconds)
     axes.set_xticks(np.arange(0, scores.seconds + 0.1, 2))
@@ -173,7 +171,9 @@ def _write_titles(figure: Any, title: str, scores: Scores) -> None:
     figure.text(0.062, 0.918, says, fontsize=10.5, color=INK, va="center")
     from matplotlib.patches import Patch
 
-    handles = [Patch(color=COLOURS[name], label=f"{_LABELS[name]} {figures[name]:,}") for name in VERDICTS]
+    handles = [
+        Patch(color=COLOURS[name], label=f"{name.replace('no_ppg', 'no PPG')} {figures[name]:,}") for name in VERDICTS
+    ]
     figure.legend(
         handles=handles, loc="upper right", bbox_to_anchor=(0.99, 0.985), ncols=3, frameon=False, fontsize=10.5,
         handlelength=1.1, handleheight=1.1, columnspacing=1.4,
@@ -210,9 +210,8 @@ def time_ticks(end: float, start_time: datetime | None) -> tuple[list[float], li
     """
     step = next((step for step in _TICKS if end / step <= _MOST_TICKS), 86_400 * max(1, round(end / 86_400 / 10)))
     offset = 0.0
-    if start_time is not None:
-        midnight = start_time.replace(hour=0, minute=0, second=0, microsecond=0)
-        offset = (start_time - midnight).total_seconds()
+    if start_time is not None:  # seconds since midnight
+        offset = 3600 * start_time.hour + 60 * start_time.minute + start_time.second + start_time.microsecond / 1e6
     ticks = np.arange(np.ceil(offset / step), np.floor((end + offset) / step + 1e-9) + 1) * step - offset
     with_seconds = step < 60
     if start_time is None:

@@ -26,7 +26,6 @@ KINDS = {
     "poor": "called poor, without a label",
 }
 """Why a window is shown."""
-_SECONDS = 10
 
 
 class Case(NamedTuple):
@@ -106,7 +105,7 @@ def explain_cases(
     return found
 
 
-def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, seconds: int = _SECONDS) -> Array:
+def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, seconds: int = 10) -> Array:
     """Return how much each second of each channel raises a window's logit (occlusion: Zeiler and Fergus 2014).
 
     One second of one channel at a time is blanked in the raw window: the straight line between the samples beside it

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
 
-FEW_SUBJECTS = 10
-"""Below so many subjects every interval over them is said to be too narrow."""
+_FEW_SUBJECTS = 10  # below so many, intervals over them are said to be too narrow
 _HISTORY, _TEST_METRICS, _CONFIG = "training_history.json", "test_metrics.json", "training_config.json"
+_FLATTERY = {
+    "train": "This is the training split: a model knows the windows it was trained on, and the metrics flatter.",
+    "val": "The best epoch, and the calibration if there is one, were chosen on val.npz: the metrics flatter.",
+    "test": "The best epoch was chosen on the test split, for want of a val.npz: the metrics flatter.",
+}
 _UNCALIBRATED = (
     "The checkpoint is not calibrated: probabilities are the plain output of the network, and the threshold is not "
     "fitted to anything. `butppg calibrate` mends that."
@@ -130,7 +134,7 @@ class Evidence:
             )
         elif labels is not None and people == 1:
             found.append("All windows are of one subject: the intervals say nothing about other people.")
-        elif labels is not None and people is not None and people < FEW_SUBJECTS:
+        elif labels is not None and people is not None and people < _FEW_SUBJECTS:
             found.append(
                 f"There are only {people} subjects. Intervals draw these same {people} people again and again, so "
                 "they are too narrow: other people may give quite different metrics."
@@ -158,17 +162,8 @@ class Evidence:
 
 
 def _warnings(checkpoint: Path, split: Path, network: QualityNetwork, windows: WindowSet) -> list[str]:
-    found = []
-    if split.stem == "train":
-        found.append(
-            "This is the training split: a model knows the windows it was trained on, and the metrics flatter."
-        )
-    elif split.stem == "val":
-        found.append(
-            "The best epoch, and the calibration if there is one, were chosen on val.npz: the metrics flatter."
-        )
-    elif _read_json(checkpoint.parent / _TEST_METRICS).get("selected_on_test") is True:
-        found.append("The best epoch was chosen on the test split, for want of a val.npz: the metrics flatter.")
+    selected = split.stem != "test" or _read_json(checkpoint.parent / _TEST_METRICS).get("selected_on_test") is True
+    found = [_FLATTERY[split.stem]] if selected else []
     found += _shared_subjects(split, windows)
     if absent := [name for name in network.channels if name not in windows.channels]:
         found.append(f"The file does not have {', '.join(absent)}, which the model takes: it ran without.")
@@ -193,16 +188,15 @@ def _shared_subjects(split: Path, windows: WindowSet) -> list[str]:
 
 
 def _facts(checkpoint: Path, split: Path, network: QualityNetwork, prior: float | None) -> dict[str, str]:
-    trained, calibration = _read_json(checkpoint.parent / _CONFIG).get("versions"), network.calibration
+    versions, calibration = _read_json(checkpoint.parent / _CONFIG).get("versions"), network.calibration
+    versions = versions if isinstance(versions, dict) else {}
     return {
         "checkpoint": f"{checkpoint} (CRC-32 {checksum(checkpoint, checkpoint.stat().st_size):08x})",
         "windows": f"{split} (CRC-32 {checksum(split, split.stat().st_size):08x})",
         "model's channels": ", ".join(network.preprocess.channels),
         "calibrated on": (calibration.source or "unknown") if calibration.fitted else "not calibrated",
         "prior": f"{prior:g}" if prior is not None else "as calibrated" if calibration.fitted else "not calibrated",
-        "trained with": ", ".join(f"{key} {value}" for key, value in trained.items())
-        if isinstance(trained, dict)
-        else "unknown",
+        "trained with": ", ".join(f"{key} {value}" for key, value in versions.items()) or "unknown",
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "evaluated with": f"butppg-lightning {__version__}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, numpy {np.__version__}",

@@ -74,12 +74,9 @@ class Group(NamedTuple):
     """How the model does on some of the windows.
 
     Attributes:
-        name: Of the group.
-        windows: How many.
-        subjects: Of how many subjects, None if unknown.
+        subjects: Of how many subjects the windows are, None if unknown.
         good: Share of good windows, 0..1.
-        accuracy: Share called right, 0..1.
-        accuracy_interval: Its 95 % interval, which takes the windows as independent (Wilson).
+        accuracy: Share called right, 0..1, with a 95 % interval that takes the windows as independent (Wilson).
         auroc: None with a single class.
         auroc_interval: 95 %; over subjects where there are at least :data:`FEWEST`, else over windows. None with
             fewer than :data:`FEWEST` windows of a class, where resampling says nothing, and where all resamples agree.
