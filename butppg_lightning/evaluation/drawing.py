@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ _INLINE: Any = {
 
 def new_figure(width: float, height: float, *, dpi: int = 120, **options: Any) -> tuple[Any, Any]:
     """Return a figure of so many inches and its axes (``options`` of ``Figure.subplots``), without pyplot's state."""
-    import numpy as np
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")

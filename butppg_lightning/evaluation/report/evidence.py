@@ -83,14 +83,10 @@ class Evidence:
         self.labels, self.subjects, self.channels = windows.labels, windows.subjects, predictions.channels
         self.probabilities: Array = predictions.probabilities.astype(np.float64)
         self.metrics: dict[str, Any] = dict.fromkeys((*METRICS, *INTERVALS))
-        if self.labels is not None:
-            found = compute_metrics(self.labels, self.probabilities, self.threshold)
-            self.metrics |= {
-                key: value if value is None or math.isfinite(value) else None for key, value in found.items()
-            }
-            self.metrics |= bootstrap_intervals(
-                self.labels, self.probabilities, self.subjects, threshold=self.threshold
-            )
+        if (labels := self.labels) is not None:
+            found = compute_metrics(labels, self.probabilities, self.threshold)
+            self.metrics |= {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
+            self.metrics |= bootstrap_intervals(labels, self.probabilities, self.subjects, threshold=self.threshold)
         self.reasons = ppg_reasons(self.channels, predictions.faults)
         self.strata = strata(windows)
         self.heart_rates = window_heart_rates(windows, self.probabilities)
