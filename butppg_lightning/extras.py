@@ -1,4 +1,4 @@
-"""The packages of the extra `export`: which most users never need, and which talk to their developers."""
+"""Packages of the extras, which only some users need, and packages that talk to their developers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def require(name: str) -> Any:
-    """Import a package of the extra `export`.
+def require(name: str, what: str = "this", extra: str = "export") -> Any:
+    """Import a package of an extra.
 
     Args:
         name: For example ``onnxruntime`` or ``safetensors.torch``.
+        what: What needs it, for example ``the timeline``.
+        extra: The extra that installs it.
 
     Raises:
         UserError: If it is missing.
@@ -27,7 +29,7 @@ def require(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         package = name.partition(".")[0]
-        raise UserError(f"this needs {package}; pip install 'butppg-lightning[export]'") from None
+        raise UserError(f"{what} needs {package}; pip install 'butppg-lightning[{extra}]'") from None
 
 
 @contextmanager

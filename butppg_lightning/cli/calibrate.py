@@ -76,10 +76,10 @@ def calibrate(
     require_checkpoint(checkpoint)
     refuse_existing((target, picture), overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
-    from butppg_lightning.evaluation.drawing import require_matplotlib
+    from butppg_lightning.extras import require
     from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
 
-    require_matplotlib("the reliability diagram")
+    require("matplotlib.figure", "the reliability diagram", "evaluation")
     require_writable(target.parent)
     content = read_checkpoint(checkpoint)
     before = stored_calibration(content, checkpoint)

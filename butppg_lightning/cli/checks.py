@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -29,3 +30,14 @@ def require_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value < least:
             raise UserError(f"--{name} is {value}; it must be {least} or more")
+
+
+def refuse_earlier_results(folder: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Refuse a folder that holds a command's results unless the user asked to replace them.
+
+    Raises:
+        UserError: In that case.
+    """
+    existing = next((name for name in names if (folder / name).exists()), None)
+    if existing and not overwrite:
+        raise UserError(f"{folder} already holds {existing}; choose another --output_dir or add --overwrite")

@@ -45,7 +45,7 @@ COMMANDS = {
     "test": Command("print a checkpoint's metrics on test.npz", "finetune", "training"),
     "predict": Command("write a checkpoint's probabilities for a split", "finetune", "training"),
     "calibrate": Command("make a checkpoint's probabilities mean what they say, and set its thresholds"),
-    "evaluate": Command("write a checkpoint's metrics and a report with pictures", "evaluate", "own"),
+    "evaluate": Command("write a checkpoint's metrics and a report with pictures"),
     "score": Command("score every window of a long recording"),
     "export": Command("write a classifier as ONNX (checked against torch) or safetensors"),
     "completion": Command("print a script for bash or zsh that completes commands on TAB"),

@@ -3,143 +3,91 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from butppg_lightning.cli.cut import check_cut, threshold
-from butppg_lightning.cli.parser import OneLineErrors, command_parser, parse
+from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
+from butppg_lightning.cli.operating_point import check_threshold, decide_threshold
 from butppg_lightning.console import print_table, progress_bar, say
-from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
-from butppg_lightning.models.calibration import OPERATING_POINTS, Calibration
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.report.evidence import Evidence
-    from butppg_lightning.models.network import QualityNetwork
 
-METRICS, PREDICTIONS, REPORT = "metrics.json", "predictions.csv", "report.html"
-RESULTS = (METRICS, PREDICTIONS, REPORT)
-_SPLITS = ("train", "val", "test")
+METRICS, PREDICTIONS, REPORT = RESULTS = ("metrics.json", "predictions.csv", "report.html")
 
 
-def run(arguments: list[str]) -> None:
-    """Evaluate a checkpoint and write the metrics, the predictions and the report.
+def evaluate(
+    *,
+    checkpoint: Path,
+    data_dir: Path,
+    split: Literal["train", "val", "test"] = "test",
+    output_dir: Path,
+    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    batch_size: int = 64,
+    overwrite: bool = False,
+) -> None:
+    """Measure how good a checkpoint is on a split.
+
+    Writes metrics.json, predictions.csv, and report.html, one page with curves, results by subject and stratum,
+    heart-rate error against coverage, and windows to look at.
 
     Args:
-        arguments: What follows ``butppg evaluate``.
+        checkpoint: best_model.pt of `butppg fit`.
+        data_dir: Folder with train.npz, val.npz or test.npz.
+        split: Which of them; labels may be missing.
+        output_dir: Folder for metrics.json, predictions.csv and report.html.
+        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
+            calibrated).
+        threshold: From this probability on a window is good, in place of an operating point.
+        prior: Share of good windows to expect, 0 to 1: shifts a calibrated model's probabilities.
+        batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
+        overwrite: Replace an earlier evaluation in the output folder.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the split cannot be used, or results exist.
+
+    Example:
+        butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --output-dir out
     """
-    options = parse(_parser(), arguments)
-    path = _check(options)
-    from butppg_lightning.evaluation.report.page import report_html
-    from butppg_lightning.models.checkpoints.classifier import restore_network
-
-    network, _ = restore_network(options.checkpoint)
-    remarks: list[str] = []
-    cut = threshold(options, network.calibration, remarks)
-    evidence = _evidence(options, path, network, cut)
-    evidence.warnings += [f"{remark[0].upper()}{remark[1:]}." for remark in remarks]
-    page = report_html(evidence, f"{path.name} of {options.data_dir.resolve().name}")
-    _write(options, evidence, network.calibration, page)
-    _show(options, evidence)
-
-
-def _parser() -> OneLineErrors:
-    parser = command_parser(
-        "evaluate",
-        "Measure how good a checkpoint is on a split: metrics.json, predictions.csv, and report.html, one page with "
-        "curves, results by subject and stratum, heart-rate error against coverage, and windows to look at.",
-        "butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --split test "
-        "--output-dir artifacts/evaluation",
-    )
-    add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, help="best_model.pt of `butppg fit`")
-    add("--data_dir", type=Path, required=True, help="folder with train.npz, val.npz or test.npz")
-    add("--split", choices=_SPLITS, default="test", help="which of them; labels may be missing")
-    add("--output_dir", type=Path, required=True, help="folder for metrics.json, predictions.csv and report.html")
-    add(
-        "--operating_point",
-        choices=OPERATING_POINTS,
-        help="which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not calibrated)",
-    )
-    add("--threshold", type=float, help="from this probability on a window is good, in place of an operating point")
-    add(
-        "--prior", type=float, help="share of good windows to expect, 0 to 1: shifts a calibrated model's probabilities"
-    )
-    add("--batch_size", type=int, default=64, help="windows per forward pass; on CPUs small ones stay in the cache")
-    add("--overwrite", type=bool, default=False, help="replace an earlier evaluation in the output folder")
-    return parser
-
-
-def _check(options: Any) -> Path:
-    """Return the split's file."""
-    from butppg_lightning.evaluation.report.page import require_report
-
-    output: Path = options.output_dir
-    check_cut(options)
-    if not options.checkpoint.is_file():
-        raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
-    path: Path = options.data_dir / f"{options.split}.npz"
-    if not path.is_file():
-        raise UserError(f"{path} not found; --data_dir is the folder with train.npz, val.npz or test.npz (--split)")
-    existing = [name for name in RESULTS if (output / name).exists()]
-    if existing and not options.overwrite:
-        raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    require_report()
-    return path
-
-
-def _evidence(options: Any, path: Path, network: QualityNetwork, cut: tuple[float, str]) -> Evidence:
-    from butppg_lightning.data.dataset import WindowDataset
+    check_threshold(operating_point, prior, threshold)
+    require_at_least(1, batch_size=batch_size)
+    require_checkpoint(checkpoint)
+    refuse_earlier_results(output_dir, RESULTS, overwrite)
+    from butppg_lightning.data.split_file import read_split
     from butppg_lightning.evaluation.report.cases import choose_cases, explain_cases
-    from butppg_lightning.evaluation.report.evidence import add_run, gather_evidence
+    from butppg_lightning.evaluation.report.evidence import Evidence
+    from butppg_lightning.evaluation.report.page import report_html, require_report
+    from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.models.prediction import predict
-    from butppg_lightning.window import read_windows
 
-    windows, channels = read_windows(path, labelled=False), network.preprocess.channels
-    if not set(channels) & set(windows.channels):
-        raise UserError(
-            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
-        )
-    require_writable(options.output_dir)
-    served = WindowDataset(windows, channels)
-    batches = (
-        served.fetch(np.arange(start, min(start + options.batch_size, len(served))))
-        for start in range(0, len(served), options.batch_size)
-    )
+    require_report()
+    network, _ = restore_network(checkpoint)
+    calibration = network.calibration
+    cut, cut_from, remark = decide_threshold(calibration, operating_point, prior, threshold)
+    served = read_split(data_dir, split, network.channels, labelled=False)
+    windows, path = served.windows, data_dir / f"{split}.npz"
+    require_writable(output_dir)
     with progress_bar("scoring windows", len(served)) as progress:
-        predictions = predict(network, batches, batch_size=options.batch_size, prior=options.prior, progress=progress)
-    evidence = gather_evidence(predictions, windows, *cut)
-    add_run(evidence, options.checkpoint, path, network, windows, options.prior)
-    chosen = choose_cases(windows.labels, evidence.probabilities, cut[0], windows.subjects)
+        predictions = predict(network, served.batches(), batch_size=batch_size, prior=prior, progress=progress)
+    evidence = Evidence(
+        predictions, windows, network, checkpoint=checkpoint, split=path, decision=(cut, cut_from), prior=prior
+    )
+    if remark:
+        evidence.warnings.append(f"{remark[0].upper()}{remark[1:]}.")
+    chosen = choose_cases(windows.labels, evidence.probabilities, cut, windows.subjects)
     evidence.cases = explain_cases(network, served.fetch, chosen)
-    if network.calibration.curve is not None:
-        evidence.points = [network.calibration.point(name, options.prior) for name in OPERATING_POINTS]
-        evidence.chosen = None if options.threshold is not None else options.operating_point or "balanced"
-    return evidence
+    page = report_html(evidence, f"{path.name} of {data_dir.resolve().name}")
+    assumed = {"calibrated": calibration.fitted, "prior": calibration.prior if prior is None else prior, "split": split}
+    _write(output_dir, evidence, page, assumed)
+    _show(f"{path.name} by {checkpoint}", evidence)
+    print(f"Results: {', '.join(str(output_dir / name) for name in RESULTS)}")
 
 
-def _write(options: Any, evidence: Evidence, calibration: Calibration, page: str) -> None:
+def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any]) -> None:
     from butppg_lightning.evaluation.prediction_table import write_predictions
 
-    rates = evidence.heart_rates
-    content = {
-        **evidence.metrics,
-        "threshold": evidence.threshold,
-        "threshold_from": evidence.threshold_from,
-        "calibrated": calibration.fitted,
-        "prior": options.prior if options.prior is not None else calibration.prior,
-        "split": options.split,
-        "windows": len(evidence.probabilities),
-        "subjects": evidence.subject_count,
-        "heart_rate": rates.figures() if rates else None,
-        "warnings": evidence.warnings,
-        "evaluated": evidence.facts,
-    }
-    output: Path = options.output_dir
     for name in RESULTS:
         (output / name).unlink(missing_ok=True)  # an earlier evaluation's must not stand beside this one's
     write_predictions(
@@ -152,17 +100,24 @@ def _write(options: Any, evidence: Evidence, calibration: Calibration, page: str
     )
     with atomic_write(output / REPORT) as file:
         file.write(page.encode())
+    content = {
+        **evidence.metrics,
+        "threshold": evidence.threshold,
+        "threshold_from": evidence.threshold_from,
+        **assumed,
+        "windows": len(evidence.probabilities),
+        "subjects": evidence.subject_count,
+        "heart_rate": evidence.heart_rates.figures() if evidence.heart_rates else None,
+        "warnings": evidence.warnings,
+        "evaluated": evidence.facts,
+    }
     write_json(output / METRICS, content)
 
 
-def _show(options: Any, evidence: Evidence) -> None:
+def _show(title: str, evidence: Evidence) -> None:
     from butppg_lightning.evaluation.metrics import metric_rows
-    from butppg_lightning.evaluation.report.evidence import cautions
 
-    cut = f"good from {evidence.threshold:.4g} on ({evidence.threshold_from})"
-    title = f"{options.split}.npz by {options.checkpoint}; {cut}"
+    title += f"; good from {evidence.threshold:.4g} on ({evidence.threshold_from})"
     print_table(title, ("metric", "value", "95 % interval"), metric_rows(evidence.metrics))
-    for caution in cautions(evidence):
+    for caution in evidence.cautions():
         say(f"note: {caution}")
-    output = options.output_dir
-    print(f"Results: {output / METRICS}, {output / PREDICTIONS}, {output / REPORT}")

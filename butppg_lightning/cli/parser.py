@@ -212,12 +212,3 @@ def nearest_option(name: str, known: list[str]) -> str:
     same_last = [option for option in known if option.rsplit(".", 1)[-1] == name.removeprefix("--").rsplit(".", 1)[-1]]
     best = (same_last or near)[:1]
     return f"; the nearest is {best[0]}" if best else "; `--help` lists them all"
-
-
-def parse(parser: OneLineErrors, arguments: list[str]) -> Any:
-    """Parse what the user typed after the command.
-
-    Raises:
-        UserError: If it does not fit.
-    """
-    return parser.parse_args(arguments)

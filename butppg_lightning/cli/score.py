@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli import cut
+from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
+from butppg_lightning.cli.operating_point import check_threshold, decide_threshold
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, write_json
@@ -72,17 +73,28 @@ def score(
         butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
     options = SimpleNamespace(**locals())
-    output = _check(options)
+    check_threshold(operating_point, prior, threshold)
+    require_at_least(1, batch_size=batch_size)
+    require_checkpoint(checkpoint)
+    refuse_earlier_results(output_dir, (*TABLES.values(), SUMMARY, TIMELINE), overwrite)
+    if format == "parquet":
+        from butppg_lightning.evaluation.scores import require_pyarrow
+
+        require_pyarrow()
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
-    network, trained = restore_network(options.checkpoint)
+    network, trained = restore_network(checkpoint)
     _check_channels(recording, network, trained)
-    least, decided_by = cut.threshold(options, network.calibration, recording.notes)
+    least, decided_by, remark = decide_threshold(network.calibration, operating_point, prior, threshold)
+    if remark:
+        recording.notes.append(remark)
     windows = Windows(recording, network.channels, hop)
-    check_writable(output)  # it is made when there is something to write: a run that is stopped leaves nothing behind
+    check_writable(
+        output_dir
+    )  # it is made when there is something to write: a run that is stopped leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
         found = predict(network, windows, batch_size=batch_size, prior=prior, precision=precision, progress=progress)
     scores = _scores(found, windows, recording, least)
@@ -92,28 +104,12 @@ def score(
         "prior": prior if prior is not None else network.calibration.prior,
     }
     _write(
-        output,
         options,
         scores,
         _examples(scores, windows, found),
         recording,
         {**decision, "precision": found.precision},
     )
-
-
-def _check(options: Any) -> Path:
-    from butppg_lightning.evaluation.scores import require_pyarrow
-
-    output: Path = options.output_dir
-    cut.check_cut(options)
-    if not options.checkpoint.is_file():
-        raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
-    existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
-    if existing and not options.overwrite:
-        raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
-    if options.format == "parquet":
-        require_pyarrow()
-    return output
 
 
 def _read(options: Any) -> Recording:
@@ -185,14 +181,13 @@ def _examples(scores: Scores, windows: Windows, found: Predictions) -> list[Exam
     return examples
 
 
-def _write(
-    output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
-) -> None:
-    from butppg_lightning.evaluation.scores import write_csv, write_parquet
+def _write(options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]) -> None:
+    from butppg_lightning.evaluation.scores import write_scores
 
+    output: Path = options.output_dir
     for name in (*TABLES.values(), SUMMARY, TIMELINE):
         (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
-    (write_csv if options.format == "csv" else write_parquet)(scores, output / TABLES[options.format])
+    write_scores(output / TABLES[options.format], scores)
     figures = scores.summary()
     presence = figures.pop("presence")
     start_time = recording.start_time
@@ -224,12 +219,12 @@ def _write(
 
 
 def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
-    from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.evaluation.timeline import draw_timeline
+    from butppg_lightning.extras import require
     from butppg_lightning.sources.recordings.envelope import outline
 
     try:
-        require_matplotlib("it", "recordings")
+        require("matplotlib.figure", "it", "recordings")
     except UserError as missing:
         say(f"no timeline was drawn: {missing}")
         return False

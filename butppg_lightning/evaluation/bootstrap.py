@@ -1,4 +1,7 @@
-"""Bootstrap intervals: whole subjects are drawn where they are known, as windows of one person resemble each other."""
+"""ROC and precision-recall curves of windows that count several times, and the bootstrap intervals this gives.
+
+Whole subjects are drawn where they are known, as windows of one person resemble each other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.evaluation.ranking import Ranking, areas, average_precisions
 from butppg_lightning.evaluation.reliability import mass_bins
 
 if TYPE_CHECKING:
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-RESAMPLES = 1000
+FEWEST_SUBJECTS = 5
+"""With fewer subjects nothing is shown: all of four agree by chance in one case of eight."""
 GRID = np.linspace(0, 1, 101)
 """False-positive rates, or sensitivities, at which bands are given."""
 INTERVALS = tuple(
@@ -22,22 +25,64 @@ INTERVALS = tuple(
     for name in ("auroc", "auprc", "f1", "mcc", "ece", "accuracy", "balanced_accuracy", "accuracy_above_majority")
 )
 """What :func:`bootstrap_intervals` returns."""
-_LEVEL = 0.95
+_EDGES = (2.5, 97.5)  # percentiles between which 95 % lie
 _AT_ONCE = 2_000_000  # weights held in memory
 
 
-def window_weights(
-    count: int, subjects: Array | None = None, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Iterator[Array]:
+class Ranking:
+    """Windows in falling order of their score (any numbers, higher for good), ready to be weighed."""
+
+    def __init__(self, labels: Array, scores: Array) -> None:
+        scores = np.asarray(scores)
+        self.order = np.argsort(-scores, kind="stable")
+        self.good = np.asarray(labels)[self.order].astype(np.float64)
+        self.last_of_tie = np.r_[np.diff(scores[self.order]) != 0, True]
+
+    def counts(self, weights: Array | None = None) -> tuple[Array, Array]:
+        """Return good and poor windows called good as the threshold falls from one value to the next, ``[R, U]`` each.
+
+        ``weights [R, N]`` say how often each window counts; None for once (R is 1).
+        """
+        weighed = np.ones((1, len(self.good))) if weights is None else weights[:, self.order]
+        hits = np.cumsum(weighed * self.good, axis=1)[:, self.last_of_tie]
+        alarms = np.cumsum(weighed * (1 - self.good), axis=1)[:, self.last_of_tie]
+        return hits, alarms
+
+
+def roc(hits: Array, alarms: Array) -> tuple[Array, Array]:
+    """Return false-positive rate and sensitivity, from (0, 0) to (1, 1), of one row of :meth:`Ranking.counts`."""
+    return np.r_[0, alarms / alarms[-1]], np.r_[0, hits / hits[-1]]
+
+
+def auroc(labels: Array, scores: Array) -> float | None:
+    """Return the area under the ROC curve, ties counted half; None with a single class.
+
+    Of any scores ``[N]``, in float64, and equal rankings give equal areas, as comparisons of methods need.
+    """
+    area = float(_areas(*Ranking(labels, scores).counts())[0])
+    return None if np.isnan(area) else area
+
+
+def _areas(hits: Array, alarms: Array) -> Array:
+    """Return the areas under ROC curves ``[R]`` of :meth:`Ranking.counts`; NaN with a single class."""
+    above = hits - np.diff(hits, axis=1, prepend=0) / 2
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.diff(alarms, axis=1, prepend=0) * above).sum(axis=1) / (hits[:, -1] * alarms[:, -1]))
+
+
+def _average_precisions(hits: Array, alarms: Array) -> Array:
+    """Return the average precisions ``[R]`` of :meth:`Ranking.counts`; NaN without good windows."""
+    precision = hits / np.maximum(hits + alarms, 1e-12)
+    with np.errstate(invalid="ignore"):
+        return np.asarray((np.diff(hits, axis=1, prepend=0) * precision).sum(axis=1) / hits[:, -1])
+
+
+def window_weights(count: int, subjects: Array | None = None, *, resamples: int = 1000) -> Iterator[Array]:
     """Yield how often each window is in each bootstrap resample, ``[R, count]`` at a time (Efron 1979).
 
-    Args:
-        count: Number of windows.
-        subjects: ``[count]`` names; with fewer than two different ones, or None, windows are drawn instead.
-        resamples: Number of resamples.
-        seed: Seed of the drawing.
+    With fewer than two different ``subjects [count]``, or None, windows are drawn instead. Every call draws the same.
     """
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     owner = np.arange(count)
     if subjects is not None and len(np.unique(subjects)) > 1:
         owner = np.unique(subjects, return_inverse=True)[1]
@@ -50,16 +95,9 @@ def window_weights(
 
 
 def bootstrap_intervals(
-    labels: Array,
-    probabilities: Array,
-    subjects: Array | None = None,
-    *,
-    threshold: float = 0.5,
-    resamples: int = RESAMPLES,
-    level: float = _LEVEL,
-    seed: int = 0,
+    labels: Array, probabilities: Array, subjects: Array | None = None, *, threshold: float = 0.5, resamples: int = 1000
 ) -> dict[str, list[float] | None]:
-    """Return percentile bootstrap intervals of the metrics (Efron and Tibshirani 1993).
+    """Return 95 % percentile bootstrap intervals of the metrics (Efron and Tibshirani 1993).
 
     Args:
         labels: ``[N]`` in {0, 1}.
@@ -67,29 +105,26 @@ def bootstrap_intervals(
         subjects: ``[N]`` or None.
         threshold: At or above it a window is called good.
         resamples: Number of resamples.
-        level: Coverage.
-        seed: Seed of the resampling.
 
     Returns:
-        ``<name>_ci95`` as [low, high] for each of :func:`weighted_metrics`; None where it is undefined in every
+        ``<name>_ci95`` as [low, high] for each of :class:`WeightedMetrics`; None where it is undefined in every
         resample.
     """
-    labels, probabilities = np.asarray(labels).astype(np.int64), np.asarray(probabilities, dtype=np.float64)
     metrics = WeightedMetrics(labels, probabilities, threshold)
-    found = [metrics(weights) for weights in window_weights(len(labels), subjects, resamples=resamples, seed=seed)]
-    return {f"{name}_ci95": _edges(np.concatenate([part[name] for part in found]), level) for name in found[0]}
+    found = [metrics(weights) for weights in window_weights(len(labels), subjects, resamples=resamples)]
+    intervals: dict[str, list[float] | None] = {}
+    for name in found[0]:
+        values = np.concatenate([part[name] for part in found])
+        known = values[~np.isnan(values)]
+        intervals[f"{name}_ci95"] = np.percentile(known, _EDGES).tolist() if known.size else None
+    return intervals
 
 
 class WeightedMetrics:
-    """The metrics of many resamples at once, each of which counts every window a whole number of times.
-
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        threshold: At or above it a window is called good.
-    """
+    """The metrics of many resamples at once, each of which counts every window a whole number of times."""
 
     def __init__(self, labels: Array, probabilities: Array, threshold: float) -> None:
+        labels, probabilities = np.asarray(labels).astype(np.int64), np.asarray(probabilities, dtype=np.float64)
         self.ranking = Ranking(labels, probabilities)
         self.known = np.nan if np.isnan(probabilities).any() else 1.0  # NaN has no rank
         called, good = probabilities >= threshold, labels == 1
@@ -98,13 +133,9 @@ class WeightedMetrics:
         self.gaps = (probabilities - labels)[self.rising]
 
     def __call__(self, weights: Array) -> dict[str, Array]:
-        """Return auroc, auprc, f1, mcc and ece as fractions, accuracy, balanced accuracy and margin in percent.
+        """Return metrics ``[R]`` by name, of ``weights [R, N]``: how often each window counts; NaN where undefined.
 
-        Args:
-            weights: ``[R, N]``, how often each window counts.
-
-        Returns:
-            Name to values ``[R]``, NaN where undefined; ``accuracy_above_majority`` in percentage points.
+        Fractions, but accuracy and balanced accuracy in percent, ``accuracy_above_majority`` in percentage points.
         """
         hits, alarms = self.ranking.counts(weights)
         hit, alarm, miss, rest = (weights @ self.cells).T
@@ -114,8 +145,8 @@ class WeightedMetrics:
         accuracy = 100 * (hit + rest) / total
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
-                "auroc": self.known * areas(hits, alarms),
-                "auprc": self.known * both * average_precisions(hits, alarms),
+                "auroc": self.known * _areas(hits, alarms),
+                "auprc": self.known * both * _average_precisions(hits, alarms),
                 "f1": 2 * hit / (2 * hit + alarm + miss),
                 "mcc": np.where(spread > 0, (hit * rest - alarm * miss) / np.where(spread > 0, spread, 1), 0.0),
                 "ece": self._calibration_errors(weights[:, self.rising]),
@@ -139,14 +170,8 @@ class WeightedMetrics:
 def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> tuple[Array, Array] | None:
     """Return 95 % bands of the ROC and of the precision-recall curve, or None with a single class.
 
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        subjects: ``[N]`` or None.
-
-    Returns:
-        ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low and
-        high precision at each sensitivity.
+    They are ``[2, 101]`` low and high sensitivity at each false-positive rate of :data:`GRID`, and ``[2, 101]`` low
+    and high precision at each sensitivity.
     """
     ranking = Ranking(labels, probabilities)
     upper, purity = [], []
@@ -159,29 +184,13 @@ def curve_bands(labels: Array, probabilities: Array, subjects: Array | None) -> 
             upper.append(np.interp(GRID, rate[highest], sensitivity[highest]))
             reached = np.searchsorted(hits / hits[-1], GRID - 1e-12).clip(max=len(hits) - 1)
             purity.append(hits[reached] / np.maximum(hits[reached] + alarms[reached], 1e-12))
-    if not upper:
-        return None
-    edges = _tails(_LEVEL)
-    return np.percentile(upper, edges, axis=0), np.percentile(purity, edges, axis=0)
+    return (np.percentile(upper, _EDGES, axis=0), np.percentile(purity, _EDGES, axis=0)) if upper else None
 
 
-def roc(hits: Array, alarms: Array) -> tuple[Array, Array]:
-    """Return false-positive rate and sensitivity, from (0, 0) to (1, 1), of one row of :meth:`Ranking.counts`."""
-    return np.r_[0, alarms / alarms[-1]], np.r_[0, hits / hits[-1]]
-
-
-def bootstrap_mean(
-    values: Sequence[float] | Array, *, resamples: int = 10_000, level: float = _LEVEL, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993).
+def bootstrap_mean(values: Sequence[float] | Array) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993).
 
     With a handful of subjects it is narrower than it ought to be: about 0.85 coverage at 6 for a nominal 0.95.
-
-    Args:
-        values: ``[n]``, one value per subject.
-        resamples: Number of resamples of the subjects.
-        level: Nominal coverage.
-        seed: Seed of the resampling.
 
     Raises:
         ValueError: If there is no value, or one is not finite.
@@ -189,15 +198,6 @@ def bootstrap_mean(
     known = np.asarray(values, dtype=np.float64)
     if known.ndim != 1 or not len(known) or not np.isfinite(known).all():
         raise ValueError("values must be a list of at least one finite number")
-    drawn = window_weights(len(known), resamples=resamples, seed=seed)
-    low, high = np.percentile(np.concatenate([weights @ known for weights in drawn]) / len(known), _tails(level))
+    drawn = np.concatenate(list(window_weights(len(known), resamples=10_000)))
+    low, high = np.percentile(drawn @ known / len(known), _EDGES)
     return float(low), float(high)
-
-
-def _edges(values: Array, level: float) -> list[float] | None:
-    known = values[~np.isnan(values)]
-    return [float(edge) for edge in np.percentile(known, _tails(level))] if known.size else None
-
-
-def _tails(level: float) -> tuple[float, float]:
-    return 50 * (1 - level), 50 * (1 + level)

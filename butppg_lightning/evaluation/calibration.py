@@ -23,13 +23,7 @@ _STEPS = 100  # Newton needs about ten
 
 
 def fit_calibration(
-    labels: Array,
-    logits: Array,
-    source: str,
-    *,
-    bias: bool = True,
-    precision: float = 0.95,
-    sensitivity: float = 0.9,
+    labels: Array, logits: Array, source: str, *, bias: bool = True, precision: float = 0.95, sensitivity: float = 0.9
 ) -> Calibration:
     """Fit temperature, bias and operating points on predictions of windows that were not trained on.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import atomic_write
+from butppg_lightning.evaluation.scores import write_csv
+from butppg_lightning.models.prediction import GOOD, NO_PPG, POOR
 from butppg_lightning.models.usable_channels import FAULTS
 
 if TYPE_CHECKING:
@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from butppg_lightning.npz import Array
-
-COLUMNS = ("window", "subject", "label", "probability", "verdict", "reason")
-NO_PPG = "no_ppg"
-"""The verdict of a window whose PPG is not usable: there is no quality to speak of."""
 
 
 def write_predictions(
@@ -33,46 +29,38 @@ def write_predictions(
     reasons: Array | None = None,
     rows: Array | None = None,
 ) -> None:
-    """Write predictions as CSV with the columns :data:`COLUMNS`; what is not known is empty.
+    """Write predictions as CSV: window, subject, label, probability, verdict, reason; what is not known is empty.
 
     Args:
         path: The CSV.
         probabilities: ``[N]`` of good, 0..1.
         threshold: At or above it the verdict is ``good``, else ``poor``.
-        labels: ``[N]`` in {0 poor, 1 good}.
-        subjects: ``[N]`` names.
-        reasons: ``[N]``, why a window's PPG is not usable (the verdict is then :data:`NO_PPG`), or empty.
+        labels: ``[N]`` in {0 poor, 1 good}, or None.
+        subjects: ``[N]`` names, or None.
+        reasons: ``[N]``, why a window's PPG is not usable (the verdict is then ``no_ppg``), or empty.
         rows: ``[N]`` rows of the windows in their file; None for 0, 1, ...
 
     Raises:
         UserError: If it cannot be written.
     """
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(COLUMNS)
-    for place, probability in enumerate(np.asarray(probabilities, dtype=np.float64)):
-        reason = "" if reasons is None else str(reasons[place])
-        verdict = NO_PPG if reason else "good" if probability >= threshold else "poor"
-        table.writerow(
-            [
-                place if rows is None else rows[place],
-                "" if subjects is None else subjects[place],
-                "" if labels is None else labels[place],
-                f"{probability:.6f}",
-                verdict,
-                f"PPG {reason}" if reason else "",
-            ]
-        )
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
+    unknown = [""] * len(probabilities)
+    values = np.asarray(probabilities, dtype=np.float64)
+    reasons = np.array(unknown) if reasons is None else reasons
+    columns = {
+        "window": np.arange(len(values)) if rows is None else rows,
+        "subject": unknown if subjects is None else subjects,
+        "label": unknown if labels is None else labels,
+        "probability": [f"{value:.6f}" for value in values],
+        "verdict": np.where(reasons != "", NO_PPG, np.where(values >= threshold, GOOD, POOR)),
+        "reason": [f"PPG {reason}" if reason else "" for reason in reasons],
+    }
+    write_csv(path, columns)
 
 
 def ppg_reasons(channels: Sequence[str], faults: Array) -> Array:
-    """Return why the PPG of each window is not usable, ``[N]``; empty where it is, or the model takes none.
+    """Return why the PPG of each window is not usable ``[N]``, by the ``faults [N, C]`` of a model's channels.
 
-    Args:
-        channels: Names of the model's C channels.
-        faults: ``[N, C]``, positions in :data:`~butppg_lightning.models.usable_channels.FAULTS`.
+    Empty where it is usable, or the model takes none.
     """
     if "PPG" not in channels:
         return np.full(len(faults), "")

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import erf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import erf
 
+from butppg_lightning.evaluation import drawing
 from butppg_lightning.evaluation.calibration import fit_logistic
-from butppg_lightning.evaluation.drawing import (
-    FAINT,
-    GOOD,
-    INK,
-    POOR,
-    percent_square,
-    percent_ticks,
-    require_matplotlib,
-    save_figure,
-)
+from butppg_lightning.evaluation.drawing import FAINT, GOOD, INK, POOR
+from butppg_lightning.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -31,17 +23,8 @@ _CERTAIN = 1.959963984540054  # standard deviations that hold 95 % of a normal d
 _MARKS = ("#D55E00", "#009E73", "#7B3FA0")  # of the thresholds; told apart by everybody (Okabe and Ito 2008)
 
 
-@dataclass(frozen=True, eq=False)
-class ReliabilityCurve:
-    """How often windows of a given probability were good.
-
-    Attributes:
-        predicted: ``[B]`` mean probability of each bin, ascending.
-        observed: ``[B]`` share of good windows in it.
-        low: ``[B]`` lower end of the share's 95 % interval (Wilson 1927).
-        high: ``[B]`` upper end.
-        counts: ``[B]`` windows.
-    """
+class ReliabilityCurve(NamedTuple):
+    """Of each bin ``[B]``, ascending: mean probability, share of good windows, its 95 % interval, number of windows."""
 
     predicted: Array
     observed: Array
@@ -77,8 +60,8 @@ def expected_calibration_error(labels: Array, probabilities: Array, bins: int = 
 
     It is positive also where nothing is wrong: see :func:`expected_ece`.
     """
-    gaps, weights, _ = _gaps(labels, probabilities, bins)
-    return float((weights * np.abs(gaps)).sum())
+    curve = reliability_curve(labels, probabilities, bins)
+    return float((np.abs(curve.observed - curve.predicted) * curve.counts).sum() / len(labels))
 
 
 def debiased_calibration_error(labels: Array, probabilities: Array, bins: int = 10) -> float:
@@ -88,13 +71,13 @@ def debiased_calibration_error(labels: Array, probabilities: Array, bins: int = 
     expected to be is subtracted. That takes away some two fifths of what :func:`expected_calibration_error` shows
     where nothing is wrong, so :func:`expected_ece` belongs beside it. Never below 0.
     """
-    gaps, weights, spread = _gaps(labels, probabilities, bins)
-    certain = spread == 0
-    ratio = np.abs(gaps) / np.where(certain, 1, spread)
-    inside = np.array([erf(value / 2**0.5) for value in ratio])
-    folded = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + np.abs(gaps) * inside
-    expected = np.where(certain, np.abs(gaps), folded)
-    return float(np.maximum(0.0, (weights * (2 * np.abs(gaps) - expected)).sum()))  # NaN stays NaN
+    curve = reliability_curve(labels, probabilities, bins)
+    gaps = np.abs(curve.observed - curve.predicted)
+    spread = np.sqrt(curve.observed * (1 - curve.observed) / curve.counts)  # standard error
+    ratio = gaps / np.where(spread == 0, 1, spread)
+    folded = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gaps * erf(ratio / 2**0.5)
+    expected = np.where(spread == 0, gaps, folded)
+    return float(np.maximum(0.0, ((2 * gaps - expected) * curve.counts).sum() / len(labels)))  # NaN stays NaN
 
 
 def expected_ece(probabilities: Array, bins: int = 10, resamples: int = 200, seed: int = 0) -> float:
@@ -102,12 +85,6 @@ def expected_ece(probabilities: Array, bins: int = 10, resamples: int = 200, see
 
     Labels are drawn from the probabilities (the consistency resampling of Broecker and Smith 2007) and the mean
     of :func:`expected_calibration_error` over the draws is returned: about 0.07 at 170 windows and 10 bins.
-
-    Args:
-        probabilities: ``[N]`` in 0..1.
-        bins: Bins of equal mass.
-        resamples: Number of draws.
-        seed: Seed of the draws.
     """
     ordered = np.sort(np.asarray(probabilities, dtype=np.float64))
     generator = np.random.default_rng(seed)
@@ -121,10 +98,6 @@ def expected_ece(probabilities: Array, bins: int = 10, resamples: int = 200, see
 
 def calibration_slope(labels: Array, probabilities: Array) -> tuple[float | None, float | None]:
     """Return calibration slope and intercept (Cox 1958; Van Calster et al. 2016).
-
-    Args:
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]`` in 0..1.
 
     Returns:
         The slope of a logistic regression of the labels on the probabilities' logits (1 is ideal; below 1 they are
@@ -151,23 +124,8 @@ def mass_bins(count: int, bins: int = 10) -> tuple[Array, Array]:
     return np.cumsum(sizes) - sizes, sizes
 
 
-def _gaps(labels: Array, probabilities: Array, bins: int) -> tuple[Array, Array, Array]:
-    """Return, per bin, observed minus predicted, the share of windows, and the observed share's standard error."""
-    curve = reliability_curve(labels, probabilities, bins)
-    spread = np.sqrt(curve.observed * (1 - curve.observed) / curve.counts)
-    return curve.observed - curve.predicted, curve.counts / curve.counts.sum(), spread
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One diagram of a picture.
-
-    Attributes:
-        title: Its heading.
-        labels: ``[N]`` in {0 poor, 1 good}.
-        probabilities: ``[N]`` in 0..1.
-        thresholds: Name to threshold, drawn as vertical lines.
-    """
+class Panel(NamedTuple):
+    """One diagram of a picture: heading, labels and probabilities ``[N]``, and thresholds to mark, by name."""
 
     title: str
     labels: Array
@@ -176,23 +134,14 @@ class Panel:
 
 
 def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> None:
-    """Draw reliability diagrams side by side as a PNG.
-
-    Args:
-        path: The PNG.
-        panels: What to draw, such as before and after a calibration.
-        bins: Bins of equal mass.
+    """Draw reliability diagrams side by side as a PNG, such as before and after a calibration.
 
     Raises:
         UserError: If matplotlib is missing or the file cannot be written.
     """
-    require_matplotlib("the reliability diagram")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(panels), 6.4), dpi=110, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=[4, 1])
+    require("matplotlib.figure", "the reliability diagram", "evaluation")
+    options: dict[str, Any] = {"sharex": True, "squeeze": False, "height_ratios": [4, 1]}
+    figure, axes = drawing.new_figure(5.2 * len(panels), 6.4, dpi=110, nrows=2, ncols=len(panels), **options)
     for (upper, lower), panel in zip(axes.T, panels, strict=True):
         for number, (name, value) in enumerate((panel.thresholds or {}).items()):
             colour = _MARKS[number % len(_MARKS)]
@@ -206,10 +155,7 @@ def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> Non
         count_axes(lower, panel.labels, panel.probabilities)
         lower.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 1.25), ncols=2)
         upper.set_xlabel("")
-        for drawn in (upper, lower):
-            drawn.spines[["top", "right"]].set_visible(False)
-            drawn.tick_params(colors=INK)
-    save_figure(figure, path)
+    drawing.save_figure(figure, path)
 
 
 def reliability_axes(axes: Any, labels: Array, probabilities: Array, bins: int = 10) -> None:
@@ -221,7 +167,7 @@ def reliability_axes(axes: Any, labels: Array, probabilities: Array, bins: int =
         curve.predicted, curve.observed, yerr=errors, color=GOOD, marker="o", markersize=6, linewidth=1.6,
         elinewidth=1.2, capsize=3, zorder=3,
     )  # fmt: skip
-    percent_square(axes, "mean probability of good (%)", "windows that are good (%)")
+    drawing.percent_square(axes, "mean probability of good (%)", "windows that are good (%)")
 
 
 def count_axes(axes: Any, labels: Array | None, probabilities: Array) -> None:
@@ -232,5 +178,5 @@ def count_axes(axes: Any, labels: Array | None, probabilities: Array) -> None:
     else:
         split = [np.asarray(probabilities)[np.asarray(labels) == label] for label in (1, 0)]
         axes.hist(split, bins=bins, stacked=True, color=[GOOD, POOR], label=["good", "poor"])
-    percent_ticks(axes.set_xticks)
+    drawing.percent_ticks(axes.set_xticks)
     axes.set(xlim=(-0.02, 1.02), xlabel="probability of good (%)", ylabel="windows")

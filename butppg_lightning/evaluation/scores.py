@@ -6,7 +6,7 @@ import csv
 import importlib
 import io
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from butppg_lightning.npz import Array
@@ -30,11 +29,9 @@ class Scores:
     """The scored windows of a recording.
 
     Attributes:
-        starts: ``[N]`` seconds from the recording's start, ascending.
-        seconds: Length of a window.
+        starts: ``[N]`` seconds from the recording's start, ascending; a window lasts ``seconds``.
         probabilities: ``[N]`` probability of good quality in 0..1, NaN where there is no PPG.
         threshold: From this probability on a window is good.
-        channels: Names of the C channels.
         states: ``[N, C]`` positions in ``reasons``; 0 where the channel is present.
         reasons: Why a channel is absent.
         start_time: When the recording began, or None.
@@ -87,71 +84,66 @@ class Scores:
             "median_probability": float(np.median(known)) if len(known) else None,
             "presence": {
                 name: {
-                    "present": float((self.states[:, column] == 0).mean()),
-                    **{
-                        reason: float((self.states[:, column] == number).mean())
-                        for number, reason in enumerate(self.reasons)
-                        if reason
-                    },
+                    reason or "present": float((states == number).mean()) for number, reason in enumerate(self.reasons)
                 }
-                for column, name in enumerate(self.channels)
+                for name, states in zip(self.channels, self.states.T, strict=True)
             },
         }
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a table's row for every window; what is not known is None."""
-        for row, (start, verdict) in enumerate(zip(self.starts.tolist(), self.verdicts.tolist(), strict=True)):
-            moments: dict[str, Any] = {}
-            if self.start_time is not None:
-                moments["start_time"] = self.start_time + timedelta(seconds=start)
-                moments["end_time"] = moments["start_time"] + timedelta(seconds=self.seconds)
-            states = list(zip(self.channels, self.states[row].tolist(), strict=True))
-            yield {
-                "start": round(start, 6),
-                "end": round(start + self.seconds, 6),
-                **moments,
-                "probability": None if verdict == 2 else round(float(self.probabilities[row]), 6),
-                "verdict": VERDICTS[verdict],
-                "channels": " ".join(name for name, state in states if not state),
-                "reason": "; ".join(f"{name} {self.reasons[state]}" for name, state in states if state),
-            }
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the columns of a table with a row for every window; what is not known is None."""
+        starts = self.starts.tolist()
+        found: dict[str, list[Any]] = {
+            "start": [round(start, 6) for start in starts],
+            "end": [round(start + self.seconds, 6) for start in starts],
+        }
+        if self.start_time is not None:
+            found["start_time"] = [self.start_time + timedelta(seconds=start) for start in starts]
+            found["end_time"] = [moment + timedelta(seconds=self.seconds) for moment in found["start_time"]]
+        states = [list(zip(self.channels, row, strict=True)) for row in self.states.tolist()]
+        return {
+            **found,
+            "probability": [None if np.isnan(value) else round(float(value), 6) for value in self.probabilities],
+            "verdict": [VERDICTS[verdict] for verdict in self.verdicts],
+            "channels": [" ".join(name for name, state in row if not state) for row in states],
+            "reason": ["; ".join(f"{name} {self.reasons[state]}" for name, state in row if state) for row in states],
+        }
 
 
-def write_csv(scores: Scores, path: Path) -> None:
-    """Write the table as CSV: times in seconds and, where known, as ISO text; nothing where there is no probability.
+def write_scores(path: Path, scores: Scores) -> None:
+    """Write the table of :meth:`Scores.columns`, as CSV or, where the name ends so, as Parquet.
+
+    CSV has times in seconds and, where known, as ISO text; nothing where there is no probability. Parquet has float64
+    seconds, time stamps, float32 probability (null where there is none) and text.
+
+    Raises:
+        UserError: If pyarrow is missing or the file cannot be written.
+    """
+    columns = scores.columns()
+    if path.suffix != ".parquet":
+        write_csv(path, columns)
+        return
+    pyarrow, parquet = require_pyarrow()
+    columns["probability"] = pyarrow.array(columns["probability"], pyarrow.float32())
+    with atomic_write(path) as file:
+        parquet.write_table(pyarrow.table(columns), file)
+
+
+def write_csv(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Write columns of equal length as CSV; None is empty.
 
     Raises:
         UserError: If it cannot be written.
     """
     text = io.StringIO()
-    writer = None
-    for row in scores.rows():
-        for key in ("start_time", "end_time"):
-            if key in row:
-                row[key] = row[key].isoformat(timespec="milliseconds")
-        if writer is None:
-            writer = csv.DictWriter(text, list(row), lineterminator="\n")
-            writer.writeheader()
-        writer.writerow(row)
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(columns)
+    for row in zip(*columns.values(), strict=True):
+        table.writerow(
+            [cell.isoformat(timespec="milliseconds") if isinstance(cell, datetime) else cell for cell in row]
+        )
     with atomic_write(path) as file:
         file.write(text.getvalue().encode())
-
-
-def write_parquet(scores: Scores, path: Path) -> None:
-    """Write the table as Parquet: float64 seconds, time stamps, float32 probability (null where there is none), text.
-
-    Raises:
-        UserError: If pyarrow is missing or the file cannot be written.
-    """
-    pyarrow, parquet = require_pyarrow()
-    columns: dict[str, list[Any]] = {}
-    for row in scores.rows():
-        for key, value in row.items():
-            columns.setdefault(key, []).append(value)
-    types = {"probability": pyarrow.float32()}
-    arrays = {key: pyarrow.array(values, types.get(key)) for key, values in columns.items()}
-    with atomic_write(path) as file:
-        parquet.write_table(pyarrow.table(arrays), file)
 
 
 def require_pyarrow() -> tuple[Any, Any]:

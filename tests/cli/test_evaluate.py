@@ -250,6 +250,7 @@ def test_an_earlier_evaluation_is_kept_unless_told_otherwise(
     [
         (["--threshold", "1.2"], "--threshold is 1.2; expected 0 to 1"),
         (["--prior", "1"], "expected the share of good windows"),
+        (["--batch-size", "0"], "--batch_size is 0; it must be 1 or more"),
         (["--threshold", "0.4", "--operating-point", "precision"], "both say where to cut"),
         (["--split", "val"], "val.npz not found"),
         (["--split", "all"], "--split"),

@@ -9,14 +9,15 @@ from torchmetrics.functional import classification
 
 from butppg_lightning.evaluation.bootstrap import (
     GRID,
+    Ranking,
     WeightedMetrics,
     bootstrap_intervals,
+    bootstrap_mean,
     curve_bands,
     roc,
     window_weights,
 )
 from butppg_lightning.evaluation.metrics import auroc, compute_metrics
-from butppg_lightning.evaluation.ranking import Ranking
 
 
 @pytest.fixture
@@ -103,3 +104,14 @@ def test_bands_hold_the_curve_and_weigh_accuracy_by_subject(predictions: tuple[n
     np.testing.assert_allclose(intervals["accuracy_ci95"], np.percentile(drawn, [2.5, 97.5]))
     assert intervals["accuracy_above_majority_ci95"][1] < intervals["accuracy_ci95"][1] - 50
     assert curve_bands(np.ones(120, dtype=np.int64), scores, subjects) is None
+
+
+def test_the_interval_is_about_the_subjects() -> None:
+    values = [0.8, 0.9, 0.85, 0.95, 0.7, 0.9]
+    low, high = bootstrap_mean(values)
+    assert min(values) < low < np.mean(values) < high < max(values)
+    assert (low, high) == bootstrap_mean(values)
+    with pytest.raises(ValueError, match="finite"):
+        bootstrap_mean([0.5, float("nan")])
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_mean([])

@@ -22,11 +22,10 @@ from sklearn.preprocessing import StandardScaler
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.ranking import within_subject_auroc
 from butppg_lightning.models.indices.signal_indices import GROUPS, SignalIndices, index_names
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.window import SAMPLING_RATE, WindowSet
-from people.comparison import auroc
+from people.comparison import auroc, within_subject_auroc
 
 if TYPE_CHECKING:
     from typing_extensions import Self

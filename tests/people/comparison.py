@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap, permutation_test
 from sklearn.metrics import roc_auc_score
 
-from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
+from butppg_lightning.evaluation.bootstrap import FEWEST_SUBJECTS
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -22,6 +22,25 @@ _FLIPS = 100_000  # as many are drawn where all sign flips would be more: from 1
 def auroc(labels: Array, scores: Array) -> float | None:
     """Return the area under the ROC curve; None with a single class."""
     return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None
+
+
+def within_subject_auroc(labels: Array, scores: Array, subjects: Array) -> tuple[dict[str, float | None], float | None]:
+    """Return how well each subject's own windows are ranked.
+
+    Args:
+        labels: ``[N]`` in {0 poor, 1 good}.
+        scores: ``[N]``, higher for good; only their order within a subject counts.
+        subjects: ``[N]`` names.
+
+    Returns:
+        Subject (sorted by name) to AUROC, None where the subject has windows of a single class; and the mean over the
+        subjects that have one, each counting once, None if there is none.
+    """
+    labels, scores, subjects = np.asarray(labels), np.asarray(scores), np.asarray(subjects).astype(str)
+    found = {
+        str(name): auroc(labels[subjects == name], scores[subjects == name]) for name in np.unique(subjects).tolist()
+    }
+    return found, mean(found.values())
 
 
 def mean(values: Iterable[float | None]) -> float | None:

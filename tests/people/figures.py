@@ -14,7 +14,6 @@ from sklearn import metrics
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import fit_temperature, roc_points
-from butppg_lightning.evaluation.ranking import within_subject_auroc
 from butppg_lightning.evaluation.reliability import (
     calibration_slope,
     debiased_calibration_error,
@@ -22,7 +21,7 @@ from butppg_lightning.evaluation.reliability import (
     expected_ece,
 )
 from people.baselines import rank_mean
-from people.comparison import auroc, interval, mean, sign_flip_test, spread
+from people.comparison import auroc, interval, mean, sign_flip_test, spread, within_subject_auroc
 from people.methods import COMBINED, Method
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from people.comparison import interval, sign_flip_test
+from people.comparison import interval, sign_flip_test, within_subject_auroc
 from people.figures import compare
 
 
@@ -69,3 +69,14 @@ def test_the_interval_is_about_the_subjects() -> None:
     assert interval([0.5]) is None
     with pytest.raises(ValueError, match="at least one"):
         sign_flip_test([])
+
+
+def test_ranking_counts_within_subjects_only() -> None:
+    """Subjects told apart perfectly, windows of one subject not at all."""
+    subjects = np.repeat(["a", "b", "c"], 4)
+    labels = np.array([0, 1, 0, 1, 0, 1, 1, 1, 1, 1, 1, 1])
+    scores = np.array([1, 1, 1, 1, 5, 5, 5, 5, 9, 9, 9, 9.0])
+    assert within_subject_auroc(labels, scores, subjects) == ({"a": 0.5, "b": 0.5, "c": None}, 0.5)
+    found, mean = within_subject_auroc(labels, scores + labels * (subjects == "b"), subjects)
+    assert (found["b"], mean) == (1.0, 0.75)
+    assert within_subject_auroc(np.ones(3), np.zeros(3), np.array([1, 1, 2])) == ({"1": None, "2": None}, None)

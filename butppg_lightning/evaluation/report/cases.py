@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,11 +26,9 @@ KINDS = {
     "poor": "called poor, without a label",
 }
 """Why a window is shown."""
-_SECONDS = 10
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
+class Case(NamedTuple):
     """A window that is shown.
 
     Attributes:
@@ -64,28 +61,15 @@ def choose_cases(
 ) -> list[tuple[str, int]]:
     """Choose the surest windows of every kind, of different subjects as far as there are.
 
-    Args:
-        labels: ``[N]`` in {0 poor, 1 good}, or None.
-        probabilities: ``[N]`` of good.
-        threshold: At or above it a window is called good.
-        subjects: ``[N]`` or None.
-        each: Windows of each kind at most.
-
     Returns:
-        Kind (a key of :data:`KINDS`) and row, the surest first within a kind.
+        Kind (a key of :data:`KINDS`) and row, the surest first within a kind, ``each`` of a kind at most.
     """
-    called = probabilities >= threshold
-    kinds = {"good": called, "poor": ~called}
+    called = np.where(probabilities >= threshold, "good", "poor")
     if labels is not None:
-        kinds = {
-            "right_good": called & (labels == 1),
-            "right_poor": ~called & (labels == 0),
-            "wrong_good": called & (labels == 0),
-            "wrong_poor": ~called & (labels == 1),
-        }
+        called = np.char.add(np.where((called == "good") == (labels == 1), "right_", "wrong_"), called)
     found = []
-    for kind, chosen in kinds.items():
-        rows = np.flatnonzero(chosen)
+    for kind in KINDS:
+        rows = np.flatnonzero(called == kind)
         sign = -1 if kind.endswith("good") else 1
         rows = rows[np.argsort(sign * probabilities[rows], kind="stable")]
         if subjects is not None:
@@ -101,10 +85,8 @@ def explain_cases(
 ) -> list[Case]:
     """Return the chosen windows with what every second of every channel did to their logits.
 
-    Args:
-        network: The network, which sees whole raw windows: filters and side inputs take part.
-        fetch: Maps rows ``[B]`` to raw ``signals [B, C, 1250]`` and ``present [B, C]``.
-        chosen: Kind and row of each window.
+    The network sees whole raw windows: filters and side inputs take part. ``fetch`` maps rows ``[B]`` to raw ``signals
+    [B, C, 1250]`` and ``present [B, C]``.
     """
     found, device = [], network.preprocess.acc_scale.device
     with torch.no_grad(), evaluating(network), progress_bar("what drove the verdicts", len(chosen)) as progress:
@@ -123,7 +105,7 @@ def explain_cases(
     return found
 
 
-def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, seconds: int = _SECONDS) -> Array:
+def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, seconds: int = 10) -> Array:
     """Return how much each second of each channel raises a window's logit (occlusion: Zeiler and Fergus 2014).
 
     One second of one channel at a time is blanked in the raw window: the straight line between the samples beside it
@@ -132,9 +114,9 @@ def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, se
 
     Args:
         logits: Maps raw windows ``[B, C, T]`` to logits ``[B]``; called once.
-        window: ``[C, T]``, raw.
+        window: ``[C, T]``, raw; T is a multiple of ``seconds``.
         usable: ``[C]`` bool; the other channels are not blanked.
-        seconds: Pieces per channel; T must be a multiple of it.
+        seconds: Pieces per channel.
 
     Returns:
         ``[C, seconds]``; above 0 where the piece speaks for good, 0 in channels that are not usable.

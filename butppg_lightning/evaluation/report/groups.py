@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
-from butppg_lightning.evaluation.ranking import auroc
+from butppg_lightning.evaluation.bootstrap import auroc, bootstrap_intervals
 from butppg_lightning.evaluation.reliability import wilson
 
 if TYPE_CHECKING:
@@ -18,9 +15,9 @@ if TYPE_CHECKING:
 
 _TITLES = {"motion": "Motion", "site": "Site", "sex": "Sex", "device": "Device", "rhythm": "Rhythm", "fault": "Fault"}
 _MOST_GROUPS = 12
-_AGES = (30, 45, 60)
-_BUT_PPG_MOTION = {"0": "0 (at rest)"}
+_AGES, _AGE_BANDS = (30, 45, 60), ("under 30", "30 to 44", "45 to 59", "60 and over")
 _MOVEMENT = ("still", "some motion", "most motion")
+_ORDER = (*_MOVEMENT, *_AGE_BANDS)  # as text, "under 30" would come last and "most motion" before "still"
 _CHUNK = 1024
 _RESAMPLES = 400
 FEWEST = 5
@@ -33,23 +30,19 @@ def strata(windows: WindowSet) -> dict[str, Array]:
     Motion, site, sex, device, rhythm and fault where the file holds such arrays, age in bands, and thirds of the
     acceleration's motion where acceleration was recorded. A grouping with one group says nothing and is left out.
 
-    Args:
-        windows: The windows with their ``extras``.
-
     Returns:
         Title to group names ``[N]``, empty where the group is unknown.
     """
+    arrays = {key: values for key, values in windows.extras.items() if values.shape == (len(windows),)}
     found: dict[str, Array] = {}
     for key, title in _TITLES.items():
-        values = windows.extras.get(key)
-        if values is not None and values.shape == (len(windows),) and values.dtype.kind in "Uiub":
-            words = values.astype(str)
-            if key == "motion":
-                words = np.array([_BUT_PPG_MOTION.get(str(word), str(word)) for word in words])
-            found[title] = words
-    ages = windows.extras.get("age")
-    if ages is not None and ages.shape == (len(windows),) and ages.dtype.kind in "iuf":
-        found["Age"] = _age_bands(ages.astype(np.float64))
+        if key in arrays and arrays[key].dtype.kind in "Uiub":
+            names = arrays[key].astype(str)
+            found[title] = np.where(names == "0", "0 (at rest)", names) if key == "motion" else names
+    if "age" in arrays and arrays["age"].dtype.kind in "iuf":
+        ages = arrays["age"].astype(np.float64)
+        bands = np.array(_AGE_BANDS)[np.searchsorted(_AGES, np.nan_to_num(ages), side="right")]
+        found["Age"] = np.where(np.isfinite(ages), bands, "")
     moved = motion_thirds(windows)
     if moved is not None:
         found["Acceleration"] = moved
@@ -74,21 +67,16 @@ def motion_thirds(windows: WindowSet) -> Array | None:
     if not known.any() or np.ptp(energy[known]) == 0:
         return None
     edges = np.percentile(energy[known], [100 / 3, 200 / 3])
-    groups = np.array(_MOVEMENT)[np.searchsorted(edges, energy)]
-    return np.where(known, groups, "")
+    return np.where(known, np.array(_MOVEMENT)[np.searchsorted(edges, energy)], "")
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """How the model does on some of the windows.
 
     Attributes:
-        name: Of the group.
-        windows: How many.
-        subjects: Of how many subjects, None if unknown.
+        subjects: Of how many subjects the windows are, None if unknown.
         good: Share of good windows, 0..1.
-        accuracy: Share called right, 0..1.
-        accuracy_interval: Its 95 % interval, which takes the windows as independent (Wilson).
+        accuracy: Share called right, 0..1, with a 95 % interval that takes the windows as independent (Wilson).
         auroc: None with a single class.
         auroc_interval: 95 %; over subjects where there are at least :data:`FEWEST`, else over windows. None with
             fewer than :data:`FEWEST` windows of a class, where resampling says nothing, and where all resamples agree.
@@ -117,55 +105,23 @@ class Group:
 def describe_groups(
     groups: Array, labels: Array, probabilities: Array, subjects: Array | None, threshold: float
 ) -> list[Group]:
-    """Return the figures of each group, in the order of motion or of the alphabet.
-
-    Args:
-        groups: ``[N]`` names; windows of the empty name are left out.
-        labels: ``[N]`` in {0, 1}.
-        probabilities: ``[N]``.
-        subjects: ``[N]`` or None.
-        threshold: At or above it a window is called good.
-    """
+    """Describe each group of windows (names ``[N]``, or empty), in the order of motion, age or the alphabet."""
     found = []
-    for name in sorted(set(groups.tolist()) - {""}, key=_place):
+    for name in sorted(set(groups.tolist()) - {""}, key=lambda name: (name in _ORDER and _ORDER.index(name), name)):
         rows = groups == name
         good, scores = labels[rows], probabilities[rows]
         people = None if subjects is None else subjects[rows]
+        count = None if people is None else len(np.unique(people))
         accuracy = float(((scores >= threshold) == (good == 1)).mean())
         low, high = wilson(np.array(accuracy), np.array(len(good)))
+        interval = None
+        if min(int(good.sum()), int((1 - good).sum())) >= FEWEST:
+            drawn_by = people if count is not None and count >= FEWEST else None
+            interval = bootstrap_intervals(good, scores, drawn_by, resamples=_RESAMPLES)["auroc_ci95"]
+        # where nothing is ranked wrongly, no resample can be worse: that is not certainty
+        known = None if interval is None or interval[0] == interval[1] else (interval[0], interval[1])
+        within = (float(low), float(high))
         found.append(
-            Group(
-                name=str(name),
-                windows=len(good),
-                subjects=None if people is None else len(np.unique(people)),
-                good=float(good.mean()),
-                accuracy=accuracy,
-                accuracy_interval=(float(low), float(high)),
-                auroc=auroc(good, scores),
-                auroc_interval=_interval(good, scores, people),
-            )
+            Group(str(name), len(good), count, float(good.mean()), accuracy, within, auroc(good, scores), known)
         )
     return found
-
-
-def _interval(labels: Array, probabilities: Array, subjects: Array | None) -> tuple[float, float] | None:
-    if min(int(labels.sum()), int((1 - labels).sum())) < FEWEST:
-        return None
-    few = subjects is None or len(np.unique(subjects)) < FEWEST
-    drawn = bootstrap_intervals(labels, probabilities, None if few else subjects, resamples=_RESAMPLES)
-    found = drawn["auroc_ci95"]
-    # where nothing is ranked wrongly, no resample can be worse: that is not certainty
-    return None if found is None or found[0] == found[1] else (found[0], found[1])
-
-
-def _place(name: str) -> tuple[int, str]:
-    # as text, "under 30" would come last and "most motion" before "still"
-    return (_MOVEMENT.index(name) if name in _MOVEMENT else int(not name.startswith("under ")), name)
-
-
-def _age_bands(ages: Array) -> Array:
-    names = [f"under {_AGES[0]}"]
-    names += [f"{low} to {high - 1}" for low, high in pairwise(_AGES)]
-    names.append(f"{_AGES[-1]} and over")
-    bands = np.array(names)[np.searchsorted(_AGES, np.nan_to_num(ages), side="right")]
-    return np.where(np.isfinite(ages), bands, "")

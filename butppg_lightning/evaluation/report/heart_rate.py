@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.signal import detrend
 
 from butppg_lightning.evaluation.bootstrap import window_weights
 from butppg_lightning.window import SAMPLING_RATE
@@ -45,12 +45,10 @@ def pulse_rates(ppg: Array) -> Array:
 
 def _chunk_rates(ppg: Array) -> Array:
     samples = np.asarray(ppg, dtype=np.float64)
-    count = samples.shape[1]
-    line = np.stack([np.ones(count), np.arange(count) - (count - 1) / 2])
-    centred = samples - (samples @ line.T / (line**2).sum(axis=1)) @ line
+    centred = detrend(samples, axis=1)
     flat = centred.std(axis=1) <= 1e-6 * np.abs(samples).max(axis=1).clip(1e-9)
     frequency = np.fft.rfftfreq(_PADDED, 1 / SAMPLING_RATE)
-    power = np.abs(np.fft.rfft(centred * np.hanning(count), _PADDED)) ** 2
+    power = np.abs(np.fft.rfft(centred * np.hanning(samples.shape[1]), _PADDED)) ** 2
     power[:, frequency < SLOWEST / 1.5] = 0  # slow drift would swamp the autocorrelation
     power[:, frequency > 8.0] = 0
     band = np.flatnonzero((frequency >= SLOWEST) & (frequency <= FASTEST))
@@ -70,15 +68,10 @@ def _chunk_rates(ppg: Array) -> Array:
     return np.where(flat, np.nan, rates)
 
 
-@dataclass(frozen=True, eq=False)
-class HeartRates:
-    """The windows with a reference and an estimate, surest first.
+class HeartRates(NamedTuple):
+    """Absolute errors (bpm), rows in the file and probabilities ``[M]`` of the windows with a rate, surest first.
 
-    Attributes:
-        errors: ``[M]`` absolute error (bpm) in falling order of the probability of good.
-        rows: ``[M]`` their rows in the file.
-        probabilities: ``[M]``, falling.
-        left_out: Windows without a reference, without PPG, or with a flat one.
+    ``left_out`` counts the windows without a reference, without PPG, or with a flat one.
     """
 
     errors: Array
@@ -92,22 +85,23 @@ class HeartRates:
 
     def figures(self) -> dict[str, Any]:
         """Return, in plain types, the errors at each of :data:`SHARES`, in three orders."""
-        orders = {"by_probability": self.errors, "ideal": np.sort(self.errors)}
-        found: dict[str, Any] = {"windows": len(self.errors), "left_out": self.left_out, "tolerance_bpm": TOLERANCE}
-        for name, errors in orders.items():
-            found[name] = [_error_summary(share, errors[: self.kept(share)]) for share in SHARES]
-        # a random order has the same expected figures at every share: those of all windows
-        found["random"] = _error_summary(1.0, self.errors)
-        return found
+
+        def errors_at(errors: Array) -> list[dict[str, float]]:
+            return [_error_summary(share, errors[: self.kept(share)]) for share in SHARES]
+
+        return {
+            "windows": len(self.errors),
+            "left_out": self.left_out,
+            "tolerance_bpm": TOLERANCE,
+            "by_probability": errors_at(self.errors),
+            "ideal": errors_at(np.sort(self.errors)),
+            # a random order has the same expected figures at every share: those of all windows
+            "random": _error_summary(1.0, self.errors),
+        }
 
 
 def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates | None:
-    """Return the errors of the pulse rate of a file's windows, or None without ``hr_ref`` or PPG.
-
-    Args:
-        windows: The windows.
-        probabilities: ``[N]`` of good.
-    """
+    """Return the errors of the pulse rate of a file's windows, or None without ``hr_ref`` or PPG."""
     if windows.hr_ref is None or windows.hr_ref.dtype.kind not in "iuf" or "PPG" not in windows.channels:
         return None
     # an absent PPG is 0 throughout, which has no rate
@@ -116,24 +110,18 @@ def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates |
 
 
 def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) -> HeartRates | None:
-    """Pair estimates with references and order them by probability.
-
-    Args:
-        estimated: ``[N]`` bpm, NaN where there is none.
-        reference: ``[N]`` bpm; what is not finite or not above 0 counts as unknown.
-        probabilities: ``[N]`` probability of good.
+    """Pair estimates with references (bpm ``[N]``; what is not finite, or no reference above 0, counts as unknown).
 
     Returns:
-        The pairs, or None if there is none.
+        The pairs in falling order of the probability of good, or None if there is none.
     """
     reference = np.asarray(reference, dtype=np.float64)
-    known = np.isfinite(estimated) & np.isfinite(reference) & (reference > 0)
-    rows = np.flatnonzero(known)
+    rows = np.flatnonzero(np.isfinite(estimated) & np.isfinite(reference) & (reference > 0))
     if not len(rows):
         return None
     rows = rows[np.argsort(-probabilities[rows], kind="stable")]
     errors = np.abs(estimated[rows] - reference[rows])
-    return HeartRates(errors, rows, probabilities[rows], int((~known).sum()))
+    return HeartRates(errors, rows, probabilities[rows], len(reference) - len(rows))
 
 
 def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
@@ -143,15 +131,12 @@ def coverage_curves(errors: Array) -> tuple[Array, Array, Array]:
 
 
 def coverage_bands(rates: HeartRates, subjects: Array | None, shares: Array) -> tuple[Array, Array]:
-    """Return 95 % bands ``[2, K]`` of the mean error and of the share within the tolerance, over resampled subjects.
+    """Return 95 % bands ``[2, K]`` of the mean error and of the share within the tolerance at ``[K]`` shares kept.
 
-    Args:
-        rates: The errors.
-        subjects: ``[N]`` names of all windows of the file, or None.
-        shares: ``[K]`` shares kept, 0..1.
+    Subjects (``[N]`` names of all windows of the file) are drawn anew; where they are None, windows.
     """
     people = None if subjects is None else subjects[rates.rows]
-    curves: list[Array] = []
+    curves = []
     for some in window_weights(len(rates.errors), people, resamples=_RESAMPLES):
         kept = np.cumsum(some, axis=1)
         at = np.stack([np.searchsorted(row, shares * row[-1] - 1e-9).clip(max=len(row) - 1) for row in kept])

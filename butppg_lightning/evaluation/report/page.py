@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.bootstrap import bootstrap_mean
-from butppg_lightning.evaluation.drawing import GOOD, POOR, require_matplotlib
-from butppg_lightning.evaluation.ranking import FEWEST_SUBJECTS
+from butppg_lightning.evaluation.bootstrap import FEWEST_SUBJECTS, bootstrap_mean
+from butppg_lightning.evaluation.drawing import GOOD, POOR
 from butppg_lightning.evaluation.report import pictures
 from butppg_lightning.evaluation.report.cases import KINDS, Case
-from butppg_lightning.evaluation.report.evidence import Evidence, cautions
-from butppg_lightning.evaluation.report.groups import FEWEST, Group, describe_groups
-from butppg_lightning.evaluation.report.heart_rate import SHARES, TOLERANCE
+from butppg_lightning.evaluation.report.groups import FEWEST, describe_groups
+from butppg_lightning.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from butppg_lightning.evaluation.report.evidence import Evidence
+    from butppg_lightning.evaluation.report.groups import Group
     from butppg_lightning.npz import Array
 
 _MOST_SUBJECTS = 60
-_TABLED_SHARES = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
 
 
 def require_report() -> None:
@@ -33,19 +30,12 @@ def require_report() -> None:
     Raises:
         UserError: If matplotlib or jinja2 is missing.
     """
-    require_matplotlib("the report")
-    try:
-        importlib.import_module("jinja2")
-    except ImportError:
-        raise UserError("the report needs jinja2; pip install 'butppg-lightning[evaluation]'") from None
+    require("matplotlib.figure", "the report", "evaluation")
+    require("jinja2", "the report", "evaluation")
 
 
 def report_html(evidence: Evidence, name: str) -> str:
-    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere.
-
-    Args:
-        evidence: What to say.
-        name: Of the windows, for the title.
+    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere; ``name`` is the windows'.
 
     Raises:
         UserError: If matplotlib or jinja2 is missing.
@@ -68,17 +58,14 @@ def report_html(evidence: Evidence, name: str) -> str:
         name=name,
         windows=len(evidence.probabilities),
         good_share=None if evidence.labels is None else float(evidence.labels.mean()),
-        cautions=cautions(evidence),
         few_people=evidence.subject_count is not None and evidence.subject_count < FEWEST_SUBJECTS,
         fewest=FEWEST,
         kinds=KINDS,
         pictures=pictures,
-        **_verdicts(evidence),
-        **_spread(evidence),
-        **_heart_rates(evidence),
+        shares=shares,
+        spread=np.percentile(evidence.probabilities, [10, 90]).tolist(),
         **_groups(evidence),
         cases=[_case(number, case, evidence) for number, case in enumerate(evidence.cases)],
-        wrong_cases=any(case.kind.startswith("wrong") for case in evidence.cases),
         training=_training(evidence),
     )
     # a percent sign stays with its number
@@ -98,57 +85,22 @@ def shares(labels: Array, called: Array) -> dict[str, float | None]:
     }
 
 
-def _verdicts(evidence: Evidence) -> dict[str, Any]:
-    if evidence.labels is None:
-        return {"at": {}, "points": []}
-    points = [(point, shares(evidence.labels, evidence.probabilities >= point.threshold)) for point in evidence.points]
-    return {
-        "at": shares(evidence.labels, evidence.called),
-        "points": points if evidence.both_classes else [],
-        "commoner": "good" if evidence.labels.mean() > 0.5 else "poor",
-        "first_label": "good" if evidence.labels[0] == 1 else "poor",
-    }
-
-
-def _spread(evidence: Evidence) -> dict[str, Any]:
-    low, high = np.percentile(evidence.probabilities, [10, 90])
-    return {"low": float(low), "high": float(high)}
-
-
-def _heart_rates(evidence: Evidence) -> dict[str, Any]:
-    rates = evidence.heart_rates
-    if rates is None:
-        return {"rates": None}
-    figures, errors = rates.figures(), rates.errors
-    rows = [row for row, share in enumerate(SHARES) if share in _TABLED_SHARES]
-    return {
-        "rates": rates,
-        "rate_figures": figures,
-        "rate_rows": [(figures["by_probability"][row], figures["ideal"][row]) for row in rows],
-        "rate_kept": errors[rates.probabilities >= evidence.threshold],
-        "tolerance": f"{TOLERANCE:g}",
-    }
-
-
 def _groups(evidence: Evidence) -> dict[str, Any]:
     labels = evidence.labels
-    if labels is None:
-        return {"subjects": [], "strata": {}}
 
-    def described(names: Array) -> list[Group]:
+    def described(names: Array | None) -> list[Group]:
+        if labels is None or names is None:
+            return []
         return describe_groups(names, labels, evidence.probabilities, evidence.subjects, evidence.threshold)
 
-    subjects = [] if evidence.subjects is None else described(evidence.subjects)
-    subjects.sort(key=lambda group: (-group.accuracy, group.name))
-    ranked = [group.auroc for group in subjects if group.auroc is not None]
+    subjects = sorted(described(evidence.subjects), key=lambda group: (-group.accuracy, group.name))
+    areas = [group.auroc for group in subjects if group.auroc is not None]
     return {
         "subjects": subjects,
-        "shown_subjects": subjects[:_MOST_SUBJECTS],
-        "shown_ranked": [group for group in subjects if group.auroc is not None][:_MOST_SUBJECTS],
-        "within": float(np.mean(ranked)) if ranked else None,
-        "within_interval": bootstrap_mean(ranked) if len(ranked) >= FEWEST else None,
-        "ranked": len(ranked),
-        "strata": {title: described(names) for title, names in evidence.strata.items()},
+        "most_subjects": _MOST_SUBJECTS,
+        "within": float(np.mean(areas)) if areas else None,
+        "within_interval": bootstrap_mean(areas) if len(areas) >= FEWEST else None,
+        "strata": {} if labels is None else {title: described(names) for title, names in evidence.strata.items()},
     }
 
 
@@ -162,9 +114,6 @@ def _case(number: int, case: Case, evidence: Evidence) -> dict[str, Any]:
     return {
         "case": case,
         "svg": pictures.case_picture(number, case, evidence.channels),
-        "probability": float(evidence.probabilities[case.row]),
-        "label": None if evidence.labels is None else "good" if evidence.labels[case.row] == 1 else "poor",
-        "subject": "" if evidence.subjects is None else str(evidence.subjects[case.row]),
         "strongest": [f"{name} ({100 * part:.0f} %)" for name, part in first] if moved else [],
         "second": int(second) + 1,
         "channel": evidence.channels[int(lane)],
@@ -174,43 +123,32 @@ def _case(number: int, case: Case, evidence: Evidence) -> dict[str, Any]:
 
 
 def _training(evidence: Evidence) -> dict[str, Any] | None:
-    history = {key: _numbers(values) for key, values in (evidence.history or {}).items()}
-    train, held_out, quality = (history.get(key, np.empty(0)) for key in ("train_loss", "val_loss", "val_auroc"))
+    train, held_out, quality = (_history(evidence, key) for key in ("train_loss", "val_loss", "val_auroc"))
     if not train.size:
         return None
-    stages = [str(stage) for stage in (evidence.history or {}).get("stage", [])]
-    best = evidence.best_epoch
-    kinds = [f"{stages.count(kind)} of {pictures.STAGES.get(kind, kind)}" for kind in dict.fromkeys(stages)]
-    curves = {"train": (train, POOR), "validation": (held_out, GOOD)}
-    found: dict[str, Any] = {
+    stages, best = [str(stage) for stage in evidence.history.get("stage", [])], evidence.best_epoch
+    lowest = int(np.nanargmin(held_out)) if np.isfinite(held_out).any() else None
+    highest = int(np.nanargmax(quality)) if np.isfinite(quality).any() else None
+    rose = lowest is not None and held_out[-1] > 1.1 * held_out[lowest]
+    curves, area = {"train": (train, POOR), "validation": (held_out, GOOD)}, {"AUROC": (quality, GOOD)}
+    return {
         "epochs": len(train),
-        "kinds": kinds,
+        "kinds": [f"{stages.count(kind)} of {pictures.STAGES.get(kind, kind)}" for kind in dict.fromkeys(stages)],
         "loss_svg": pictures.training_picture("loss", curves, stages, best),
-        "auroc_svg": None,
-        "lowest": None,
+        "auroc_svg": None if highest is None else pictures.training_picture("AUROC", area, stages, best),
+        "val_loss": held_out,
+        "val_auroc": quality,
+        "lowest": lowest,
+        "highest": highest,
+        "overfits": rose and train[-1] < train[min(lowest or 0, len(train) - 1)],
+        "own_auroc": np.nan if best is None or best >= len(quality) else quality[best],
     }
-    if np.isfinite(held_out).any():
-        lowest = int(np.nanargmin(held_out))
-        rose = held_out[-1] > 1.1 * held_out[lowest] and train[-1] < train[min(lowest, len(train) - 1)]
-        found |= {"lowest": lowest, "lowest_loss": float(held_out[lowest]), "overfits": bool(rose)}
-    if np.isfinite(quality).any():
-        highest = int(np.nanargmax(quality))
-        known = best is not None and best < len(quality) and np.isfinite(quality[best])
-        found |= {
-            "auroc_svg": pictures.training_picture("AUROC", {"AUROC": (quality, GOOD)}, stages, best),
-            "highest": highest,
-            "highest_auroc": float(quality[highest]),
-            "own_auroc": float(quality[best]) if known and best is not None else None,
-        }
-    return found
 
 
-def _numbers(values: Any) -> Array:
-    """Return a list of the history as floats, NaN where it holds none; empty if it is no list of numbers."""
-    if not isinstance(values, list):
-        return np.empty(0)
-    known = (float(value) if isinstance(value, (int, float)) else np.nan for value in values)
-    return np.array(list(known), dtype=np.float64)
+def _history(evidence: Evidence, key: str) -> Array:
+    """Return a column of the history as floats, NaN where it holds none."""
+    values = evidence.history.get(key, [])
+    return np.array([float(value) if isinstance(value, (int, float)) else np.nan for value in values])
 
 
 def percent(share: float | None, digits: int = 0) -> str:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.evaluation import drawing, reliability
 from butppg_lightning.evaluation.bootstrap import GRID as SHARES
-from butppg_lightning.evaluation.bootstrap import roc
+from butppg_lightning.evaluation.bootstrap import Ranking, curve_bands, roc
 from butppg_lightning.evaluation.drawing import ACCENT, AGAINST, FAINT, GOOD, GRID, INK, PAPER, POOR, percent_square
-from butppg_lightning.evaluation.ranking import Ranking
-from butppg_lightning.evaluation.reliability import count_axes, reliability_axes
-from butppg_lightning.evaluation.report.canvas import drawing
 from butppg_lightning.evaluation.report.cases import KINDS, Case
 from butppg_lightning.evaluation.report.heart_rate import TOLERANCE, HeartRates, coverage_bands, coverage_curves
 from butppg_lightning.window import SAMPLING_RATE
@@ -34,46 +32,36 @@ _DRAWN_SAMPLES = 625  # of 1250: 62.5 Hz, above what a picture of this width res
 _GAIN = {"PPG": 2.0}  # its quartiles are 1 apart: of a pulse, the peaks lie at about 1.5
 
 
-def roc_picture(evidence: Evidence, at: dict[str, float | None]) -> str:
-    """Return the ROC curve with its band; ``at`` is sensitivity and specificity at the threshold."""
-    hits, alarms = Ranking(np.asarray(evidence.labels), evidence.probabilities).counts()
-    with drawing("roc", "ROC curve with a 95 % band", 300) as drawn:
-        axes = drawn.figure.add_subplot()
-        if evidence.bands is not None:
-            axes.fill_between(SHARES, *evidence.bands[0], color=GOOD, alpha=0.2, linewidth=0)
+def curve_pictures(evidence: Evidence, at: dict[str, float | None]) -> tuple[str, str]:
+    """Return the ROC and the precision-recall curve with their bands; ``at`` is what the threshold does."""
+    labels = np.asarray(evidence.labels)
+    hits, alarms = (counts[0] for counts in Ranking(labels, evidence.probabilities).counts())
+    bands, share = curve_bands(labels, evidence.probabilities, evidence.subjects), float(labels.mean())
+    with drawing.inline_figure("roc", "ROC curve with a 95 % band", 300) as (axes, roc_drawn):
+        if bands is not None:
+            axes.fill_between(SHARES, *bands[0], color=GOOD, alpha=0.2, linewidth=0)
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle="--")
-        axes.plot(*roc(hits[0], alarms[0]), color=GOOD)
+        axes.plot(*roc(hits, alarms), color=GOOD)
         axes.text(0.62, 0.55, "guessing", color=FAINT, rotation=40, ha="center", va="center", fontsize=9.5)
         if at["specificity"] is not None and at["sensitivity"] is not None:
             _ring(axes, 1 - at["specificity"], at["sensitivity"])
         percent_square(axes, "poor windows called good (%)", "good windows called good (%)")
-    return drawn.svg
-
-
-def precision_picture(evidence: Evidence, at: dict[str, float | None]) -> str:
-    """Return the precision-recall curve with its band; ``at`` is sensitivity and precision at the threshold."""
-    labels = np.asarray(evidence.labels)
-    hits, alarms = (counts[0] for counts in Ranking(labels, evidence.probabilities).counts())
-    share = float(labels.mean())
-    with drawing("precision", "Precision-recall curve with a 95 % band", 300) as drawn:
-        axes = drawn.figure.add_subplot()
-        if evidence.bands is not None:
-            band = evidence.bands[1][:, 1:]
-            axes.fill_between(SHARES[1:], *band, color=GOOD, alpha=0.2, linewidth=0, step="pre")
+    with drawing.inline_figure("precision", "Precision-recall curve with a 95 % band", 300) as (axes, precision_drawn):
+        if bands is not None:
+            axes.fill_between(SHARES[1:], *bands[1][:, 1:], color=GOOD, alpha=0.2, linewidth=0, step="pre")
         axes.axhline(share, color=FAINT, linewidth=1, linestyle="--")
         axes.text(0.0, share - 0.02, "guessing", color=FAINT, va="top", fontsize=9.5)
         axes.step(hits / hits[-1], hits / (hits + alarms), color=GOOD, where="pre")
         if at["sensitivity"] is not None and at["precision"] is not None:
             _ring(axes, at["sensitivity"], at["precision"])
         percent_square(axes, "good windows called good (%)", "of those called good, good (%)")
-    return drawn.svg
+    return roc_drawn.svg, precision_drawn.svg
 
 
 def confusion_picture(evidence: Evidence) -> str:
     """Return the confusion matrix at the threshold."""
     labels, called = np.asarray(evidence.labels), evidence.called
-    with drawing("confusion", "Confusion matrix", 230) as drawn:
-        axes = drawn.figure.add_subplot()
+    with drawing.inline_figure("confusion", "Confusion matrix", 230) as (axes, drawn):
         for row, label in enumerate((1, 0)):
             total = int((labels == label).sum())
             for column, verdict in enumerate((True, False)):
@@ -97,17 +85,15 @@ def confusion_picture(evidence: Evidence) -> str:
 
 def reliability_picture(evidence: Evidence) -> str:
     """Return the reliability diagram."""
-    with drawing("reliability", "Reliability diagram", 300) as drawn:
-        axes = drawn.figure.add_subplot()
-        reliability_axes(axes, np.asarray(evidence.labels), evidence.probabilities)
+    with drawing.inline_figure("reliability", "Reliability diagram", 300) as (axes, drawn):
+        reliability.reliability_axes(axes, np.asarray(evidence.labels), evidence.probabilities)
     return drawn.svg
 
 
 def spread_picture(evidence: Evidence) -> str:
     """Return the histogram of the probabilities, by label where there are labels."""
-    with drawing("spread", "Histogram of the probabilities", 300) as drawn:
-        axes = drawn.figure.add_subplot()
-        count_axes(axes, evidence.labels, evidence.probabilities)
+    with drawing.inline_figure("spread", "Histogram of the probabilities", 300) as (axes, drawn):
+        reliability.count_axes(axes, evidence.labels, evidence.probabilities)
         if evidence.labels is not None:
             _legend_above(axes)
         axes.margins(y=0.16)
@@ -131,8 +117,8 @@ def heart_rate_pictures(evidence: Evidence, rates: HeartRates) -> tuple[str, str
     found = []
     for column, (name, scale) in enumerate((("mean", 1.0), ("within", 100.0))):
         curve, best = scale * ordered[column], scale * ideal[column]
-        with drawing(f"heart-rate-{name}", "Heart-rate error against the share of windows kept", 290) as drawn:
-            axes = drawn.figure.add_subplot()
+        title = "Heart-rate error against the share of windows kept"
+        with drawing.inline_figure(f"heart-rate-{name}", title, 290) as (axes, drawn):
             axes.fill_between(100 * shares, *(scale * bands[column]), color=GOOD, alpha=0.2, linewidth=0)
             axes.plot(100 * kept[drawn_from:], curve[drawn_from:], color=GOOD, label="by probability", zorder=3)
             axes.plot(100 * kept[drawn_from:], best[drawn_from:], color=ACCENT, linewidth=1.4, label="ideal order")
@@ -151,8 +137,7 @@ def heart_rate_pictures(evidence: Evidence, rates: HeartRates) -> tuple[str, str
 
 def accuracy_picture(groups: Sequence[Group]) -> str:
     """Return each subject's accuracy, and what its commoner answer would get."""
-    with drawing("subjects", "Accuracy of each subject", 62 + _LINE * len(groups)) as drawn:
-        axes = drawn.figure.add_subplot()
+    with drawing.inline_figure("subjects", "Accuracy of each subject", 62 + _LINE * len(groups)) as (axes, drawn):
         for row, group in enumerate(groups):
             low, high = group.accuracy_interval
             axes.plot([100 * low, 100 * high], [row, row], color=GOOD, linewidth=1.4)
@@ -165,8 +150,8 @@ def accuracy_picture(groups: Sequence[Group]) -> str:
 
 def auroc_picture(name: str, title: str, groups: Sequence[Group], overall: float | None = None) -> str:
     """Return the AUROC of each group, and an upright line where ``overall`` is."""
-    with drawing(name, title, 62 + _LINE * (1 if overall is None else 1.25) * len(groups)) as drawn:
-        axes = drawn.figure.add_subplot()
+    height = 62 + _LINE * (1 if overall is None else 1.25) * len(groups)
+    with drawing.inline_figure(name, title, height) as (axes, drawn):
         axes.axvline(0.5, color=FAINT, linewidth=1, linestyle="--", zorder=1)
         if overall is not None:
             axes.axvline(overall, color=FAINT, linewidth=1, zorder=1)
@@ -186,8 +171,7 @@ def auroc_picture(name: str, title: str, groups: Sequence[Group], overall: float
 def case_picture(number: int, case: Case, channels: Sequence[str]) -> str:
     """Return a window's signals, tinted by what each second of each channel did to its verdict."""
     title = f"Signals of window {case.row}, {KINDS[case.kind]}"
-    with drawing(f"case-{number}", title, 84 + 40 * len(channels)) as drawn:
-        axes = drawn.figure.add_subplot()
+    with drawing.inline_figure(f"case-{number}", title, 84 + 40 * len(channels)) as (axes, drawn):
         seconds = case.signals.shape[1] / SAMPLING_RATE
         largest = max(float(np.abs(case.support).max()), LEAST_PUSH)
         for lane, name in enumerate(channels):
@@ -195,7 +179,12 @@ def case_picture(number: int, case: Case, channels: Sequence[str]) -> str:
             if not case.usable[lane]:
                 axes.text(seconds / 2, middle, "not usable", color=FAINT, ha="center", va="center")
                 continue
-            _draw_tints(axes, case.support[lane] / largest, middle, seconds)
+            edges = np.linspace(0, seconds, case.support.shape[1] + 1)
+            for second, strength in enumerate((case.support[lane] / largest).tolist()):
+                if abs(strength) >= 0.04:  # else invisible, and half of the picture's size
+                    lane_edges = middle - 0.92 * _LANE, middle + 0.92 * _LANE
+                    look = {"color": tint(strength), "alpha": 0.55 * abs(strength), "linewidth": 0}
+                    axes.fill_between(edges[second : second + 2], *lane_edges, **look)
             times, values = _outline(case.signals[lane] * _GAIN.get(name, 1.0))
             width = 1.1 if name == "PPG" else 0.8
             axes.plot(times, middle + np.clip(values, -_LANE, _LANE), color=INK, linewidth=width)
@@ -224,20 +213,11 @@ def tint_legend(case: Case) -> dict[str, str]:
 def training_picture(
     quantity: str, curves: dict[str, tuple[Array, str]], stages: Sequence[str], best: int | None
 ) -> str:
-    """Return a quantity per epoch, the stages of unfreezing shaded.
-
-    Args:
-        quantity: ``loss`` or ``AUROC``.
-        curves: Name to values per epoch and colour.
-        stages: Of each epoch.
-        best: The checkpoint's epoch, from 0, or None.
-    """
-    with drawing(f"training-{quantity.lower()}", f"{quantity} per epoch", 250) as drawn:
-        axes = drawn.figure.add_subplot()
+    """Return a quantity per epoch (values and colour by name), the stages shaded, ``best``, an epoch from 0, marked."""
+    with drawing.inline_figure(f"training-{quantity.lower()}", f"{quantity} per epoch", 250) as (axes, drawn):
         _shade(axes, stages)
-        last = 0
+        last = max(len(values) for values, _ in curves.values())
         for label, (values, colour) in curves.items():
-            last = max(last, len(values))
             axes.plot(np.arange(1, len(values) + 1), values, color=colour, label=label, marker=".", markersize=4)
         if best is not None and best < last:
             axes.axvline(best + 1, color=INK, linewidth=1.1, linestyle=":", label="this checkpoint")
@@ -246,15 +226,6 @@ def training_picture(
         axes.set_ylabel(f"{quantity} (validation)" if quantity == "AUROC" else quantity)
         axes.legend(loc="best")
     return drawn.svg
-
-
-def _draw_tints(axes: Any, strengths: Array, middle: float, seconds: float) -> None:
-    length = seconds / len(strengths)
-    for second, strength in enumerate(strengths.tolist()):
-        if abs(strength) >= 0.04:  # else invisible, and half of the picture's size
-            edges = [second * length, (second + 1) * length]
-            low, high = middle - 0.92 * _LANE, middle + 0.92 * _LANE
-            axes.fill_between(edges, low, high, color=tint(strength), alpha=0.55 * abs(strength), linewidth=0)
 
 
 def _outline(signal: Array) -> tuple[Array, Array]:
