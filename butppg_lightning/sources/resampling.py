@@ -1,4 +1,7 @@
-"""Signals of any rate, with gaps, to 125 Hz: straight lines over the gaps, then one polyphase filter."""
+"""Signals of any rate, with gaps, to 125 Hz: straight lines over the gaps, then one polyphase filter.
+
+Also the band-pass by which sources look at pulses and beats; what the model sees is filtered by the model.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,7 @@ class Resampler:
     a tone at the original rate: large beside a pulse that is a thousandth of the offset. A value that the recorder
     held for a second or longer stays that value: no ringing from either side hides that the channel is flat or railed.
 
-    Args:
-        rate: The channel's sampling rate (Hz).
+    ``rate`` is the channel's sampling rate (Hz).
     """
 
     def __init__(self, rate: float) -> None:
@@ -69,7 +71,7 @@ class Resampler:
         # the range read begins at a sample that coincides with an output
         period = (begin * self._down // self._up - self._reach) // self._down
         first = period * self._down
-        last = self._source(end) + self._reach
+        last = -(-end * self._down // self._up) + self._reach
         values = read(first, last)
         offset = values.dtype.type(offset)
         filtered = resample_poly(values - offset, self._up, self._down, window=self._taps.astype(values.dtype))
@@ -81,22 +83,12 @@ class Resampler:
             resampled[place[0] : place[1]] = values[start]
         return resampled
 
-    def _source(self, sample: int) -> int:
-        return -(-sample * self._down // self._up)
-
 
 def resample(samples: Array, rate: float) -> Array:
-    """Resample a whole signal to 125 Hz.
+    """Resample a whole finite signal ``[T]`` to 125 Hz: ``[T * 125 / rate]``, rounded up, neither filtered nor scaled.
 
     Its median is subtracted before and added again after. The ends are extended by their point reflection, so that no
     step rings into the signal.
-
-    Args:
-        samples: ``[T]`` finite float.
-        rate: Sampling rate in Hz.
-
-    Returns:
-        ``[T * 125 / rate]``, rounded up, neither filtered (except against aliasing) nor scaled.
     """
     resampler = Resampler(rate)
 
@@ -106,11 +98,18 @@ def resample(samples: Array, rate: float) -> Array:
     return resampler.resample(read, 0, resampler.count(samples.size), float(np.median(samples)))
 
 
-class Gaps:
-    """The gaps of evenly sampled values: a table, so that any stretch can be bridged in the same way.
+def band_pass(signals: Array, low: float, high: float) -> Array:
+    """Filter ``[..., T]`` at 125 Hz by a second-order Butterworth band-pass (Hz), in float64 without phase shift."""
+    from scipy.signal import butter, sosfiltfilt
 
-    Args:
-        samples: ``[T]`` float, NaN in gaps; at least one is a number.
+    sections = butter(2, (low, high), btype="bandpass", fs=SAMPLING_RATE, output="sos")
+    centred = np.asarray(signals, dtype=np.float64)
+    centred = centred - np.median(centred, axis=-1, keepdims=True)
+    return np.asarray(sosfiltfilt(sections, centred, axis=-1))
+
+
+class Gaps:
+    """The gaps of evenly sampled values ``[T]``, NaN in gaps: a table, so that any stretch is bridged in the same way.
 
     Attributes:
         starts: ``[G]`` first sample of each gap.

@@ -26,13 +26,7 @@ _TRIALS = 2000  # random assignments tried; the best is kept
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one written split holds.
-
-    Attributes:
-        windows: Number of windows.
-        good: Number of those labelled good; None without labels.
-        subjects: Who they come from.
-    """
+    """What one written split holds: how many windows, how many of them good (None without labels), and of whom."""
 
     windows: int
     good: int | None
@@ -93,13 +87,7 @@ class SplitPlan:
         return [self.output / f"fold_{fold}" for fold in range(self.folds)] if self.folds else [self.output]
 
     def assign(self, windows: WindowSet) -> dict[Path, Assignment]:
-        """Assign whole subjects to splits, keeping the class balance.
-
-        Args:
-            windows: Labelled windows with subjects.
-
-        Returns:
-            For each folder to write, who is in which split.
+        """Return, for each folder to write, who is in which split: whole subjects, keeping the class balance.
 
         Raises:
             UserError: If there are too few subjects, a named one is not there, or copies of one window would come
@@ -122,11 +110,7 @@ class SplitPlan:
 
 
 def check_shares(val: float, test: float, seed: int) -> None:
-    """Refuse shares that leave nothing to train on, and a negative seed.
-
-    Raises:
-        UserError: In these cases.
-    """
+    """Refuse shares that leave nothing to train on, and a negative seed."""
     if val < 0 or test < 0 or val + test >= 1:
         raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
     if seed < 0:
@@ -134,18 +118,9 @@ def check_shares(val: float, test: float, seed: int) -> None:
 
 
 def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict[str, SplitSummary]:
-    """Write train.npz, val.npz, test.npz and splits.json into one folder.
+    """Write train.npz, val.npz, test.npz and splits.json into one folder, and return what was written, by split.
 
-    Args:
-        windows: The labelled windows to deal out.
-        assigned: Who is in which split; the file of a split without subjects is removed.
-        folder: Where to.
-
-    Returns:
-        What was written, by split.
-
-    Raises:
-        UserError: If a file cannot be written.
+    The file of a split without subjects is removed.
     """
     written = {}
     for split, subjects in assigned.items():
@@ -217,11 +192,7 @@ def folds_by_subject(windows: WindowSet, folds: int, seed: int = 0) -> list[list
 
 
 def subjects_named(windows: WindowSet, subjects: Sequence[str]) -> Array:
-    """Return the mask of windows of the named subjects.
-
-    Raises:
-        UserError: If one is not there.
-    """
+    """Return the mask ``[N]`` of windows of the named subjects, all of whom must be there."""
     known = set(_subjects(windows).tolist())
     for name in subjects:
         if name not in known:

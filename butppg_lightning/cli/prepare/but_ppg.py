@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.cli.checks import require_at_least
-from butppg_lightning.cli.prepare.splits import plain_options, print_splits
+from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, print_splits, write_manifest
 from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import refuse_existing, require_writable, write_json
-from butppg_lightning.sources.but_ppg.annotations import Annotation, read_annotations
-from butppg_lightning.sources.but_ppg.assemble import Choices, assemble
+from butppg_lightning.files import refuse_existing, require_writable
+from butppg_lightning.sources.but_ppg.assemble import Choices, assemble, describe_windows
 from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
-from butppg_lightning.sources.but_ppg.manifest import (
-    MANIFEST_FILE,
-    describe_source,
-    describe_windows,
-    records_by_note,
-)
-from butppg_lightning.sources.but_ppg.release import Release, find_release
+from butppg_lightning.sources.but_ppg.release import Annotation, Release, find_release, read_annotations
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
-from butppg_lightning.version import __version__
 
 if TYPE_CHECKING:
     from butppg_lightning.window import WindowSet
@@ -84,16 +76,15 @@ def but_ppg(
     windows, devices, further = assemble(recordings, annotations, Choices(ppg_channel, polarity, missing_acc))
     excluded |= further
     manifest = {
-        "written_by": f"butppg_lightning {__version__}, prepare but-ppg",
-        "source": describe_source(source, release),
+        "source": release.describe(source),
         "options": asked,
-        "counts": {**describe_windows(windows, len(annotations)), "left_out": len(excluded)},
+        "counts": {"annotated": len(annotations), **describe_windows(windows), "left_out": len(excluded)},
         "devices": devices,
         "splits": _write(windows, dealt),
         "left_out": dict(sorted(excluded.items())),
-        "notes": records_by_note(recordings.notes),
+        "notes": recordings.by_note(),
     }
-    write_json(output / MANIFEST_FILE, manifest)
+    write_manifest(output, "but-ppg", manifest)
     shutil.rmtree(parts)
     _report(manifest, dealt)
 
@@ -101,14 +92,16 @@ def but_ppg(
 def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:
     """Write the splits and return, for the manifest, what is in each."""
     splits = {}
-    assignments = dealt.assign(windows)
-    for folder, assigned in assignments.items():
+    for folder, assigned in dealt.assign(windows).items():
         written = write_splits(windows, assigned, folder)
         print_splits(folder, written)
         splits[folder.name if dealt.folds else "."] = {
             split: {**vars(part), "good_share": round(part.good_share or 0.0, 4)} for split, part in written.items()
         }
-    _remove_stale(dealt.output, set(assignments))
+    # the splits of an earlier run with another number of folds would be taken for this run's
+    for folder in {dealt.output, *dealt.output.glob("fold_*")} - set(dealt.folders):
+        for name in (*(f"{split}.npz" for split in SPLITS), "splits.json"):
+            (folder / name).unlink(missing_ok=True)
     return splits
 
 
@@ -140,20 +133,12 @@ def _damaged(recordings: Recordings, treatment: str) -> dict[str, str]:
     return {record: f"damaged: {reason}" for record, reason in damaged.items()}
 
 
-def _remove_stale(output: Path, written: set[Path]) -> None:
-    """Remove the splits of an earlier run with another number of folds, which would be taken for this run's."""
-    for folder in (output, *output.glob("fold_*")):
-        if folder not in written:
-            for name in (*(f"{split}.npz" for split in SPLITS), "splits.json"):
-                (folder / name).unlink(missing_ok=True)
-
-
 def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
     output, first = dealt.output, dealt.folders[0]
-    rows = [
-        (name, str(found["records"]), str(found["good"]), found["ppg_channel"], _polarity(found["polarity"]))
-        for name, found in manifest["devices"].items()
-    ]
+    rows = []
+    for name, found in manifest["devices"].items():
+        polarity = f"{'inverted' if found['polarity']['invert'] else 'kept'}: {found['polarity']['reason']}"
+        rows.append((name, str(found["records"]), str(found["good"]), found["ppg_channel"], polarity))
     print_table("Cameras", ("camera", "records", "good", "PPG", "polarity"), rows)
     counts = manifest["counts"]
     print(
@@ -170,7 +155,3 @@ def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
     print(f"{output / MANIFEST_FILE} lists every record left out and why")
     folder, name = shlex.quote(str(first)), first.name if first != output else "but_ppg"
     print(f"\nnext: butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/{name}")
-
-
-def _polarity(found: dict[str, Any]) -> str:
-    return f"{'inverted' if found['invert'] else 'kept'}: {found['reason']}"

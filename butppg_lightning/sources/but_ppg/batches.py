@@ -32,11 +32,8 @@ _VERSION = 2  # raise it when the same files give other signals
 _SEPARATOR = "\n"  # between a record's notes
 
 
-class Batch(NamedTuple):
-    """Folders and checksums of some records, by record, and the npz file for what is read of them.
-
-    The file's name depends on the source files, so that it is never mistaken for that of others.
-    """
+class _Batch(NamedTuple):
+    """Folders and checksums of some records, and the npz file, named by the source files, for what is read of them."""
 
     folders: dict[str, Path]
     checksums: dict[str, dict[str, str]]
@@ -45,32 +42,29 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Recordings:
-    """All records of a release at 125 Hz.
+    """All records of a release at 125 Hz."""
 
-    Attributes:
-        records: ``[N]`` record names.
-        signals: ``[N, 7, 1250]`` float32, the rows named by :data:`~butppg_lightning.sources.but_ppg.reader.ROWS`;
-            0 where not present.
-        present: ``[N, 7]`` bool.
-        colours: ``[N]`` number of colours the camera gave.
-        notes: What was bridged and which channels are not there, by record.
-        left_out: Why a record has no signals, by record.
-        damaged: What is wrong with a record's files, by record.
-    """
+    records: Array  # [N] names
+    signals: Array  # [N, 7, 1250] float32, the rows named by reader.ROWS; 0 where not present
+    present: Array  # [N, 7] bool
+    colours: Array  # [N] number of colours the camera gave
+    notes: dict[str, list[str]]  # what was bridged and which channels are not there, by record
+    left_out: dict[str, str]  # why a record has no signals
+    damaged: dict[str, str]  # what is wrong with a record's files
 
-    records: Array
-    signals: Array
-    present: Array
-    colours: Array
-    notes: dict[str, list[str]]
-    left_out: dict[str, str]
-    damaged: dict[str, str]
+    def by_note(self) -> dict[str, list[str]]:
+        """Return the records that each note is about."""
+        grouped: dict[str, list[str]] = {}
+        for record, lines in sorted(self.notes.items()):
+            for line in lines:
+                grouped.setdefault(line, []).append(record)
+        return grouped
 
 
 def read_recordings(
     release: Release, records: list[str], parts: Path, workers: int, progress: Callable[[int], None]
 ) -> Recordings:
-    """Read records of a release.
+    """Read records of a release in several processes.
 
     Args:
         release: The release.
@@ -78,9 +72,6 @@ def read_recordings(
         parts: Folder for what has been read. What an earlier run left there of the same files is not read again.
         workers: Number of processes; 1 reads in this one.
         progress: Called with the number of records done, as they are done.
-
-    Returns:
-        The records.
 
     Raises:
         UserError: If the folder cannot be written or a process was killed.
@@ -97,7 +88,7 @@ def read_recordings(
     return _collect([read_npz(batch.path) for batch in batches])
 
 
-def _batch(release: Release, records: list[str], parts: Path) -> Batch:
+def _batch(release: Release, records: list[str], parts: Path) -> _Batch:
     folders = {record: release.records[record] for record in records}
     checksums = {record: release.checksums_of(record) for record in records}
     identity = []
@@ -105,10 +96,10 @@ def _batch(release: Release, records: list[str], parts: Path) -> Batch:
         states = [(file.name, file.stat()) for file in sorted(folder.glob(f"{record}_*"))]
         identity.append((record, checksums[record], [(name, st.st_size, st.st_mtime_ns) for name, st in states]))
     key = hashlib.sha256(json.dumps([_VERSION, identity]).encode()).hexdigest()[:24]
-    return Batch(folders, checksums, parts / f"{key}.npz")
+    return _Batch(folders, checksums, parts / f"{key}.npz")
 
 
-def _read_batch(batch: Batch) -> int:
+def _read_batch(batch: _Batch) -> int:
     count = len(batch.folders)
     signals = np.zeros((count, len(ROWS), WINDOW_SAMPLES), dtype=np.float32)
     present = np.zeros((count, len(ROWS)), dtype=bool)
@@ -132,17 +123,13 @@ def _read_batch(batch: Batch) -> int:
 
 
 def _collect(parts: list[dict[str, Array]]) -> Recordings:
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    remarks: dict[str, dict[str, str]] = {}
-    for key in ("notes", "left_out", "damaged"):
-        named = zip(joined["records"], joined[key], strict=True)
-        remarks[key] = {str(record): str(words) for record, words in named if words}
-    return Recordings(
-        records=joined["records"],
-        signals=joined["signals"],
-        present=joined["present"],
-        colours=joined["colours"],
-        notes={record: words.split(_SEPARATOR) for record, words in remarks["notes"].items()},
-        left_out=remarks["left_out"],
-        damaged=remarks["damaged"],
-    )
+    def joined(key: str) -> Array:
+        return np.concatenate([part[key] for part in parts])
+
+    def remarks(key: str) -> dict[str, str]:
+        return {str(record): str(words) for record, words in zip(records, joined(key), strict=True) if words}
+
+    records = joined("records")
+    notes = {record: words.split(_SEPARATOR) for record, words in remarks("notes").items()}
+    signals, present, colours = joined("signals"), joined("present"), joined("colours")
+    return Recordings(records, signals, present, colours, notes, remarks("left_out"), remarks("damaged"))

@@ -32,15 +32,10 @@ _MOST_VALUES = 10**7  # a header may not ask for more than this; ten seconds of 
 _BYTES = 2  # of a sample in format 16, the only one the release uses
 _INVALID = -(2**15)  # format 16's mark for a sample that is not there (WFDB signal(5))
 _ECG_UNITS = {"uv": 1e-3, "mv": 1.0, "v": 1e3}
-
-
-SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
-LENGTH_TOLERANCE = 0.1
-"""Seconds a record may be shorter (its last sample is held) or longer (the rest is dropped) than ten seconds."""
-LONGEST_GAP = 0.2
-"""Seconds of invalid samples on end that are bridged by a straight line: about a pulse's upstroke."""
-GAP_SHARE = 0.05
-"""Share of invalid samples that may be bridged in a channel altogether."""
+_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
+_LENGTH_TOLERANCE = 0.1  # s that a record may be shorter (its last sample is held) or longer (the rest is dropped)
+_LONGEST_GAP = 0.2  # s of invalid samples on end that are bridged by a straight line: about a pulse's upstroke
+_GAP_SHARE = 0.05  # of a channel's samples that may be bridged altogether
 
 
 class DamagedError(Exception):
@@ -49,46 +44,33 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Signals:
-    """What a WFDB record holds.
+    """What a WFDB record holds."""
 
-    Attributes:
-        values: ``[signals, samples]`` float64 in the header's physical units, NaN where invalid.
-        rate: Sampling rate in Hz.
-        names: Description of each signal.
-        unit: Unit of the first signal.
-    """
-
-    values: Array
-    rate: float
-    names: list[str]
-    unit: str
+    values: Array  # [signals, samples] float64 in the header's physical units, NaN where invalid
+    rate: float  # Hz
+    names: list[str]  # description of each signal
+    unit: str  # of the first signal
 
 
 @dataclass
 class Record:
     """A record at 125 Hz.
 
-    Attributes:
-        channels: ``[1250]`` float64 by name in :data:`ROWS`; ECG in mV, acceleration in g, PPG in the camera's unit.
-        colours: Number of colours the camera gave, usable or not.
-        notes: What was bridged, and why a channel is not there.
+    ``channels`` are ``[1250]`` float64 by name in :data:`ROWS`: ECG in mV, acceleration in g, PPG in the camera's unit.
     """
 
     channels: dict[str, Array] = field(default_factory=dict)
-    colours: int = 0
-    notes: list[str] = field(default_factory=list)
+    colours: int = 0  # that the camera gave, usable or not
+    notes: list[str] = field(default_factory=list)  # what was bridged, and why a channel is not there
 
 
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
-    """Read one record: PPG, and ECG and acceleration where they are there and usable.
+    """Read one record: PPG, and ECG and acceleration where they are usable; notes say why a channel is left out.
 
     Args:
         record: Six digits.
         folder: Where its files are.
         checksums: SHA-256 sums of those of its files that the release lists; all are checked.
-
-    Returns:
-        The channels. A channel that cannot be used is left out of them, with a note why.
 
     Raises:
         UnusableError: If there is no usable PPG.
@@ -115,11 +97,7 @@ def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
 
 
 def to_window(samples: Array, rate: float) -> tuple[Array, int]:
-    """Bridge short gaps, bring the length to ten seconds and resample to 125 Hz.
-
-    Args:
-        samples: ``[T]`` float, NaN or Inf where the recorder gave no valid sample.
-        rate: Sampling rate in Hz.
+    """Bridge short gaps, bring ``[T]`` at ``rate`` (Hz), not finite where invalid, to ten seconds, resample to 125 Hz.
 
     Returns:
         ``[1250]`` float64 in the unit of ``samples``, and how many samples were bridged.
@@ -132,10 +110,10 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
         >>> window.shape, bridged
         ((1250,), 2)
     """
-    expected = round(SECONDS * rate)
-    if abs(samples.size - expected) > LENGTH_TOLERANCE * rate:
+    expected = round(_SECONDS * rate)
+    if abs(samples.size - expected) > _LENGTH_TOLERANCE * rate:
         raise UnusableError(
-            f"lasts {samples.size / rate:.2f} s ({samples.size} samples at {rate:g} Hz), not {SECONDS:g} s"
+            f"lasts {samples.size / rate:.2f} s ({samples.size} samples at {rate:g} Hz), not {_SECONDS:g} s"
         )
     samples = np.where(np.isfinite(samples), samples, np.nan)
     bridged = int(np.isnan(samples).sum())
@@ -143,23 +121,17 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
         raise UnusableError("has no valid sample")
     gaps = Gaps(samples)
     longest = int((gaps.stops - gaps.starts).max(initial=0))
-    if longest > LONGEST_GAP * rate or bridged > GAP_SHARE * samples.size:
+    if longest > _LONGEST_GAP * rate or bridged > _GAP_SHARE * samples.size:
         raise UnusableError(f"has {bridged / rate:.2f} s of invalid samples, {longest / rate:.2f} s of them on end")
     # a record that is too short is held at its last sample
     return np.asarray(resample(gaps.bridged(0, expected), rate)[:WINDOW_SAMPLES]), bridged
 
 
 def read_signals(path: Path) -> Signals:
-    """Read the signals of a WFDB record.
+    """Read the signals of a WFDB record from its files' path without suffix, in physical units.
 
     The records of the first release (100001 to 111004) declare as many signals as there are samples, one sample
     each, with the value in each signal's baseline: they are one signal.
-
-    Args:
-        path: The record's files without their suffix.
-
-    Returns:
-        The signals in physical units.
 
     Raises:
         DamagedError: If a file is missing, truncated or no WFDB record.

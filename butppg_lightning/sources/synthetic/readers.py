@@ -14,8 +14,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks
 
-from butppg_lightning.sources.band_pass import band_pass
-from butppg_lightning.sources.resampling import runs
+from butppg_lightning.sources.resampling import band_pass, runs
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:

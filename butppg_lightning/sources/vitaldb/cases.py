@@ -33,37 +33,27 @@ CLINICAL_FILE = "clinical_data.csv"
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"
+_MAKE = "butppg prepare vitaldb-splits"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Who is in which split.
+    """Who is in which split."""
 
-    Attributes:
-        cases: Split to case to patient.
-        source: Folder of the `.vital` files, or None for the server.
-        about: How they were drawn; plain JSON.
-    """
-
-    cases: dict[str, dict[str, str]]
-    source: Path | None
-    about: dict[str, Any]
+    cases: dict[str, dict[str, str]]  # split to case to patient
+    source: Path | None  # folder of the `.vital` files, or None for the server
+    about: dict[str, Any]  # how they were drawn; plain JSON
 
     def write(self, path: Path) -> None:
-        """Write them as JSON.
-
-        Raises:
-            UserError: If that is impossible.
-        """
+        """Write them as JSON."""
         source = None if self.source is None else str(self.source.resolve())
         write_json(path, {"dataset": _DATASET, **self.about, "source": source, **self.cases})
 
 
 def local_files(source: Path) -> dict[str, Path]:
-    """Find the `.vital` files of a folder, however deep.
+    """Find the `.vital` files of a folder, however deep, by case.
 
-    Returns:
-        File by case; a number loses its leading zeros (the release's ``0001.vital`` is case 1).
+    A number loses its leading zeros (the release's ``0001.vital`` is case 1).
 
     Raises:
         UserError: If there are none, or two of the same case.
@@ -110,16 +100,13 @@ def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str,
 
 
 def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: int) -> dict[str, str]:
-    """Choose the cases of a set and subset.
+    """Choose the cases of a set and subset; returns patient by case.
 
     Args:
         patients: Patient by case.
         case_set: ``all`` or a key of :data:`CASE_SETS`.
         subset: ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
         seed: Seed of the draw.
-
-    Returns:
-        Patient by case.
 
     Raises:
         UserError: If none is left.
@@ -194,9 +181,6 @@ def read_splits(path: Path) -> Splits:
                 raise UserError(f"{path}: {who} is in both {owners[who]} and {split}; make them with: {_MAKE}")
     about = {key: value for key, value in content.items() if key not in (*SPLITS, "dataset", "source")}
     return Splits(cases, None if source is None else Path(source), about)  # type: ignore[arg-type]
-
-
-_MAKE = "butppg prepare vitaldb-splits"
 
 
 def _is_text_table(part: Any) -> bool:

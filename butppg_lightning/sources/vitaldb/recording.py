@@ -37,27 +37,16 @@ _PATIENCE = 60.0  # seconds
 
 
 class Track(NamedTuple):
-    """One waveform.
+    """One waveform."""
 
-    Attributes:
-        samples: ``[T]`` float32 in the unit of the file; NaN where nothing was recorded.
-        rate: Samples per second.
-    """
-
-    samples: Array
-    rate: float
+    samples: Array  # [T] float32 in the unit of the file; NaN where nothing was recorded
+    rate: float  # Hz
 
 
 def read_case(where: Path | int) -> dict[str, Track]:
-    """Read PPG and ECG of a case.
+    """Read PPG and ECG of a case, by channel name, from a `.vital` file or by its number on the VitalDB server.
 
     Both begin at the same instant and have every sample that was recorded, at 1/rate intervals.
-
-    Args:
-        where: A `.vital` file, or the number of a case on the VitalDB server.
-
-    Returns:
-        Track by channel name.
 
     Raises:
         UnusableError: If the file is damaged or a track is missing.
@@ -82,11 +71,7 @@ def read_case(where: Path | int) -> dict[str, Track]:
 
 
 def import_vitaldb() -> Any:
-    """Import the vitaldb package.
-
-    Raises:
-        UserError: If it is not installed.
-    """
+    """Import the vitaldb package, or say what to install."""
     try:
         import vitaldb
     except ImportError:

@@ -54,10 +54,8 @@ class Work:
         dtype: Of the stores. A run with another one, another gate or other cases does not go on.
     """
 
-    STORE_FROM = 50_000
-    """Windows of a split from which on a store is written rather than an npz file, which is built in memory."""
-    ENDINGS = (".npz", STORE_SUFFIX)
-    """Endings of a split's windows."""
+    STORE_FROM = 50_000  # windows of a split: from here on a store, rather than an npz file, which is built in memory
+    ENDINGS = (".npz", STORE_SUFFIX)  # of a split's windows
 
     def __init__(
         self,
@@ -79,14 +77,7 @@ class Work:
         return (self.folder / "settings.json").is_file()
 
     def begin(self, *, anew: bool) -> None:
-        """Make the folder, or take up what another run left.
-
-        Args:
-            anew: Throw away what a run with other options left.
-
-        Raises:
-            UserError: If one did and ``anew`` is not set, or the folder cannot be written.
-        """
+        """Make the folder, or take up what another run left; if it had other options, throw that away or refuse."""
         if self.begun:
             there = _read_json(self.folder / "settings.json")
             other = [key for key in self.settings if there.get(key) != self.settings[key]]
@@ -99,13 +90,7 @@ class Work:
         write_json(self.folder / "settings.json", self.settings)
 
     def run(self, workers: int) -> dict[str, list[Case]]:
-        """Make the windows of the cases that are not done yet.
-
-        Args:
-            workers: Number of processes.
-
-        Returns:
-            What became of each split's cases.
+        """Make the windows of the cases that are not done yet; returns what became of each split's cases.
 
         Raises:
             UserError: If the server cannot be reached or the disk is full.
@@ -123,14 +108,7 @@ class Work:
         return reports
 
     def finish(self, store: str) -> None:
-        """Put every split's windows where training looks for them, and remove the folder.
-
-        Args:
-            store: auto, always or never.
-
-        Raises:
-            UserError: If the disk is full.
-        """
+        """Put every split's windows where training looks for them (``store``: auto, always or never), and clean up."""
         for split in self.cases:
             part = self.folder / f"{split}{STORE_SUFFIX}"
             if not part.is_dir():
