@@ -31,19 +31,12 @@ _FAULT_SHARES = {
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is done to one pulse train, in units of the height of a pulse.
+    """What is done to one pulse train, in units of the height of a pulse."""
 
-    Attributes:
-        fault: One of :data:`FAULTS`.
-        gain: ``[1250]`` factor of the pulse: 0 where contact is lost, below 1 where motion presses blood away.
-        added: ``[1250]`` what is added to the pulse.
-        railed_share: Share of the samples that a saturated converter clips.
-    """
-
-    fault: str
-    gain: Array
-    added: Array
-    railed_share: float
+    fault: str  # one of FAULTS
+    gain: Array  # [1250] factor of the pulse: 0 where contact is lost, below 1 where motion presses blood away
+    added: Array  # [1250] what is added to the pulse
+    railed_share: float  # of the samples, that a saturated converter clips
 
 
 def draw_corruption(

@@ -1,4 +1,4 @@
-"""Synthetic windows whose labels follow BUT PPG's rule.
+"""Synthetic windows whose labels follow BUT PPG's rule, and the files of them that training reads.
 
 Who is recorded and when the heart beats are drawn first, then which label the window shall have, then recording
 conditions (motion, corruption) again and again until the readers' verdict is that label. So the share of good
@@ -16,20 +16,36 @@ import numpy as np
 
 from butppg_lightning.console import progress_bar
 from butppg_lightning.errors import UserError
+from butppg_lightning.files import require_writable
+from butppg_lightning.sources.splits import SplitSummary
 from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
 from butppg_lightning.sources.synthetic.heart import Beats, draw_beats, draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
-from butppg_lightning.sources.synthetic.readers import READER_ERRORS, judge, read_rates, signal_to_noise
-from butppg_lightning.sources.synthetic.recording import record_ecg, record_ppg
-from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, Subject, draw_subject
+from butppg_lightning.sources.synthetic.readers import READERS, judge, read_rates, signal_to_noise
+from butppg_lightning.sources.synthetic.subjects import (
+    BEDSIDE_MONITOR,
+    Layout,
+    Subject,
+    draw_subject,
+    record_ecg,
+    record_ppg,
+)
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from butppg_lightning.npz import Array
 
-SMALLEST_SHARE, LARGEST_SHARE = 0.05, 0.95
-"""Range of the share of good windows that can be asked for."""
+SPLIT_FILES: dict[Layout, dict[str, str]] = {
+    "but_ppg": {"train": "train.npz", "val": "val.npz", "test": "test.npz"},
+    "vitaldb": {"train": "train_windows.npz", "val": "val_windows.npz"},
+}
+"""File of every split, by layout."""
 
+_SMALLEST_SHARE, _LARGEST_SHARE = 0.05, 0.95  # of good windows that can be asked for
+_HELD_OUT_SHARE = 0.15  # of the subjects, for val and for test
+_SHUFFLES = 64  # splits tried; the one whose shares of good windows differ least is taken
 _CHUNK = 128  # windows read together: large enough to vectorise, small enough to stay in the cache
 _REDRAW_HEART = 12  # conditions tried before the heart is drawn anew, should its rhythm defeat every reader
 _PPG = -2  # PPG and ECG are the last two channels of both layouts
@@ -78,7 +94,7 @@ def synthesize(
     Raises:
         UserError: If ``samples``, ``seed``, ``good_share`` or ``subjects`` is out of range.
     """
-    check_request(samples, seed, good_share, subjects)
+    _check_request(samples, seed, good_share, subjects)
     labelled = layout == "but_ppg"
     good = round(samples * good_share) if labelled else 0
     count = subjects or _subject_count(samples, good if labelled else None)
@@ -103,18 +119,14 @@ def synthesize(
     )
 
 
-def check_request(samples: int, seed: int, good_share: float, subjects: int | None = None) -> None:
-    """Refuse what :func:`synthesize` cannot do, before anything is drawn or written.
-
-    Raises:
-        UserError: If an argument is out of range.
-    """
+def _check_request(samples: int, seed: int, good_share: float, subjects: int | None = None) -> None:
+    """Refuse what :func:`synthesize` cannot do, before anything is drawn or written."""
     if samples < 1:
         raise UserError(f"{samples} samples were asked for; at least 1 is needed")
     if seed < 0:
         raise UserError(f"the seed is {seed}; it must be 0 or more")
-    if not SMALLEST_SHARE <= good_share <= LARGEST_SHARE:
-        raise UserError(f"good_share is {good_share:g}; choose {SMALLEST_SHARE:g} to {LARGEST_SHARE:g}")
+    if not _SMALLEST_SHARE <= good_share <= _LARGEST_SHARE:
+        raise UserError(f"good_share is {good_share:g}; choose {_SMALLEST_SHARE:g} to {_LARGEST_SHARE:g}")
     if subjects is not None and not 1 <= subjects <= samples:
         raise UserError(f"{subjects} subjects for {samples} samples; choose 1 to {samples}")
 
@@ -131,15 +143,9 @@ def _stream(seed: int, *key: int) -> np.random.Generator:
 
 
 def _allot_labels(rng: np.random.Generator, owner: Array, good: int) -> Array:
-    """Choose which windows shall be good, unevenly over subjects as in BUT PPG.
+    """Choose which of the windows, with subjects ``owner [N]``, shall be the good ones, unevenly as in BUT PPG.
 
-    Args:
-        rng: Source of randomness.
-        owner: ``[N]`` subject of each window.
-        good: Number of good windows.
-
-    Returns:
-        ``[N]`` int64 in {0, 1}; every subject has both where numbers permit.
+    Every subject has good and poor windows where numbers permit.
     """
     share = rng.beta(1.2, 1.2, owner.max() + 1)[owner]
     priority = np.log(share / (1 - share)) + rng.logistic(size=owner.size)
@@ -186,7 +192,7 @@ def _draw(seed: int, index: int, attempt: int, subject: Subject) -> Recording:
     ppg = record_ppg(rng, subject, pulse, corruption)
     ecg = record_ecg(rng, draw_ecg(subject, beats), motion)
     signals = np.stack([ppg, ecg]) if monitored else np.stack([*motion.acceleration, ppg, ecg])
-    errors = rng.normal(0, READER_ERRORS)
+    errors = rng.normal(0, list(READERS.values()))
     return Recording(subject, beats, motion, corruption, pulse, signals.astype(np.float32), errors)
 
 
@@ -204,3 +210,76 @@ def _collect(recordings: list[Recording]) -> dict[str, Array]:
         "fault": np.array([item.corruption.fault for item in recordings]),
         "generator_snr_db": snr.astype(np.float32),
     }
+
+
+def write_mock(
+    output: Path,
+    samples: int,
+    *,
+    seed: int,
+    layout: Layout = "but_ppg",
+    good_share: float = 0.21,
+    progress: bool = False,
+) -> dict[str, SplitSummary]:
+    """Write synthetic splits: about 70/15/15 % of the windows, no subject in two of them.
+
+    Args:
+        output: Folder; existing split files in it are replaced.
+        samples: Number of windows of all splits together.
+        seed: Seed of at least 0; the same arguments write the same files, bit for bit.
+        layout: ``but_ppg``: train.npz, val.npz, test.npz, each with both labels. ``vitaldb``: train_windows.npz and
+            val_windows.npz (85/15 %), unlabelled.
+        good_share: Share of good windows (but_ppg only), 0.05 to 0.95.
+        progress: Whether to show a progress bar on stderr (only if that is a terminal).
+
+    Returns:
+        What was written, by split.
+
+    Raises:
+        UserError: If there are too few samples for the splits, an argument is out of range, or the folder cannot
+            be written.
+    """
+    _check_request(samples, seed, good_share)
+    least = minimum_samples(layout, good_share)
+    if samples < least:
+        reason = "two disjoint splits" if layout == "vitaldb" else f"both labels in every split at {good_share:g} good"
+        raise UserError(f"{samples} samples are too few for {reason}; the minimum is {least}")
+    require_writable(output)
+    windows = synthesize(samples, seed=seed, layout=layout, good_share=good_share, progress=progress)
+    split_of_window = _split_by_subject(windows, tuple(SPLIT_FILES[layout]), seed)
+    written = {}
+    for split, name in SPLIT_FILES[layout].items():
+        part = windows.take(np.flatnonzero(split_of_window == split))
+        part.save(output / name)
+        written[split] = SplitSummary.of(part)
+    return written
+
+
+def minimum_samples(layout: Layout, good_share: float) -> int:
+    """Fewest windows :func:`write_mock` can split.
+
+    Examples:
+        >>> minimum_samples("but_ppg", 0.21), minimum_samples("vitaldb", 0.21)
+        (12, 2)
+    """
+    splits = len(SPLIT_FILES[layout])
+    if layout == "vitaldb":
+        return splits
+    # one good and one poor window for each split; every split has subjects of its own, every subject both labels
+    return next(n for n in range(2 * splits, 10**6) if splits <= round(n * good_share) <= n - splits)
+
+
+def _split_by_subject(windows: WindowSet, splits: tuple[str, ...], seed: int) -> Array:
+    """Name the split of every window ``[N]``."""
+    _, owner = np.unique(np.asarray(windows.subjects), return_inverse=True)
+    count = int(owner.max()) + 1
+    held_out = max(1, round(_HELD_OUT_SHARE * count))
+    slots = np.array([split for split in splits[1:] for _ in range(held_out)])
+    slots = np.concatenate([np.full(count - slots.size, splits[0]), slots])
+    rng = np.random.default_rng(seed)
+    candidates = [rng.permutation(slots)[owner] for _ in range(_SHUFFLES)]
+    if windows.labels is None:
+        return np.asarray(candidates[0])
+    labels = windows.labels
+    uneven = [np.ptp([labels[candidate == split].mean() for split in splits]) for candidate in candidates]
+    return np.asarray(candidates[int(np.argmin(uneven))])

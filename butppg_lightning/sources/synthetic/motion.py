@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.noise import (
-    DURATION,
-    TIME,
-    band_noise,
-    bursts,
-    unit_rms,
-    wandering_tone,
-)
+from butppg_lightning.sources.synthetic.noise import DURATION, TIME, band_noise, bursts, unit_rms, wandering_tone
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -32,19 +25,12 @@ _SENSOR_NOISE = 0.004  # g
 
 @dataclass(frozen=True)
 class Motion:
-    """Movement during one window.
+    """Movement during one window."""
 
-    Attributes:
-        kind: One of :data:`MOTIONS`.
-        acceleration: ``[3, 1250]`` accelerometer reading (g), gravity included.
-        movement: ``[3, 1250]`` the part of it that moves tissue against the sensor (g), without gravity and noise.
-        envelope: ``[1250]`` in 0..1, how much is going on.
-    """
-
-    kind: str
-    acceleration: Array
-    movement: Array
-    envelope: Array
+    kind: str  # one of MOTIONS
+    acceleration: Array  # [3, 1250] accelerometer reading (g), gravity included
+    movement: Array  # [3, 1250] the part of it that moves tissue against the sensor (g), without gravity and noise
+    envelope: Array  # [1250] in 0..1, how much is going on
 
 
 def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, calm: bool = False) -> Motion:
