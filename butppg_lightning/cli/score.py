@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from butppg_lightning.cli import cut
+from butppg_lightning.cli.checks import require_checkpoint
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, write_json
@@ -106,8 +107,7 @@ def _check(options: Any) -> Path:
 
     output: Path = options.output_dir
     cut.check_cut(options)
-    if not options.checkpoint.is_file():
-        raise UserError(f"checkpoint {options.checkpoint} not found; give the best_model.pt that `butppg fit` wrote")
+    require_checkpoint(options.checkpoint)
     existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
     if existing and not options.overwrite:
         raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
@@ -226,7 +226,7 @@ def _write(
 def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
     from butppg_lightning.evaluation.drawing import require_matplotlib
     from butppg_lightning.evaluation.timeline import draw_timeline
-    from butppg_lightning.sources.recordings.envelope import outline
+    from butppg_lightning.sources.recordings.windowing import outline
 
     try:
         require_matplotlib("it", "recordings")

@@ -15,7 +15,7 @@ from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing, require_writable
 from butppg_lightning.sources.but_ppg.assemble import Choices, assemble, describe_windows
-from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
+from butppg_lightning.sources.but_ppg.reader import PARTS_FOLDER, Record, read_recordings
 from butppg_lightning.sources.but_ppg.release import Annotation, Release, find_release, read_annotations
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
@@ -82,7 +82,7 @@ def but_ppg(
         "devices": devices,
         "splits": _write(windows, dealt),
         "left_out": dict(sorted(excluded.items())),
-        "notes": recordings.by_note(),
+        "notes": _by_note(recordings),
     }
     write_manifest(output, "but-ppg", manifest)
     shutil.rmtree(parts)
@@ -122,12 +122,20 @@ def _readable(release: Release, annotations: dict[str, Annotation]) -> tuple[dic
     return left_out, readable
 
 
-def _damaged(recordings: Recordings, treatment: str) -> dict[str, str]:
-    damaged = recordings.damaged
+def _by_note(recordings: dict[str, Record]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, record in sorted(recordings.items()):
+        for note in record.notes:
+            grouped.setdefault(note, []).append(name)
+    return grouped
+
+
+def _damaged(recordings: dict[str, Record], treatment: str) -> dict[str, str]:
+    damaged = {name: record.damaged for name, record in recordings.items() if record.damaged}
     if damaged and treatment == "error":
         first = min(damaged)
         raise UserError(
-            f"{len(damaged)} of {len(recordings.records)} records are damaged, the first is {first}: {damaged[first]}; "
+            f"{len(damaged)} of {len(recordings)} records are damaged, the first is {first}: {damaged[first]}; "
             "download them again, or leave them out with --damaged leave_out"
         )
     return {record: f"damaged: {reason}" for record, reason in damaged.items()}

@@ -14,13 +14,13 @@ import numpy as np
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.but_ppg.reader import COLOURS, ROWS
 from butppg_lightning.sources.resampling import band_pass
-from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WindowSet
+from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, WindowSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from butppg_lightning.npz import Array
-    from butppg_lightning.sources.but_ppg.batches import Recordings
+    from butppg_lightning.sources.but_ppg.reader import Record
     from butppg_lightning.sources.but_ppg.release import Annotation
 
 _PPG, _ECG = CHANNELS.index("PPG"), CHANNELS.index("ECG")
@@ -52,7 +52,7 @@ class Choices:
 
 
 def assemble(
-    recordings: Recordings, annotations: Mapping[str, Annotation], choices: Choices
+    recordings: Mapping[str, Record], annotations: Mapping[str, Annotation], choices: Choices
 ) -> tuple[WindowSet, dict[str, dict[str, Any]], dict[str, str]]:
     """Join signals and annotations.
 
@@ -68,24 +68,24 @@ def assemble(
     Raises:
         UserError: If no record is left.
     """
-    left_out = dict(recordings.left_out)
-    rows = np.flatnonzero([name not in left_out and name not in recordings.damaged for name in recordings.records])
-    notes = [annotations[str(name)] for name in recordings.records[rows]]
-    colours = recordings.colours[rows].tolist()
-    devices = np.array([device_of(count, note.site) for count, note in zip(colours, notes, strict=True)])
+    left_out = {name: record.left_out for name, record in recordings.items() if record.left_out}
+    usable = {name: record for name, record in recordings.items() if not record.left_out and not record.damaged}
+    notes = [annotations[name] for name in usable]
+    devices = np.array([device_of(record.colours, annotations[name].site) for name, record in usable.items()])
+    recorded, there = _stack(list(usable.values()))
     good = np.array([note.label == 1 for note in notes], dtype=bool)
     rates = np.array([note.heart_rate for note in notes])
     # red stands in for the PPG until a colour is chosen
     columns = [ROWS.index("red" if name == "PPG" else name) for name in CHANNELS]
-    signals, present = recordings.signals[rows][:, columns], recordings.present[rows][:, columns]
+    signals, present = recorded[:, columns], there[:, columns]
     decided = {}
     for device in sorted(set(devices.tolist())):
         own = np.flatnonzero(devices == device)
-        ppg, there = recordings.signals[rows[own], : len(COLOURS)], recordings.present[rows[own], : len(COLOURS)]
-        decided[device] = _decide(device, ppg, there, good[own], rates[own], choices)
+        ppg, seen = recorded[own, : len(COLOURS)], there[own, : len(COLOURS)]
+        decided[device] = _decide(device, ppg, seen, good[own], rates[own], choices)
         colour = COLOURS.index(decided[device]["ppg_channel"])
         sign = -1 if decided[device]["polarity"]["invert"] else 1
-        signals[own, _PPG], present[own, _PPG] = sign * ppg[:, colour], there[:, colour]
+        signals[own, _PPG], present[own, _PPG] = sign * ppg[:, colour], seen[:, colour]
     kept = []
     for row, note in enumerate(notes):
         if not present[row, _PPG]:
@@ -110,6 +110,16 @@ def assemble(
         extras={"record": known.pop("record"), "device": devices, **known, **numbers},
     )
     return windows.take(np.array(kept)), decided, left_out
+
+
+def _stack(records: list[Record]) -> tuple[Array, Array]:
+    """Return the signals ``[N, 7, 1250]`` of records in the order of :data:`ROWS`, and whether each is there."""
+    signals = np.zeros((len(records), len(ROWS), WINDOW_SAMPLES), dtype=np.float32)
+    present = np.zeros(signals.shape[:2], dtype=bool)
+    for row, record in enumerate(records):
+        for name, samples in record.channels.items():
+            signals[row, ROWS.index(name)], present[row, ROWS.index(name)] = samples, True
+    return signals, present
 
 
 def _decide(device: str, ppg: Array, there: Array, good: Array, rates: Array, choices: Choices) -> dict[str, Any]:

@@ -1,31 +1,41 @@
-"""One record of the release → named channels at 125 Hz."""
+"""Records of the release → named channels at 125 Hz: in parallel, and so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from butppg_lightning.errors import first_line
+from butppg_lightning.errors import StoppedError, first_line
+from butppg_lightning.npz import read_npz, write_npz
 from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE, file_checksum
+from butppg_lightning.sources.parallel import in_order
 from butppg_lightning.sources.recordings.recording import UNITS as ACC_UNITS
 from butppg_lightning.sources.recordings.recording import unit_of
 from butppg_lightning.sources.resampling import Gaps, resample
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from butppg_lightning.npz import Array
+    from butppg_lightning.sources.but_ppg.release import Release
 
+PARTS_FOLDER = ".but_ppg_parts"
+"""Folder of the output that holds what has been read, until the splits are written."""
 COLOURS = ("red", "green", "blue")
 """The camera's channels. The first release has one, which is red."""
 ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")
 """What is read of a record, in this order."""
 
+_VERSION = 3  # raise it when the same files give other signals
 _PPG = ROWS[:3]
 _ACC = ROWS[3:6]
 _MOST_VALUES = 10**7  # a header may not ask for more than this; ten seconds of ECG are 10,000
@@ -56,12 +66,79 @@ class Signals:
 class Record:
     """A record at 125 Hz.
 
-    ``channels`` are ``[1250]`` float64 by name in :data:`ROWS`: ECG in mV, acceleration in g, PPG in the camera's unit.
+    ``channels`` are ``[1250]`` floats by name in :data:`ROWS`: ECG in mV, acceleration in g, PPG in the camera's unit.
     """
 
     channels: dict[str, Array] = field(default_factory=dict)
     colours: int = 0  # that the camera gave, usable or not
     notes: list[str] = field(default_factory=list)  # what was bridged, and why a channel is not there
+    left_out: str = ""  # why there is no usable PPG
+    damaged: str = ""  # what is wrong with the files
+
+
+class _Part(NamedTuple):
+    """A record to read, and the npz file, named by the source files, for what is read of it."""
+
+    record: str
+    folder: Path
+    checksums: dict[str, str]
+    path: Path
+
+
+def read_recordings(
+    release: Release, records: list[str], parts: Path, workers: int, progress: Callable[[int], None]
+) -> dict[str, Record]:
+    """Read records of a release, also those that are damaged or have no usable PPG, which they then say.
+
+    Args:
+        release: The release.
+        records: Which of its records.
+        parts: Folder for what has been read. What an earlier run left there of the same files is not read again.
+        workers: Number of processes; 1 reads in this one.
+        progress: Called with the number of records done, as they are done.
+
+    Raises:
+        UserError: If the folder cannot be written or a process was killed.
+        StoppedError: If the user interrupts it; what has been read is kept.
+    """
+    wanted = [_part(release, record, parts) for record in records]
+    todo = [part for part in wanted if not part.path.is_file()]
+    progress(len(wanted) - len(todo))
+    try:
+        for done in in_order(_store, todo, min(workers, len(todo))):
+            progress(done)
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted; the same command goes on where it stopped", 128 + signal.SIGINT) from None
+    return {part.record: _stored(part.path) for part in wanted}
+
+
+def _part(release: Release, record: str, parts: Path) -> _Part:
+    folder, checksums = release.records[record], release.checksums_of(record)
+    states = [(file.name, file.stat()) for file in sorted(folder.glob(f"{record}_*"))]
+    identity = [_VERSION, record, checksums, [(name, state.st_size, state.st_mtime_ns) for name, state in states]]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+    return _Part(record, folder, checksums, parts / f"{key}.npz")
+
+
+def _store(part: _Part) -> int:
+    try:
+        read = read_record(part.record, part.folder, part.checksums)
+    except UnusableError as error:
+        read = Record(left_out=str(error))
+    except (DamagedError, OSError) as error:
+        read = Record(damaged=str(error))
+    signals = {name: samples.astype(np.float32) for name, samples in read.channels.items()}
+    words = {"notes": np.array(read.notes, dtype=str), "left_out": read.left_out, "damaged": read.damaged}
+    write_npz(part.path, {**signals, **words, "colours": read.colours})
+    return 1
+
+
+def _stored(path: Path) -> Record:
+    arrays = read_npz(path)
+    # copies: a map of each of the thousands of files is more than a process may have
+    channels = {name: np.array(arrays[name]) for name in ROWS if name in arrays}
+    left_out, damaged = str(arrays["left_out"]), str(arrays["damaged"])
+    return Record(channels, int(arrays["colours"]), arrays["notes"].tolist(), left_out, damaged)
 
 
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:

@@ -24,16 +24,7 @@ _ONSET = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14")
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from an EDF or EDF+ file.
-
-    Args:
-        path: The file.
-        selection: What the user says of its signals.
-
-    Raises:
-        UserError: If the file's header declares another size than it has.
-        Exception: Whatever a damaged header makes edfio raise.
-    """
+    """Read a recording from an EDF or EDF+ file; a damaged header makes edfio raise anything."""
     from edfio import read_edf
 
     declared = _declared_records(path)

@@ -26,10 +26,6 @@ _TRIPLES = ("acc", "accel", "acceleration", "accelerometer")
 def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from an npz file of one array per channel; the module's docstring states the form.
 
-    Args:
-        path: The file.
-        selection: What the user says of its arrays; rates where the file states none.
-
     Raises:
         UserError: If the file is damaged or of another form, or a rate is missing or stated twice.
     """

@@ -168,11 +168,7 @@ def unit_of(text: str) -> str | None:
 
 
 def check_rate(path: Path, name: str, rate: float) -> float:
-    """Return ``rate`` if a signal can have it.
-
-    Raises:
-        UserError: If it is not within ``LOWEST_RATE`` and ``HIGHEST_RATE``.
-    """
+    """Return ``rate`` (Hz), or refuse what no signal of a pulse can have."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:  # NaN fails too
         raise UserError(
             f"{path}: '{name}' is sampled at {rate:g} Hz; expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} "
@@ -182,11 +178,7 @@ def check_rate(path: Path, name: str, rate: float) -> float:
 
 
 def empty_samples(path: Path, name: str, count: int) -> Array:
-    """Return ``[count]`` float32 of NaN.
-
-    Raises:
-        UserError: If that is more than a recording can have; the size may come from a damaged header.
-    """
+    """Return ``[count]`` float32 of NaN; refuse more than a recording can have, as a damaged header may ask for."""
     if count > _MOST_SAMPLES:
         raise UserError(
             f"{path}: '{name}' would have {count:,} samples, gaps included; at most {_MOST_SAMPLES:,}: "
@@ -195,18 +187,14 @@ def empty_samples(path: Path, name: str, count: int) -> Array:
     return np.full(count, np.nan, dtype=np.float32)
 
 
-def to_samples(path: Path, name: str, values: Any, factor: float = 1.0) -> Array:
-    """Return real numbers ``[T]`` as float32 times ``factor``, with NaN for what is not finite.
-
-    Raises:
-        UserError: If they are not real numbers in one dimension, or too many.
-    """
+def to_samples(path: Path, name: str, values: Any) -> Array:
+    """Return real numbers ``[T]`` as float32, with NaN for what is not finite; refuse other types and shapes."""
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise UserError(f"{path}: '{name}' is {values.dtype} of shape {list(values.shape)}; expected numbers [samples]")
     samples = empty_samples(path, name, len(values))
     with np.errstate(over="ignore", invalid="ignore"):
         for begin in range(0, len(values), _CONVERTED):
-            part = np.asarray(values[begin : begin + _CONVERTED], dtype=np.float64) * factor
+            part = np.asarray(values[begin : begin + _CONVERTED], dtype=np.float64)
             samples[begin : begin + _CONVERTED] = np.where(np.isfinite(part), part, np.nan)
         samples[np.isinf(samples)] = np.nan  # finite in float64, too large for float32
     return samples

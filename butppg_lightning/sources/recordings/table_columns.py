@@ -27,25 +27,15 @@ _UNITS |= dict.fromkeys(("ns", "nanos", "nanosecond", "nanoseconds"), 1e-9)
 
 
 class NumberColumn:
-    """Collects a table's numbers without its empty cells, which outnumber them where channels of other rates share it.
-
-    Args:
-        path: The file, for messages.
-        name: The column's name.
-    """
+    """Collects a table's numbers without its empty cells, which prevail where channels of other rates share it."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self.path = path
-        self.name = name
+        self.path, self.name = path, name
         self._values: list[Array] = []
         self._filled: list[tuple[int, Array]] = []
 
     def add(self, cells: Any) -> None:
-        """Take the next cells, a pandas Series indexed by line number.
-
-        Raises:
-            UserError: If one is no number.
-        """
+        """Take the next cells, a pandas Series indexed by line number."""
         values = to_samples(self.path, self.name, _numbers(self.path, self.name, cells))
         filled = ~np.isnan(values)
         self._values.append(values[filled])
@@ -72,14 +62,12 @@ class TimeColumn:
     """
 
     def __init__(self, path: Path, name: str, unit: str) -> None:
-        self.path = path
-        self.name = name
+        self.path, self.name = path, name
         words = (unit.lower(), name.lower().replace("_", " ").split(" ")[-1])
         self._unit = next((_UNITS[word] for word in words if word in _UNITS), None)
         self._dated: bool | None = None
         self._zone: Any = None
-        self._first = 0.0
-        self._last = 0.0
+        self._first = self._last = 0.0
         self._stamps: list[Array] = []
         self.guesses: list[str] = []
 

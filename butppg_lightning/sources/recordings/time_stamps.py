@@ -23,12 +23,9 @@ _PLACED = 2**20  # samples placed together
 
 
 def seconds_per_unit(step: float) -> float:
-    """Return what one unit of plain-number stamps is, from their usual step: s, ms, µs or ns.
+    """Return what one unit of plain-number stamps is, from their median step: s, ms, µs or ns.
 
     A signal of 1.4 Hz to 1.4 kHz has a step of 0.0007 to 0.7 s, which is unambiguous in powers of 1000.
-
-    Args:
-        step: The median step, above 0.
 
     Examples:
         >>> seconds_per_unit(0.008), seconds_per_unit(15.6), seconds_per_unit(4000)
@@ -49,8 +46,8 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
     whole seconds) are spread evenly.
 
     Args:
-        path: The file, for messages.
-        name: The signal, for messages.
+        path: The file, and
+        name: the signal, for messages.
         stamps: ``[T]`` seconds, never decreasing.
         values: ``[T]`` float32, without NaN.
         rate: The sampling rate (Hz) if it is known; None to find it.

@@ -33,16 +33,7 @@ _FLAC = ("508", "516", "524")
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from a WFDB record.
-
-    Args:
-        path: The record's name with its folder, with or without ``.hea``.
-        selection: What the user says of its signals.
-
-    Raises:
-        UserError: If a signal file is missing or shorter than declared.
-        Exception: Whatever a damaged header makes wfdb raise.
-    """
+    """Read a recording from a WFDB record, given with or without ``.hea``; damage makes wfdb raise anything."""
     name = path.with_suffix("") if path.suffix == ".hea" else path
     header = _header(name)
     return _recording(Path(f"{name}.hea"), header, _segments(name, header), selection)
