@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.window import SAMPLING_RATE
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -127,6 +127,12 @@ class Gaps:
         inside_begin, inside_end = np.clip(begin, 0, length), np.clip(end, 0, length)
         outside: Array = (end - begin) - (inside_end - inside_begin)
         return outside + self._before(inside_end) - self._before(inside_begin)
+
+    def missing_shares(self, starts: Array, rate: float) -> Array:
+        """Return which share of its samples (at ``rate``, Hz) each window misses that begins at ``starts`` (at 125 Hz)."""
+        edges = np.array([starts, starts + WINDOW_SAMPLES]) * (rate / SAMPLING_RATE)
+        begin, end = np.rint(edges).astype(np.int64)
+        return np.asarray(self.missing(begin, end) / (end - begin))
 
     def bridged(self, begin: int, end: int) -> Array:
         """Return the samples ``[begin, end)`` with straight lines over the gaps.

@@ -5,7 +5,6 @@ For every camera it is decided which of its colours shows the pulse best, and wh
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +250,6 @@ def sign_test(up: int, down: int) -> float:
         >>> round(sign_test(15, 3), 4), sign_test(0, 0), sign_test(4, 4)
         (0.0075, 1.0, 1.0)
     """
-    count, most = up + down, max(up, down)
-    tail: int = sum(math.comb(count, hits) for hits in range(most, count + 1))
-    return min(1.0, 2 * tail / (1 << count))
+    from scipy.stats import binomtest
+
+    return float(binomtest(up, up + down).pvalue) if up + down else 1.0

@@ -28,12 +28,9 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.but_ppg.release import Release
 
-PARTS_FOLDER = ".but_ppg_parts"
-"""Folder of the output that holds what has been read, until the splits are written."""
-COLOURS = ("red", "green", "blue")
-"""The camera's channels. The first release has one, which is red."""
-ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")
-"""What is read of a record, in this order."""
+PARTS_FOLDER = ".but_ppg_parts"  # folder of the output that holds what has been read, until the splits are written
+COLOURS = ("red", "green", "blue")  # the camera's channels; the first release has one, which is red
+ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")  # what is read of a record, in this order
 
 _VERSION = 3  # raise it when the same files give other signals
 _PPG = ROWS[:3]

@@ -14,12 +14,9 @@ from typing import Any
 
 from butppg_lightning.errors import UserError, first_line
 
-QUALITY_FILE = "quality-hr-ann.csv"
-"""Record, quality (1 good, 0 poor) and the ECG's heart rate."""
-INFO_FILE = "subject-info.csv"
-"""Record, subject, site of the camera and kind of motion."""
-CHECKSUM_FILE = "SHA256SUMS.txt"
-"""PhysioNet ships it with every release: a SHA-256 sum and a path on every line."""
+QUALITY_FILE = "quality-hr-ann.csv"  # record, quality (1 good, 0 poor) and the ECG's heart rate
+INFO_FILE = "subject-info.csv"  # record, subject, site of the camera and kind of motion
+CHECKSUM_FILE = "SHA256SUMS.txt"  # PhysioNet ships it with every release: a SHA-256 sum and a path on every line
 
 _DEPTH = 4  # folders below the one named; a release unpacked beside another is at most this deep
 _SIGNAL_FILE = re.compile(r"([0-9]{6})_(?:PPG|ECG|ACC)\.(?:hea|dat)")

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-TIME = "TIME"
-"""Stands for a table's time column."""
+TIME = "TIME"  # stands for a table's time column
 
 _LEADS = "i iii avr avl avf v v1 v2 v3 v4 v5 v6"
 _AXIS = "accel{0} acceleration{0} accelerometer{0} wristacc{0} a{0} accaxis{0} accelaxis{0} accelerationaxis{0}"

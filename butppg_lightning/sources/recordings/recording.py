@@ -20,14 +20,11 @@ if TYPE_CHECKING:
 
 LOWEST_RATE, HIGHEST_RATE = 5.0, 100_000.0
 """Sampling rates (Hz) that a signal can have; below it is a trend, and no pulse can be read from it."""
-LONGEST_DAYS = 31
-"""Days that one recording may span, gaps included."""
+LONGEST_DAYS = 31  # days that one recording may span, gaps included
 _MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 Hz
 _CONVERTED = 2**20  # samples converted together
-STANDARD_GRAVITY = 9.80665
-"""m/s² of one g (CGPM 1901)."""
-UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}
-"""What ``--acc-unit`` accepts, in g."""
+STANDARD_GRAVITY = 9.80665  # m/s² of one g (CGPM 1901)
+UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}  # what --acc-unit accepts, in g
 _SPELLINGS = {"gn": "g", "gs": "g", "millig": "mg", "m/s/s": "m/s2", "ms-2": "m/s2", "m*s-2": "m/s2", "mps2": "m/s2"}
 _LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
 _LOOKED_AT = 100_000  # samples

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import TIME, Selection, listed, match_channels, printable, split_unit
 from butppg_lightning.sources.recordings.recording import LOWEST_RATE, Channel, Recording, assemble, empty_samples
-from butppg_lightning.sources.recordings.table_columns import NumberColumn, TimeColumn
-from butppg_lightning.sources.recordings.time_stamps import even_samples
+from butppg_lightning.sources.recordings.table_columns import NumberColumn, TimeColumn, even_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -176,7 +175,8 @@ def find_layout(path: Path) -> TableLayout:
     first = rows[skipped - number - 1] if len(rows) > skipped - number - 1 else []
     if not any(first):
         raise UserError(f"{path} has column names, but no rows of numbers after line {skipped}")
-    return TableLayout(tuple(names), tuple(units), separator, _decimal(first, separator), skipped)
+    commas = separator != "," and any(re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", cell.lower()) for cell in first)
+    return TableLayout(tuple(names), tuple(units), separator, "," if commas else ".", skipped)
 
 
 def _cells(line: str, separator: str) -> list[str]:
@@ -184,11 +184,6 @@ def _cells(line: str, separator: str) -> list[str]:
     while cells and not cells[-1].strip():  # a separator at the end of the line
         cells.pop()
     return [printable(cell.strip().strip("'")) for cell in cells]
-
-
-def _decimal(cells: list[str], separator: str) -> str:
-    commas = separator != "," and any(re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", cell.lower()) for cell in cells)
-    return "," if commas else "."
 
 
 def _is_units(cells: list[str]) -> bool:

@@ -11,14 +11,7 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
-from butppg_lightning.sources.recordings.recording import (
-    LONGEST_DAYS,
-    Channel,
-    Recording,
-    assemble,
-    check_rate,
-    empty_samples,
-)
+from butppg_lightning.sources.recordings.recording import LONGEST_DAYS, Channel, Recording, assemble, empty_samples
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -57,7 +50,6 @@ def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], s
     channels = {}
     for channel, row in found.items():
         own, unit = first[names[row]]
-        check_rate(path, names[row], own)
         samples = empty_samples(path, names[row], round(total * own / rate))
         channels[channel] = Channel(channel, names[row], own, 0.0, samples, unit)
     wanted = {names[row]: channels[channel].samples for channel, row in found.items()}

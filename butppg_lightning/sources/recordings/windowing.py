@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.recordings.recording import Channel, Recording
 
-WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
-"""Length of a window (s)."""
+WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
 LARGEST_MISSING_SHARE = 0.1
 """Share of a window's samples that a channel may miss, 1 s together: they are bridged by straight lines. A channel
 that misses more is absent from the window."""
-SHORTEST_HOP, LONGEST_HOP = 0.1, 86_400.0
-"""Seconds that consecutive windows may be apart."""
+SHORTEST_HOP, LONGEST_HOP = 0.1, 86_400.0  # seconds that consecutive windows may be apart
 
 _OFFSET_SAMPLES = 100_000  # looked at to find a channel's offset
 _END_TOLERANCE = 0.05  # s; the rate of stamped samples is known to a few millionths only
@@ -107,9 +105,7 @@ class _Track:
 
     def present(self, grid: Array) -> Array:
         """Return whether each window that begins at ``grid`` has enough samples."""
-        edges = np.array([grid, grid + WINDOW_SAMPLES]) - self._first
-        begin, end = np.rint(edges * (self._rate / SAMPLING_RATE)).astype(np.int64)
-        return np.asarray(self._gaps.missing(begin, end) <= LARGEST_MISSING_SHARE * (end - begin))
+        return np.asarray(self._gaps.missing_shares(grid - self._first, self._rate) <= LARGEST_MISSING_SHARE)
 
     def windows(self, grid: Array) -> Array:
         """Return the windows ``[n, 1250]`` that begin at ``grid`` (ascending)."""

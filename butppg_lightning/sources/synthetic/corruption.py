@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.signal import lfilter
 
-from butppg_lightning.sources.synthetic.motion import cadence_apart
-from butppg_lightning.sources.synthetic.noise import TIME, band_noise, bursts, unit_rms, wandering_tone
+from butppg_lightning.sources.synthetic.motion import TIME, band_noise, bursts, cadence_apart, unit_rms, wandering_tone
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 FAULTS = ("none", "contact_loss", "flicker", "low_perfusion", "pressure", "saturation")
 """What can be wrong with a PPG without any motion."""
 
-_BADLY_SEATED = {"at_rest": 0.55, "moving": 0.62, "vitaldb": 0.12}
-"""Share of windows in which the sensor sits badly."""
+_BADLY_SEATED = {"at_rest": 0.55, "moving": 0.62, "vitaldb": 0.12}  # share of windows in which the sensor sits badly
 _FAULT_SHARES = {
     "at_rest": (0.34, 0.14, 0.17, 0.13, 0.13, 0.09),
     "moving": (0.76, 0.05, 0.05, 0.05, 0.05, 0.04),

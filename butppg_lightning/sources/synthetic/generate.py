@@ -9,8 +9,7 @@ independent of the label within a subject.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -52,9 +51,8 @@ _PPG = -2  # PPG and ECG are the last two channels of both layouts
 _SUBJECT, _HEART, _CONDITIONS, _QUOTA = range(4)  # streams of random numbers under one seed
 
 
-@dataclass(frozen=True)
-class Recording:
-    """One drawn window with everything the generator knows about it."""
+class _Drawn(NamedTuple):
+    """One window with everything the generator knows about it."""
 
     subject: Subject
     beats: Beats
@@ -102,12 +100,11 @@ def synthesize(
     owner = np.sort(np.arange(samples) % count)
     wanted = _allot_labels(_stream(seed, _QUOTA), owner, good) if labelled else None
     chunks = []
-    with progress_bar("synthesizing", samples) if progress else nullcontext() as advance:
+    with progress_bar("synthesizing", samples) if progress else nullcontext(lambda done: None) as advance:
         for start in range(0, samples, _CHUNK):
             windows = range(start, min(start + _CHUNK, samples))
             chunks.append(_collect(_draw_chunk(seed, windows, [cast[owner[index]] for index in windows], wanted)))
-            if advance is not None:
-                advance(len(windows))
+            advance(len(windows))
     columns = {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
     return WindowSet(
         signals=columns.pop("signals"),
@@ -159,9 +156,9 @@ def _allot_labels(rng: np.random.Generator, owner: Array, good: int) -> Array:
     return labels
 
 
-def _draw_chunk(seed: int, windows: range, subjects: list[Subject], wanted: Array | None) -> list[Recording]:
+def _draw_chunk(seed: int, windows: range, subjects: list[Subject], wanted: Array | None) -> list[_Drawn]:
     """Draw the windows of one chunk, repeating conditions until the readers' verdict is the wanted label."""
-    drawn: dict[int, Recording] = {}
+    drawn: dict[int, _Drawn] = {}
     pending = list(windows)
     attempt = 0
     while pending:
@@ -175,14 +172,14 @@ def _draw_chunk(seed: int, windows: range, subjects: list[Subject], wanted: Arra
     return [drawn[index] for index in windows]
 
 
-def verdicts(recordings: list[Recording]) -> Array:
+def verdicts(recordings: list[_Drawn]) -> Array:
     """The readers' labels ``[N]`` of recordings, from the PPG alone."""
     rates = read_rates(np.stack([item.signals[_PPG] for item in recordings]))
     errors = np.stack([item.reader_errors for item in recordings])
     return judge(rates, errors, np.array([item.beats.mean_rate for item in recordings]))
 
 
-def _draw(seed: int, index: int, attempt: int, subject: Subject) -> Recording:
+def _draw(seed: int, index: int, attempt: int, subject: Subject) -> _Drawn:
     monitored = subject.device is BEDSIDE_MONITOR
     beats = draw_beats(_stream(seed, _HEART, index, attempt // _REDRAW_HEART), subject, calm=monitored)
     rng = _stream(seed, _CONDITIONS, index, attempt)
@@ -193,10 +190,10 @@ def _draw(seed: int, index: int, attempt: int, subject: Subject) -> Recording:
     ecg = record_ecg(rng, draw_ecg(subject, beats), motion)
     signals = np.stack([ppg, ecg]) if monitored else np.stack([*motion.acceleration, ppg, ecg])
     errors = rng.normal(0, list(READERS.values()))
-    return Recording(subject, beats, motion, corruption, pulse, signals.astype(np.float32), errors)
+    return _Drawn(subject, beats, motion, corruption, pulse, signals.astype(np.float32), errors)
 
 
-def _collect(recordings: list[Recording]) -> dict[str, Array]:
+def _collect(recordings: list[_Drawn]) -> dict[str, Array]:
     """The columns of a file, so that the parts a window was made of need not be kept."""
     signals = np.stack([item.signals for item in recordings])
     snr = signal_to_noise(np.stack([item.pulse for item in recordings]), signals[:, _PPG].astype(float))
@@ -221,19 +218,10 @@ def write_mock(
     good_share: float = 0.21,
     progress: bool = False,
 ) -> dict[str, SplitSummary]:
-    """Write synthetic splits: about 70/15/15 % of the windows, no subject in two of them.
+    """Write synthetic splits: about 70/15/15 % of the windows (vitaldb: 85/15 %), no subject in two of them.
 
-    Args:
-        output: Folder; existing split files in it are replaced.
-        samples: Number of windows of all splits together.
-        seed: Seed of at least 0; the same arguments write the same files, bit for bit.
-        layout: ``but_ppg``: train.npz, val.npz, test.npz, each with both labels. ``vitaldb``: train_windows.npz and
-            val_windows.npz (85/15 %), unlabelled.
-        good_share: Share of good windows (but_ppg only), 0.05 to 0.95.
-        progress: Whether to show a progress bar on stderr (only if that is a terminal).
-
-    Returns:
-        What was written, by split.
+    The arguments are those of :func:`synthesize`, ``samples`` of all splits together; labelled splits have both labels.
+    Split files that are in the folder ``output`` are replaced. Returns what was written, by split.
 
     Raises:
         UserError: If there are too few samples for the splits, an argument is out of range, or the folder cannot

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.noise import DURATION
+from butppg_lightning.sources.synthetic.motion import DURATION
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.synthetic.subjects import Subject
 
-SLOWEST_RATE, FASTEST_RATE = 45.0, 190.0
-"""Range of the heart rates drawn (bpm)."""
+SLOWEST_RATE, FASTEST_RATE = 45.0, 190.0  # range of the heart rates drawn (bpm)
 
 _LEAD_IN = 3.0  # beats start before the window: pulses arrive late and ring into it
 _FASTEST_FIBRILLATION = 135.0  # above it many beats no longer reach the finger, and ECG and pulse rate part

@@ -1,4 +1,4 @@
-"""How the subject moves: a three-axis accelerometer in g, gravity included."""
+"""How the subject moves (an accelerometer in g, with gravity), and the random waveforms that all channels are made of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.noise import DURATION, TIME, band_noise, bursts, unit_rms, wandering_tone
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -15,10 +14,13 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.subjects import Subject
 
-MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")
-"""Kinds of motion a window can have."""
+MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")  # kinds of motion a window can have
+TIME = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE  # [1250] time of every sample of a window (s)
+DURATION = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
 
 _MOTION_SHARES = (0.42, 0.2, 0.14, 0.07, 0.08, 0.09)
+_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part taken from the periodic waveform is not periodic
+_FREQUENCIES = np.fft.rfftfreq(_SPECTRUM_SAMPLES, 1 / SAMPLING_RATE)
 _APART = 12.0  # bpm; a cadence closer to the heart rate would make the readers right by luck
 _SENSOR_NOISE = 0.004  # g
 
@@ -140,3 +142,48 @@ def _gravity(rng: np.random.Generator, subject: Subject, tilt: Array) -> Array:
     sideways = np.cross(down, rng.standard_normal(3))
     sideways /= np.linalg.norm(sideways)
     return np.asarray(np.outer(down, np.cos(tilt)) + np.outer(sideways, np.sin(tilt)))
+
+
+def band_noise(rng: np.random.Generator, low: float, high: float, slope: float = 0.0) -> Array:
+    """Return Gaussian noise ``[1250]`` of root mean square 1 between ``low`` and ``high`` (Hz, 0.05 to 62.5).
+
+    Its power falls with frequency as 1/f^slope: 0 is white, 1 pink, 2 a random walk.
+    """
+    start, stop = np.searchsorted(_FREQUENCIES, (low, high))
+    stop = max(stop, start + 2)
+    spectrum = np.zeros(_FREQUENCIES.size, dtype=complex)
+    normal = rng.standard_normal((2, stop - start))
+    spectrum[start:stop] = (normal[0] + 1j * normal[1]) * _FREQUENCIES[start:stop] ** (-slope / 2)
+    return unit_rms(np.fft.irfft(spectrum, _SPECTRUM_SAMPLES)[:WINDOW_SAMPLES])
+
+
+def wandering_tone(rng: np.random.Generator, frequency: float, jitter: float, harmonics: tuple[float, ...]) -> Array:
+    """Return a periodic waveform ``[1250]`` of root mean square 1 whose frequency wanders, such as steps or flicker.
+
+    ``jitter`` is the relative deviation of the instantaneous ``frequency`` (Hz; 0.02 is steady, 0.1 loose),
+    ``harmonics`` are the amplitudes of the fundamental, the second harmonic and so on.
+    """
+    instantaneous = frequency * (1 + jitter * band_noise(rng, 0.1, 1.0))
+    phase = 2 * np.pi * (np.cumsum(instantaneous) / SAMPLING_RATE + rng.random())
+    wave = np.zeros(WINDOW_SAMPLES)
+    for order, amplitude in enumerate(harmonics, start=1):
+        wave += amplitude * np.sin(order * phase + 2 * np.pi * rng.random())
+    return unit_rms(wave)
+
+
+def bursts(rng: np.random.Generator, count: int, shortest: float, longest: float) -> Array:
+    """Return an envelope ``[1250]`` of ``count`` smooth bursts at random places, ``shortest`` to ``longest`` s long.
+
+    It is 1 inside a burst and 0 outside, with raised-cosine edges of 0.2 s.
+    """
+    envelope = np.zeros(WINDOW_SAMPLES)
+    for length, centre in zip(rng.uniform(shortest, longest, count), rng.uniform(0, DURATION, count), strict=True):
+        inside = (length / 2 - np.abs(TIME - centre)) / 0.2
+        envelope = np.maximum(envelope, 0.5 - 0.5 * np.cos(np.pi * np.clip(inside, 0, 1)))
+    return envelope
+
+
+def unit_rms(wave: Array) -> Array:
+    """Scale a waveform to a root mean square of 1; an all-zero one stays as it is."""
+    rms = float(np.sqrt(np.mean(wave**2)))
+    return wave / rms if rms > 0 else wave

@@ -31,13 +31,10 @@ _TRANSFORM_SAMPLES = 8192  # zero padding: a bin is 0.9 bpm wide
 
 
 def read_rates(ppg: Array) -> Array:
-    """Let every reader estimate the mean heart rate, before their own errors.
-
-    Args:
-        ppg: ``[N, 1250]`` recorded PPG, systole up, in any unit.
+    """Let every reader estimate the mean heart rates of PPG ``[N, 1250]``, systole up, in any unit.
 
     Returns:
-        ``[N, 5]`` bpm by :data:`READERS`; NaN where a reader finds none.
+        ``[N, 5]`` bpm by :data:`READERS`, before their own errors; NaN where a reader finds none.
     """
     wide, narrow = band_pass(ppg, 0.5, 8.0), band_pass(ppg, 0.6, 4.0)
     by_beats = _read_peaks(wide), _read_upstrokes(narrow), _read_moving_averages(wide)
@@ -45,15 +42,9 @@ def read_rates(ppg: Array) -> Array:
 
 
 def judge(rates: Array, errors: Array, true_rate: Array) -> Array:
-    """Apply the rule: good when most readers lie within 5 bpm of the true rate.
+    """Apply the rule: good (1, else 0) when most readers lie within 5 bpm of the true rate ``[N]``.
 
-    Args:
-        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one finds none.
-        errors: ``[N, 5]`` the readers' own errors (bpm).
-        true_rate: ``[N]`` mean rate of the beats (bpm).
-
-    Returns:
-        ``[N]`` int64, 1 good and 0 poor.
+    ``rates [N, 5]`` are their estimates (NaN where one finds none), ``errors [N, 5]`` their own errors, all in bpm.
 
     Examples:
         >>> rates = np.array([[70, 72, 74, 120, np.nan], [70, 72, 90, 120, np.nan]])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.signal import resample_poly
 
-from butppg_lightning.sources.synthetic.noise import DURATION, TIME, band_noise, bursts
+from butppg_lightning.sources.synthetic.motion import DURATION, TIME, band_noise, bursts
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:

@@ -26,10 +26,8 @@ CASE_SETS = {
     "tiva": "caseids_tiva",
 }
 """The vitaldb package's own lists of cases, by anaesthetic or monitor."""
-FASTTRACK_CASES = 70
-"""Cases of the small subset."""
-CLINICAL_FILE = "clinical_data.csv"
-"""The table of cases and patients, as the release has it."""
+FASTTRACK_CASES = 70  # cases of the small subset
+CLINICAL_FILE = "clinical_data.csv"  # the table of cases and patients, as the release has it
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}
-"""Track of each channel."""
+TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}  # track of each channel
 NO_NETWORK = (
     "use local files: --source DIR, a folder of .vital files (and --clinical clinical_data.csv for the patients)"
 )

@@ -140,7 +140,7 @@ def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Ga
 
     ppg, ecg = (waveform.samples for waveform in waveforms)
     pulse, complexes, filtered = band_pass(ppg, *PULSE.band), band_pass(ecg, *QRS.band), band_pass(ecg, *_ECG_BAND)
-    gappy = np.any([_bridged_share(waveform, starts) > _GAP_SHARE for waveform in waveforms], axis=0)
+    gappy = np.any([each.gaps.missing_shares(starts, each.rate) > _GAP_SHARE for each in waveforms], axis=0)
     unusable = (channel_faults(torch.from_numpy(signals), PRETRAIN_CHANNELS) != 0).any(1).numpy()
     reasons = np.where(gappy, "gap", np.where(unusable, "flat", "")).astype(object)
     for row in np.flatnonzero(reasons == ""):
@@ -153,12 +153,6 @@ def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Ga
         elif template_correlation(filtered[part], peaks) < gate.min_ecg_sqi:
             reasons[row] = "ECG quality"
     return reasons
-
-
-def _bridged_share(waveform: _Waveform, starts: Array) -> Array:
-    edges = np.array([starts, starts + WINDOW_SAMPLES]) * (waveform.rate / SAMPLING_RATE)
-    begin, end = np.rint(edges).astype(np.int64)
-    return np.asarray(waveform.gaps.missing(begin, end) / (end - begin))
 
 
 class BeatFinder(NamedTuple):
