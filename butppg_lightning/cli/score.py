@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
-STATES = ("", "missing", "flat", "railed")
-"""What the table calls the faults of a channel; a recording's is absent where samples are missing."""
+_RESULTS = (*TABLES.values(), SUMMARY, TIMELINE)
+_STATES = ("", "missing", "flat", "railed")  # a channel's faults in the table; it is absent where samples are missing
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -73,7 +73,7 @@ def score(
         butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
     options = SimpleNamespace(**locals())
-    output = _check(options)
+    _check(options)
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.models.prediction import predict
@@ -83,37 +83,31 @@ def score(
     _check_channels(recording, network, trained)
     least, decided_by = cut.threshold(options, network.calibration, recording.notes)
     windows = Windows(recording, network.channels, hop)
-    check_writable(output)  # it is made when there is something to write: a run that is stopped leaves nothing behind
+    check_writable(output_dir)  # it is made when there is something to write: a stopped run leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
         found = predict(network, windows, batch_size=batch_size, prior=prior, precision=precision, progress=progress)
-    scores = _scores(found, windows, recording, least)
+    scores, examples = _scores(found, windows, recording, least)
     decision = {
         "threshold_from": decided_by,
         "calibrated": network.calibration.fitted,
         "prior": prior if prior is not None else network.calibration.prior,
+        "precision": found.precision,
     }
-    _write(
-        output,
-        options,
-        scores,
-        _examples(scores, windows, found),
-        recording,
-        {**decision, "precision": found.precision},
-    )
+    _write(options, scores, examples, recording, decision)
 
 
-def _check(options: Any) -> Path:
+def _check(options: Any) -> None:
     from butppg_lightning.evaluation.scores import require_pyarrow
 
-    output: Path = options.output_dir
     cut.check_cut(options)
     require_checkpoint(options.checkpoint)
-    existing = [name for name in (*TABLES.values(), SUMMARY, TIMELINE) if (output / name).exists()]
+    existing = [name for name in _RESULTS if (options.output_dir / name).exists()]
     if existing and not options.overwrite:
-        raise UserError(f"{output} already holds {existing[0]}; choose another --output_dir or add --overwrite")
+        raise UserError(
+            f"{options.output_dir} already holds {existing[0]}; choose another --output_dir or add --overwrite"
+        )
     if options.format == "parquet":
         require_pyarrow()
-    return output
 
 
 def _read(options: Any) -> Recording:
@@ -124,9 +118,8 @@ def _read(options: Any) -> Recording:
     from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
-    with Console(stderr=True, force_jupyter=False).status(
-        f"reading {escape(options.input.name)}"
-    ):  # seen on a terminal only
+    console = Console(stderr=True, force_jupyter=False)
+    with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
         return read_recording(options.input, selection)
 
 
@@ -152,45 +145,44 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
         )
 
 
-def _scores(found: Predictions, windows: Windows, recording: Recording, threshold: float) -> Scores:
+def _scores(
+    found: Predictions, windows: Windows, recording: Recording, threshold: float
+) -> tuple[Scores, list[Example]]:
+    """Return the scores, and the best and the worst window with their usable channels, made again rather than kept."""
     from butppg_lightning.evaluation.scores import Scores
+    from butppg_lightning.evaluation.timeline import Example
     from butppg_lightning.sources.recordings.windowing import WINDOW_SECONDS
 
     recorded = [column for column, name in enumerate(windows.channels) if name in recording.channels]
-    return Scores(
+    probabilities = np.where(found.judged, found.probabilities, np.nan)
+    scores = Scores(
         starts=windows.starts,
         seconds=WINDOW_SECONDS,
-        probabilities=np.where(found.judged, found.probabilities, np.nan),
+        probabilities=probabilities,
         threshold=threshold,
         channels=tuple(windows.channels[column] for column in recorded),
         states=found.faults[:, recorded],
-        reasons=STATES,
+        reasons=_STATES,
         start_time=recording.start_time,
     )
-
-
-def _examples(scores: Scores, windows: Windows, found: Predictions) -> list[Example]:
-    """Return the best and the worst window with their usable channels, made once more rather than kept."""
-    from butppg_lightning.evaluation.timeline import Example
-
-    if np.isnan(scores.probabilities).all():
-        return []
     chosen: dict[int, str] = {}
-    for title, pick in (("best window", np.nanargmax), ("worst window", np.nanargmin)):
-        chosen.setdefault(int(pick(scores.probabilities)), title)
+    if not np.isnan(probabilities).all():
+        chosen[int(np.nanargmax(probabilities))] = "best window"
+        chosen.setdefault(int(np.nanargmin(probabilities)), "worst window")
     examples = []
     for row, title in chosen.items():
         named = zip(windows.channels, windows[row]["signals"], found.faults[row], strict=True)
         examples.append(Example(title, row, {name: signal for name, signal, fault in named if not fault}))
-    return examples
+    return scores, examples
 
 
 def _write(
-    output: Path, options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]
+    options: Any, scores: Scores, examples: list[Example], recording: Recording, decision: dict[str, Any]
 ) -> None:
     from butppg_lightning.evaluation.scores import write_csv, write_parquet
 
-    for name in (*TABLES.values(), SUMMARY, TIMELINE):
+    output: Path = options.output_dir
+    for name in _RESULTS:
         (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
     (write_csv if options.format == "csv" else write_parquet)(scores, output / TABLES[options.format])
     figures = scores.summary()
@@ -204,7 +196,7 @@ def _write(
         "window_seconds": scores.seconds,
         "hop_seconds": options.hop,
         "threshold": scores.threshold,
-        **how,
+        **decision,
         **figures,
         "channels": {
             name: {"name_in_file": channel.source, "rate": channel.rate, **presence[name]}

@@ -55,16 +55,13 @@ class Resampler:
         return -(-samples * self._up // self._down)
 
     def resample(self, read: Callable[[int, int], Array], begin: int, end: int, offset: float) -> Array:
-        """Return samples ``begin`` to ``end`` at 125 Hz, of which 0 is at the channel's first sample.
+        """Return samples ``[end - begin]`` at 125 Hz, of which 0 is at the channel's first sample.
 
         Args:
             read: Returns the channel's samples of a range, also of one beyond its ends, as floats without NaN.
             begin: The first sample wanted.
             end: The one after the last.
             offset: Subtracted before and added after filtering; near the signal, so that float32 has digits to spare.
-
-        Returns:
-            ``[end - begin]`` of the dtype that was read.
         """
         from scipy.signal import resample_poly
 
@@ -129,7 +126,7 @@ class Gaps:
         return outside + self._before(inside_end) - self._before(inside_begin)
 
     def missing_shares(self, starts: Array, rate: float) -> Array:
-        """Return which share of its samples (at ``rate``, Hz) each window misses that begins at ``starts`` (at 125 Hz)."""
+        """Return which share of its samples (at ``rate``, Hz) each window from ``starts`` (at 125 Hz) on misses."""
         edges = np.array([starts, starts + WINDOW_SAMPLES]) * (rate / SAMPLING_RATE)
         begin, end = np.rint(edges).astype(np.int64)
         return np.asarray(self.missing(begin, end) / (end - begin))

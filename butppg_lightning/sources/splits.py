@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from butppg_lightning.window import WindowSet
 
 SPLITS = ("train", "val", "test")
-Assignment = dict[str, list[str]]
-"""Split name to the subjects in it."""
+Assignment = dict[str, list[str]]  # split name to the subjects in it
 _TRIALS = 2000  # random assignments tried; the best is kept
 
 
@@ -136,7 +135,7 @@ def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict
 
 
 def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int = 0) -> dict[str, list[str]]:
-    """Assign whole subjects to splits so that sizes and class balance come close to what is asked.
+    """Assign whole subjects of labelled windows to splits so that sizes and class balance come close to what is asked.
 
     Args:
         windows: Labelled windows with subjects.
@@ -173,15 +172,9 @@ def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int 
 
 
 def folds_by_subject(windows: WindowSet, folds: int, seed: int = 0) -> list[list[str]]:
-    """Deal subjects out to ``folds`` test sets of similar size and class balance.
+    """Deal the subjects of labelled windows out to test sets of similar size and class balance, one for each fold.
 
-    Args:
-        windows: Labelled windows with subjects.
-        folds: Number of folds; as many as subjects is leave-one-subject-out.
-        seed: Seed of the search.
-
-    Returns:
-        The test subjects of each fold.
+    As many folds as subjects is leave-one-subject-out.
 
     Raises:
         UserError: If there are fewer than two folds or fewer subjects than folds.

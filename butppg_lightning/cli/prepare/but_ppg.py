@@ -14,8 +14,8 @@ from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, pr
 from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing, require_writable
-from butppg_lightning.sources.but_ppg.assemble import Choices, assemble, describe_windows
-from butppg_lightning.sources.but_ppg.reader import PARTS_FOLDER, Record, read_recordings
+from butppg_lightning.sources.but_ppg.assemble import assemble, describe_windows
+from butppg_lightning.sources.but_ppg.reader import DAMAGED, PARTS_FOLDER, Record, read_recordings
 from butppg_lightning.sources.but_ppg.release import Annotation, Release, find_release, read_annotations
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
@@ -72,8 +72,9 @@ def but_ppg(
     require_writable(parts)
     with progress_bar("reading records", len(readable)) as progress:
         recordings = read_recordings(release, readable, parts, workers or usable_cores(), progress)
-    excluded |= _damaged(recordings, damaged)
-    windows, devices, further = assemble(recordings, annotations, Choices(ppg_channel, polarity, missing_acc))
+    if damaged == "error":
+        _refuse_damaged(recordings)
+    windows, devices, further = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
     excluded |= further
     manifest = {
         "source": release.describe(source),
@@ -130,15 +131,15 @@ def _by_note(recordings: dict[str, Record]) -> dict[str, list[str]]:
     return grouped
 
 
-def _damaged(recordings: dict[str, Record], treatment: str) -> dict[str, str]:
-    damaged = {name: record.damaged for name, record in recordings.items() if record.damaged}
-    if damaged and treatment == "error":
+def _refuse_damaged(recordings: dict[str, Record]) -> None:
+    damaged = [name for name, record in recordings.items() if record.left_out.startswith(DAMAGED)]
+    if damaged:
         first = min(damaged)
         raise UserError(
-            f"{len(damaged)} of {len(recordings)} records are damaged, the first is {first}: {damaged[first]}; "
+            f"{len(damaged)} of {len(recordings)} records are damaged, the first is {first}: "
+            f"{recordings[first].left_out.removeprefix(DAMAGED)}; "
             "download them again, or leave them out with --damaged leave_out"
         )
-    return {record: f"damaged: {reason}" for record, reason in damaged.items()}
 
 
 def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:

@@ -5,7 +5,6 @@ For every camera it is decided which of its colours shows the pulse best, and wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,32 +32,14 @@ _TINY = 1e-100  # keeps a flat signal from dividing by 0
 _HALF_WIDTH = 0.2  # Hz on either side of the heart rate: the main lobe of a Hann window of ten seconds
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What the user decides about the signals.
-
-    Attributes:
-        ppg_channel: ``red``, ``green``, ``blue``, or ``best``: for every device with three colours the one with the
-            largest mean :func:`pulse_share` over its good records. By device, not by record: of three colours of noise
-            one looks most like a pulse by chance.
-        polarity: ``auto``, ``keep`` or ``invert``, see :func:`decide_polarity`.
-        missing_acc: ``present`` keeps records without acceleration, marked as absent; ``drop`` leaves them out.
-    """
-
-    ppg_channel: str = "red"
-    polarity: str = "auto"
-    missing_acc: str = "present"
-
-
 def assemble(
-    recordings: Mapping[str, Record], annotations: Mapping[str, Annotation], choices: Choices
+    recordings: Mapping[str, Record],
+    annotations: Mapping[str, Annotation],
+    ppg_channel: str = "red",
+    polarity: str = "auto",
+    missing_acc: str = "present",
 ) -> tuple[WindowSet, dict[str, dict[str, Any]], dict[str, str]]:
-    """Join signals and annotations.
-
-    Args:
-        recordings: What has been read; each record is annotated with a label.
-        annotations: By record.
-        choices: What the user decides.
+    """Join signals and annotations, by record; the options are those of ``butppg prepare but-ppg``.
 
     Returns:
         The windows, float32 with channels in the guide's order; what was decided for each device; and why further
@@ -68,10 +49,10 @@ def assemble(
         UserError: If no record is left.
     """
     left_out = {name: record.left_out for name, record in recordings.items() if record.left_out}
-    usable = {name: record for name, record in recordings.items() if not record.left_out and not record.damaged}
-    notes = [annotations[name] for name in usable]
-    devices = np.array([device_of(record.colours, annotations[name].site) for name, record in usable.items()])
-    recorded, there = _stack(list(usable.values()))
+    usable = [record for record in recordings.values() if not record.left_out]
+    notes = [annotations[name] for name in recordings if name not in left_out]
+    devices = np.array([device_of(record.colours, note.site) for record, note in zip(usable, notes, strict=True)])
+    recorded, there = _stack(usable)
     good = np.array([note.label == 1 for note in notes], dtype=bool)
     rates = np.array([note.heart_rate for note in notes])
     # red stands in for the PPG until a colour is chosen
@@ -81,7 +62,7 @@ def assemble(
     for device in sorted(set(devices.tolist())):
         own = np.flatnonzero(devices == device)
         ppg, seen = recorded[own, : len(COLOURS)], there[own, : len(COLOURS)]
-        decided[device] = _decide(device, ppg, seen, good[own], rates[own], choices)
+        decided[device] = _decide(device, ppg, seen, good[own], rates[own], ppg_channel, polarity)
         colour = COLOURS.index(decided[device]["ppg_channel"])
         sign = -1 if decided[device]["polarity"]["invert"] else 1
         signals[own, _PPG], present[own, _PPG] = sign * ppg[:, colour], seen[:, colour]
@@ -89,7 +70,7 @@ def assemble(
     for row, note in enumerate(notes):
         if not present[row, _PPG]:
             left_out[note.record] = f"PPG has no usable {decided[str(devices[row])]['ppg_channel']} channel"
-        elif choices.missing_acc == "drop" and not present[row, _ACC].all():
+        elif missing_acc == "drop" and not present[row, _ACC].all():
             left_out[note.record] = "no acceleration (--missing-acc drop)"
         else:
             kept.append(row)
@@ -121,18 +102,20 @@ def _stack(records: list[Record]) -> tuple[Array, Array]:
     return signals, present
 
 
-def _decide(device: str, ppg: Array, there: Array, good: Array, rates: Array, choices: Choices) -> dict[str, Any]:
+def _decide(
+    device: str, ppg: Array, there: Array, good: Array, rates: Array, chosen: str, polarity: str
+) -> dict[str, Any]:
     """Choose a device's colour and polarity.
 
     They follow from its PPG ``[N, 3, 1250]``, where that is there ``[N, 3]`` and good ``[N]``, and the reference heart
-    rates ``[N]`` (bpm).
+    rates ``[N]`` (bpm). The best colour is chosen by device, not by record: of three colours of noise one looks most
+    like a pulse by chance.
     """
     shares: dict[str, float] = {}
     for column, colour in enumerate(COLOURS):
         rows = good & there[:, column] & np.isfinite(rates)
         if rows.any():
             shares[colour] = round(float(np.mean(pulse_share(ppg[rows, column], rates[rows]))), 4)
-    chosen = choices.ppg_channel
     if device.startswith(_FIRST_RELEASE) or (chosen == "best" and not shares):
         chosen = "red"
     elif chosen == "best":
@@ -144,7 +127,7 @@ def _decide(device: str, ppg: Array, there: Array, good: Array, rates: Array, ch
         "good": int(good.sum()),
         "ppg_channel": chosen,
         "mean_pulse_share_of_good": shares,
-        "polarity": decide_polarity(device, skewness, choices.polarity),
+        "polarity": decide_polarity(device, skewness, polarity),
     }
 
 

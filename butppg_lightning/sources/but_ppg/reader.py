@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 PARTS_FOLDER = ".but_ppg_parts"  # folder of the output that holds what has been read, until the splits are written
 COLOURS = ("red", "green", "blue")  # the camera's channels; the first release has one, which is red
 ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")  # what is read of a record, in this order
+DAMAGED = "damaged: "  # how the reason begins where a record is left out because its files have to be downloaded again
 
 _VERSION = 3  # raise it when the same files give other signals
 _PPG = ROWS[:3]
@@ -69,8 +70,7 @@ class Record:
     channels: dict[str, Array] = field(default_factory=dict)
     colours: int = 0  # that the camera gave, usable or not
     notes: list[str] = field(default_factory=list)  # what was bridged, and why a channel is not there
-    left_out: str = ""  # why there is no usable PPG
-    damaged: str = ""  # what is wrong with the files
+    left_out: str = ""  # why it gives no window: there is no usable PPG, or what is wrong with the files
 
 
 class _Part(NamedTuple):
@@ -123,9 +123,9 @@ def _store(part: _Part) -> int:
     except UnusableError as error:
         read = Record(left_out=str(error))
     except (DamagedError, OSError) as error:
-        read = Record(damaged=str(error))
+        read = Record(left_out=f"{DAMAGED}{error}")
     signals = {name: samples.astype(np.float32) for name, samples in read.channels.items()}
-    words = {"notes": np.array(read.notes, dtype=str), "left_out": read.left_out, "damaged": read.damaged}
+    words = {"notes": np.array(read.notes, dtype=str), "left_out": read.left_out}
     write_npz(part.path, {**signals, **words, "colours": read.colours})
     return 1
 
@@ -134,8 +134,7 @@ def _stored(path: Path) -> Record:
     arrays = read_npz(path)
     # copies: a map of each of the thousands of files is more than a process may have
     channels = {name: np.array(arrays[name]) for name in ROWS if name in arrays}
-    left_out, damaged = str(arrays["left_out"]), str(arrays["damaged"])
-    return Record(channels, int(arrays["colours"]), arrays["notes"].tolist(), left_out, damaged)
+    return Record(channels, int(arrays["colours"]), arrays["notes"].tolist(), str(arrays["left_out"]))
 
 
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:

@@ -75,9 +75,6 @@ class Selection:
 def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
     """Read ``PPG=pleth,ECG=II`` (one argument or several).
 
-    Raises:
-        UserError: If a pair is malformed, or a channel unknown or named twice.
-
     Examples:
         >>> parse_channels(["PPG=pleth,ecg=II"])
         {'PPG': 'pleth', 'ECG': 'II'}
@@ -100,15 +97,12 @@ def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
 def parse_rates(text: str | None) -> dict[str, float]:
     """Read ``64`` or ``PPG=64,ACC=50,ECG=250`` (Hz).
 
-    Raises:
-        UserError: If it is neither.
-
     Examples:
         >>> parse_rates("PPG=64,ACC=50")
         {'PPG': 64.0, 'ACC': 50.0}
     """
     found: dict[str, float] = {}
-    for pair in (text or "").split(",") if text is not None else []:
+    for pair in [] if text is None else text.split(","):
         name, equals, value = pair.strip().rpartition("=")
         try:
             rate = float(value)
@@ -147,16 +141,11 @@ def printable(name: str) -> str:
 
 
 def match_channels(path: Path, names: Sequence[str], selection: Selection, *, timed: bool = False) -> dict[str, int]:
-    """Find the channels among a file's signal names.
-
-    Args:
-        path: The file, for messages.
-        names: Its names, in order, printable.
-        selection: What the user says.
-        timed: Whether one of the names may be a time column.
+    """Find the channels among a file's printable signal names.
 
     Returns:
-        Positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column.
+        Positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column if
+        one of the names may be that (``timed``).
 
     Raises:
         UserError: If a name is not there, a channel is ambiguous, or nothing matches.

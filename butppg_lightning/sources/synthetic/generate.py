@@ -8,6 +8,7 @@ independent of the label within a subject.
 
 from __future__ import annotations
 
+import itertools
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,20 +22,14 @@ from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corru
 from butppg_lightning.sources.synthetic.heart import Beats, draw_beats, draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
 from butppg_lightning.sources.synthetic.readers import READERS, judge, read_rates, signal_to_noise
-from butppg_lightning.sources.synthetic.subjects import (
-    BEDSIDE_MONITOR,
-    Layout,
-    Subject,
-    draw_subject,
-    record_ecg,
-    record_ppg,
-)
+from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, draw_subject, record_ecg, record_ppg
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from butppg_lightning.npz import Array
+    from butppg_lightning.sources.synthetic.subjects import Subject
 
 SPLIT_FILES: dict[Layout, dict[str, str]] = {
     "but_ppg": {"train": "train.npz", "val": "val.npz", "test": "test.npz"},
@@ -95,7 +90,9 @@ def synthesize(
     _check_request(samples, seed, good_share, subjects)
     labelled = layout == "but_ppg"
     good = round(samples * good_share) if labelled else 0
-    count = subjects or _subject_count(samples, good if labelled else None)
+    # one subject for about twenty windows, at least six, but no more than can have windows of both labels
+    rarer = min(good, samples - good) if labelled else samples
+    count = subjects or max(1, min(max(6, round(samples / 20)), rarer))
     cast = [draw_subject(_stream(seed, _SUBJECT, index), f"S{index:04d}", layout) for index in range(count)]
     owner = np.sort(np.arange(samples) % count)
     wanted = _allot_labels(_stream(seed, _QUOTA), owner, good) if labelled else None
@@ -128,12 +125,6 @@ def _check_request(samples: int, seed: int, good_share: float, subjects: int | N
         raise UserError(f"{subjects} subjects for {samples} samples; choose 1 to {samples}")
 
 
-def _subject_count(samples: int, good: int | None) -> int:
-    """One subject for about twenty windows, at least six, but no more than can have windows of both labels."""
-    rarer = samples if good is None else min(good, samples - good)
-    return max(1, min(max(6, round(samples / 20)), rarer))
-
-
 def _stream(seed: int, *key: int) -> np.random.Generator:
     """A generator of its own for every subject, window and attempt: no window depends on another."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
@@ -159,24 +150,17 @@ def _allot_labels(rng: np.random.Generator, owner: Array, good: int) -> Array:
 def _draw_chunk(seed: int, windows: range, subjects: list[Subject], wanted: Array | None) -> list[_Drawn]:
     """Draw the windows of one chunk, repeating conditions until the readers' verdict is the wanted label."""
     drawn: dict[int, _Drawn] = {}
-    pending = list(windows)
-    attempt = 0
-    while pending:
+    attempts = itertools.count()
+    while pending := [index for index in windows if index not in drawn]:
+        attempt = next(attempts)
         candidates = [_draw(seed, index, attempt, subjects[index - windows.start]) for index in pending]
         accepted = np.ones(len(pending), dtype=bool)
         if wanted is not None:
-            accepted = verdicts(candidates) == wanted[pending]
+            rates = read_rates(np.stack([item.signals[_PPG] for item in candidates]))
+            errors = np.stack([item.reader_errors for item in candidates])
+            accepted = judge(rates, errors, np.array([item.beats.mean_rate for item in candidates])) == wanted[pending]
         drawn.update((index, item) for index, item, keep in zip(pending, candidates, accepted, strict=True) if keep)
-        pending = [index for index, keep in zip(pending, accepted, strict=True) if not keep]
-        attempt += 1
     return [drawn[index] for index in windows]
-
-
-def verdicts(recordings: list[_Drawn]) -> Array:
-    """The readers' labels ``[N]`` of recordings, from the PPG alone."""
-    rates = read_rates(np.stack([item.signals[_PPG] for item in recordings]))
-    errors = np.stack([item.reader_errors for item in recordings])
-    return judge(rates, errors, np.array([item.beats.mean_rate for item in recordings]))
 
 
 def _draw(seed: int, index: int, attempt: int, subject: Subject) -> _Drawn:

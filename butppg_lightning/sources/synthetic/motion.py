@@ -1,4 +1,4 @@
-"""How the subject moves (an accelerometer in g, with gravity), and the random waveforms that all channels are made of."""
+"""How the subject moves, by an accelerometer (g, with gravity), and the random waveforms of which channels are made."""
 
 from __future__ import annotations
 

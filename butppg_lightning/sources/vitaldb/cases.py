@@ -69,16 +69,12 @@ def local_files(source: Path) -> dict[str, Path]:
 
 
 def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str, str], str]:
-    """Find the cases and whose they are.
+    """Find the cases: patient by case, and in words where the patients come from.
 
     Args:
         source: Folder of `.vital` files, or None for all cases of VitalDB.
-        clinical: Table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source, or
-            without a source for the server's.
-
-    Returns:
-        Patient by case, and in words where the patients come from. Without a table every local case counts as a
-        patient of its own.
+        clinical: Table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source (without
+            one every case counts as a patient of its own), or without a source for the server's.
 
     Raises:
         UserError: If the table is malformed or lacks a local case, or the server cannot be reached.
@@ -98,13 +94,9 @@ def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str,
 
 
 def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: int) -> dict[str, str]:
-    """Choose the cases of a set and subset; returns patient by case.
+    """Choose among patients (by case) those of a case set (``all`` or a key of :data:`CASE_SETS`) and subset.
 
-    Args:
-        patients: Patient by case.
-        case_set: ``all`` or a key of :data:`CASE_SETS`.
-        subset: ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
-        seed: Seed of the draw.
+    The subset is ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
 
     Raises:
         UserError: If none is left.
@@ -125,15 +117,9 @@ def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: 
 
 
 def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: int) -> dict[str, dict[str, str]]:
-    """Deal patients out at random, all cases of one into the same split.
+    """Deal patients (by case) out at random, all cases of one into the same split.
 
-    Args:
-        patients: Patient by case.
-        shares: Share of the cases for val and for test; the rest is train.
-        seed: Seed of the draw.
-
-    Returns:
-        For train, val and test, patient by case; each share above 0 gets a patient at least.
+    ``shares`` are those of the cases for val and for test, each of which gets a patient at least; the rest is train.
 
     Raises:
         UserError: If there are fewer patients than splits.
@@ -155,34 +141,28 @@ def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: 
 
 
 def read_splits(path: Path) -> Splits:
-    """Read what :meth:`Splits.write` wrote.
-
-    Raises:
-        UserError: If it is missing or malformed, or a case or patient is in two splits.
-    """
+    """Read what :meth:`Splits.write` wrote; nobody may be in two splits."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it with: {_MAKE}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({first_line(error)}); make it with: {_MAKE}") from None
-    if not isinstance(content, dict) or content.get("dataset") != _DATASET:
+    if not isinstance(content, dict) or content.pop("dataset", None) != _DATASET:
         raise UserError(f"{path} holds no splits of VitalDB; make them with: {_MAKE}")
-    cases = {split: content.get(split) for split in SPLITS}
-    source = content.get("source")
-    if not all(_is_text_table(part) for part in cases.values()) or not isinstance(source, str | None):
+    cases = {split: content.pop(split, None) for split in SPLITS}
+    source = content.pop("source", None)
+    tables = all(
+        isinstance(part, dict) and all(isinstance(who, str) for who in part.values()) for part in cases.values()
+    )
+    if not tables or not isinstance(source, str | None):
         raise UserError(f"{path}: train, val and test must say the patient of each case; make them with: {_MAKE}")
     owners: dict[str, str] = {}
     for split, part in cases.items():
-        for who in {*part.values(), *(f"case {case}" for case in part)}:  # type: ignore[union-attr]
+        for who in {*part.values(), *(f"case {case}" for case in part)}:
             if owners.setdefault(who, split) != split:
                 raise UserError(f"{path}: {who} is in both {owners[who]} and {split}; make them with: {_MAKE}")
-    about = {key: value for key, value in content.items() if key not in (*SPLITS, "dataset", "source")}
-    return Splits(cases, None if source is None else Path(source), about)  # type: ignore[arg-type]
-
-
-def _is_text_table(part: Any) -> bool:
-    return isinstance(part, dict) and all(isinstance(value, str) for value in part.values())
+    return Splits(cases, None if source is None else Path(source), content)
 
 
 def _shuffled(patients: Mapping[str, str], seed: int) -> dict[str, list[str]]:

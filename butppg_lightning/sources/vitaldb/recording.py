@@ -26,7 +26,6 @@ TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}  # track of each channe
 NO_NETWORK = (
     "use local files: --source DIR, a folder of .vital files (and --clinical clinical_data.csv for the patients)"
 )
-"""What to do without a network."""
 
 _LONGEST = 48.0  # hours; a stranger's file may declare any length
 _RATES = (50.0, 2000.0)  # Hz
@@ -141,12 +140,10 @@ def _check_archive(path: Path) -> None:
 def _samples(track: Any, begin: float, seconds: float, packed: bool) -> Array:
     samples = np.full(math.ceil(seconds * track.srate), np.nan, dtype=np.float32)
     for record in track.recs:
-        values = np.asarray(record["val"])
         # rounded, where the package takes the next sample up: a clock's last digit must not open a gap
         start = round((record["dt"] - begin) * track.srate)
-        values = values[: max(0, samples.size - start)]
-        known = _recorded(values, packed)
-        samples[start : start + values.size] = np.where(known, values, np.nan)
+        values = np.asarray(record["val"])[: max(0, samples.size - start)]
+        samples[start : start + values.size] = np.where(_recorded(values, packed), values, np.nan)
     if track.fmt > 2:  # integers of a converter
         samples = samples * np.float32(track.gain) + np.float32(track.offset)
     samples[~np.isfinite(samples) | (samples > 4e9)] = np.nan  # the package's own limit

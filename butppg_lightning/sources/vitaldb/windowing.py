@@ -71,9 +71,7 @@ class CaseWindows:
 def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
     """Read a case and make its windows; what is wrong with an unusable one is said in the result.
 
-    Args:
-        where: A `.vital` file, the number of a case on the server, or in words why there is neither.
-        gate: Which windows pass.
+    ``where`` is a `.vital` file, the number of a case on the server, or in words why there is neither.
 
     Raises:
         UserError: If the vitaldb package is missing or the server cannot be reached.
