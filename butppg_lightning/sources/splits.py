@@ -137,13 +137,7 @@ def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict
 def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int = 0) -> dict[str, list[str]]:
     """Assign whole subjects of labelled windows to splits so that sizes and class balance come close to what is asked.
 
-    Args:
-        windows: Labelled windows with subjects.
-        shares: Split name to share of the windows; the shares sum to 1.
-        seed: Seed of the search.
-
-    Returns:
-        Split name to sorted subject names.
+    The shares of the windows, by split, sum to 1. Returns sorted subject names by split.
 
     Raises:
         UserError: If subjects are unknown or fewer than the splits.

@@ -11,6 +11,7 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.but_ppg.reader import COLOURS, ROWS
+from butppg_lightning.sources.but_ppg.release import NUMBERS
 from butppg_lightning.sources.resampling import band_pass
 from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, WindowSet
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _PPG, _ECG = CHANNELS.index("PPG"), CHANNELS.index("ECG")
 _ACC = [row for row, name in enumerate(CHANNELS) if name.startswith("ACC")]
-_NUMBERS = ("age", "height", "weight", "glycaemia", "spo2")
 _WORDS = ("site", "motion", "sex", "blood_pressure")
 _FIRST_RELEASE = "v1"  # one colour, published inverted by the authors, so that systole is up already
 _PULSE_BAND = (0.5, 8.0)  # Hz: a pulse and its harmonics
@@ -79,7 +79,7 @@ def assemble(
         first = f"{record} {left_out[record]}" if record else "no record was read"
         raise UserError(f"all {len(annotations)} records are left out, the first: {first}")
     known = {key: np.array([getattr(note, key) for note in notes]) for key in ("record", "subject", "label", *_WORDS)}
-    numbers = {key: np.array([getattr(note, key) for note in notes], dtype=np.float32) for key in _NUMBERS}
+    numbers = {key: np.array([getattr(note, key) for note in notes], dtype=np.float32) for key in NUMBERS}
     windows = WindowSet(
         signals=signals,
         channels=CHANNELS,
@@ -177,14 +177,8 @@ def upstroke_skewness(ppg: Array) -> Array:
 def pulse_share(ppg: Array, heart_rate: Array) -> Array:
     """Measure how much of a signal is pulse: power at the reference heart rate and its double, of all in the band.
 
-    After de Haan and Jeanne, Robust pulse rate from chrominance-based rPPG, IEEE TBME 2013.
-
-    Args:
-        ppg: ``[N, 1250]``.
-        heart_rate: ``[N]`` in bpm.
-
-    Returns:
-        ``[N]`` in 0..1; NaN without a heart rate.
+    After de Haan and Jeanne, Robust pulse rate from chrominance-based rPPG, IEEE TBME 2013. Of PPG ``[N, 1250]`` and
+    heart rates ``[N]`` (bpm) the shares are ``[N]`` in 0..1, NaN without a heart rate.
     """
     spectrum = np.abs(np.fft.rfft(band_pass(ppg, *_PULSE_BAND) * np.hanning(ppg.shape[-1]), 4 * ppg.shape[-1])) ** 2
     frequency = np.fft.rfftfreq(4 * ppg.shape[-1], 1 / SAMPLING_RATE)

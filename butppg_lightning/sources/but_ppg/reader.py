@@ -85,14 +85,9 @@ class _Part(NamedTuple):
 def read_recordings(
     release: Release, records: list[str], parts: Path, workers: int, progress: Callable[[int], None]
 ) -> dict[str, Record]:
-    """Read records of a release, also those that are damaged or have no usable PPG, which they then say.
+    """Read records of a release in several processes; the damaged ones and those without usable PPG then say so.
 
-    Args:
-        release: The release.
-        records: Which of its records.
-        parts: Folder for what has been read. What an earlier run left there of the same files is not read again.
-        workers: Number of processes; 1 reads in this one.
-        progress: Called with the number of records done, as they are done.
+    What has been read is in the folder ``parts``; what an earlier run left there of the same files is not read again.
 
     Raises:
         UserError: If the folder cannot be written or a process was killed.
@@ -140,10 +135,7 @@ def _stored(path: Path) -> Record:
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
     """Read one record: PPG, and ECG and acceleration where they are usable; notes say why a channel is left out.
 
-    Args:
-        record: Six digits.
-        folder: Where its files are.
-        checksums: SHA-256 sums of those of its files that the release lists; all are checked.
+    ``checksums`` are the SHA-256 sums of those of its files that the release lists; all are checked.
 
     Raises:
         UnusableError: If there is no usable PPG.

@@ -17,6 +17,7 @@ from butppg_lightning.errors import UserError, first_line
 QUALITY_FILE = "quality-hr-ann.csv"  # record, quality (1 good, 0 poor) and the ECG's heart rate
 INFO_FILE = "subject-info.csv"  # record, subject, site of the camera and kind of motion
 CHECKSUM_FILE = "SHA256SUMS.txt"  # PhysioNet ships it with every release: a SHA-256 sum and a path on every line
+NUMBERS = ("age", "height", "weight", "glycaemia", "spo2")  # of a subject, that the tables may give
 
 _DEPTH = 4  # folders below the one named; a release unpacked beside another is at most this deep
 _SIGNAL_FILE = re.compile(r"([0-9]{6})_(?:PPG|ECG|ACC)\.(?:hea|dat)")
@@ -151,9 +152,7 @@ def _read_checksums(path: Path) -> dict[Path, str]:
 def read_annotations(quality_file: Path, info_file: Path) -> dict[str, Annotation]:
     """Read both tables and join them on the record; the annotations are in the order of the records.
 
-    Args:
-        quality_file: ``quality-hr-ann.csv``.
-        info_file: ``subject-info.csv``; a record it does not list keeps its label, and nothing else is known of it.
+    A record that ``subject-info.csv`` does not list keeps its label, and nothing else is known of it.
 
     Raises:
         UserError: If a table is missing or no table of this kind.
@@ -172,7 +171,7 @@ def _annotation(record: str, quality: dict[str, str], info: dict[str, str]) -> A
         motion=";".join(part.strip() for part in info.get("motion", "").split(";")),
         sex=info.get("gender", "").upper()[:1],
         blood_pressure=info.get("pressure", ""),
-        **{key: _number(info.get(key, "")) for key in ("age", "height", "weight", "glycaemia", "spo2")},
+        **{key: _number(info.get(key, "")) for key in NUMBERS},
     )
 
 

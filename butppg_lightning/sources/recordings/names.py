@@ -20,7 +20,9 @@ _LEADS = "i iii avr avl avf v v1 v2 v3 v4 v5 v6"
 _AXIS = "accel{0} acceleration{0} accelerometer{0} wristacc{0} a{0} accaxis{0} accelaxis{0} accelerationaxis{0}"
 _AXIS += " accelerometeraxis{0} {0}acc {0}accel {0}acceleration {0}axis {0}axisacceleration"
 
-_RANKED = {
+# Names by channel in ranks, the best rank first: letters and digits only, lower case. A channel takes the first rank
+# that a file has a name of; two names of that rank are ambiguous.
+ALIASES = {
     # colours and numbers come last: which of several is right is the user's choice
     "PPG": (
         "ppg",
@@ -44,10 +46,6 @@ _RANKED = {
         " localtime date dateandtime",
     ),
 }
-
-ALIASES = {channel: tuple(tuple(names.split()) for names in ranks) for channel, ranks in _RANKED.items()}
-"""Names by channel in ranks, the best rank first: letters and digits only, lower case. A channel takes the first rank
-that a file has a name of; two names of that rank are ambiguous."""
 
 _NONE = "none"
 _WITH_UNIT = re.compile(r"^\[?(.*?)\]?\s*[\(\[]([^\(\)\[\]]*)[\)\]]$")
@@ -163,7 +161,7 @@ def match_channels(path: Path, names: Sequence[str], selection: Selection, *, ti
             continue
         taken = {_plain(source) for source in selection.channels.values()}
         for rank in ALIASES[channel]:
-            rows = [row for row, name in enumerate(plain) if name in rank and name not in taken]
+            rows = [row for row, name in enumerate(plain) if name in rank.split() and name not in taken]
             if len(rows) > 1:
                 candidates = ", ".join(names[row] for row in rows)
                 raise UserError(

@@ -66,13 +66,13 @@ def _rate(path: Path, keys: tuple[str, ...], channel: str, settings: dict[str, A
 
 
 def _number(path: Path, settings: dict[str, Array], keys: list[str]) -> float | None:
-    for key in keys:
-        value = settings.get(key)
-        if value is not None:
-            if value.size != 1 or value.dtype.kind not in "fiu":
-                raise UserError(f"{path}: '{key}' is {value.dtype} of shape {list(value.shape)}; expected one number")
-            return float(value.item())
-    return None
+    key = next((key for key in keys if key in settings), None)
+    if key is None:
+        return None
+    value = settings[key]
+    if value.size != 1 or value.dtype.kind not in "fiu":
+        raise UserError(f"{path}: '{key}' is {value.dtype} of shape {list(value.shape)}; expected one number")
+    return float(value.item())
 
 
 def _start_time(path: Path, value: Array | None) -> datetime | None:

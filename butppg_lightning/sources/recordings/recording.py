@@ -90,14 +90,10 @@ def assemble(
     names: tuple[str, ...],
     acc_unit: str | None = None,
 ) -> Recording:
-    """Check channels, put them on a common time axis and bring acceleration to g.
+    """Check channels, put them on a common time axis and bring acceleration to g: what every reader ends with.
 
-    Args:
-        path: The file.
-        channels: Channels by name; their starts may be relative to anything they share.
-        start_time: The moment that the starts are relative to, or None.
-        names: All signal names of the file.
-        acc_unit: The user's unit of acceleration, which decides; None for what the file says, or g.
+    The channels' starts may be relative to anything they share, of which ``start_time`` is the moment if it is known.
+    The user's ``acc_unit`` decides; None for what the file says, or g.
 
     Raises:
         UserError: If a rate is impossible, no channel holds a number, the recording spans too long a time, or nobody

@@ -54,16 +54,7 @@ class NumberColumn:
 
 
 class TimeColumn:
-    """Collects a table's time stamps and turns them into seconds.
-
-    Args:
-        path: The file, for messages.
-        name: The column's name; its last word may be a unit (``time_ms``).
-        unit: The unit as the file spells it, or empty.
-
-    Attributes:
-        guesses: After :meth:`seconds`: what was assumed of the column, one line each.
-    """
+    """Collects a table's time stamps and turns them into seconds; its name's last word may be a unit (``time_ms``)."""
 
     def __init__(self, path: Path, name: str, unit: str) -> None:
         self.path, self.name = path, name
@@ -73,14 +64,10 @@ class TimeColumn:
         self._zone: Any = None
         self._first = self._last = 0.0
         self._stamps: list[Array] = []
-        self.guesses: list[str] = []
+        self.guesses: list[str] = []  # what seconds() had to assume of the column, one line each
 
     def add(self, cells: Any) -> None:
-        """Take the next cells, a pandas Series indexed by line number.
-
-        Raises:
-            UserError: If one is no time, or time goes backwards.
-        """
+        """Take the next cells, a pandas Series indexed by line number; time must not go backwards."""
         if not len(cells):
             return
         dated = cells.dtype.kind not in "iuf" and _mostly_dates(cells)
@@ -200,9 +187,6 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
 
     Returns:
         The rate, the first sample's time in seconds, and ``[S]`` float32 samples.
-
-    Raises:
-        UserError: If the stamps do not allow a rate, are uneven, or span too long a time.
     """
     if len(stamps) < 2:
         raise UserError(f"{path}: '{name}' has {len(stamps)} samples; leave it out with --channels NAME=none")

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.recordings.recording import Channel, Recording
 
 WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
-LARGEST_MISSING_SHARE = 0.1
-"""Share of a window's samples that a channel may miss, 1 s together: they are bridged by straight lines. A channel
-that misses more is absent from the window."""
+LARGEST_MISSING_SHARE = 0.1  # of a window's samples that straight lines may bridge (1 s); with more it is absent
 SHORTEST_HOP, LONGEST_HOP = 0.1, 86_400.0  # seconds that consecutive windows may be apart
 
 _OFFSET_SAMPLES = 100_000  # looked at to find a channel's offset
@@ -117,10 +115,8 @@ class _Track:
 def outline(channel: Channel, duration: float, most: int) -> tuple[Array, Array, Array]:
     """Return the lowest and highest value of a channel in equal stretches of time, after removing its baseline.
 
-    Args:
-        channel: The channel.
-        duration: Seconds that the stretches cover, from the recording's start.
-        most: Number of stretches at most; fewer if they would hold under two samples each.
+    The stretches cover ``duration`` seconds from the recording's start; they are ``most``, or fewer if they would hold
+    under two samples each.
 
     Returns:
         The stretches' edges ``[n + 1]`` in seconds, and their lowest and highest values ``[n]``, NaN where the channel
