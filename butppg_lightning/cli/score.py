@@ -73,7 +73,6 @@ def score(
         butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
     options = SimpleNamespace(**locals())
-    _check(options)
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.models.checkpoints.classifier import restore_network
     from butppg_lightning.models.prediction import predict
@@ -96,8 +95,14 @@ def score(
     _write(options, scores, examples, recording, decision)
 
 
-def _check(options: Any) -> None:
+def _read(options: Any) -> Recording:
+    """Check the options, then read the recording."""
+    from rich.console import Console
+    from rich.markup import escape
+
     from butppg_lightning.evaluation.scores import require_pyarrow
+    from butppg_lightning.sources.recordings import Selection, read_recording
+    from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
     cut.check_cut(options)
     require_checkpoint(options.checkpoint)
@@ -108,15 +113,6 @@ def _check(options: Any) -> None:
         )
     if options.format == "parquet":
         require_pyarrow()
-
-
-def _read(options: Any) -> Recording:
-    from rich.console import Console
-    from rich.markup import escape
-
-    from butppg_lightning.sources.recordings import Selection, read_recording
-    from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
-
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
     console = Console(stderr=True, force_jupyter=False)
     with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only

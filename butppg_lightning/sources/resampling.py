@@ -106,16 +106,11 @@ def band_pass(signals: Array, low: float, high: float) -> Array:
 
 
 class Gaps:
-    """The gaps of evenly sampled values ``[T]``, NaN in gaps: a table, so that any stretch is bridged in the same way.
-
-    Attributes:
-        starts: ``[G]`` first sample of each gap.
-        stops: ``[G]`` the sample behind its last.
-    """
+    """The gaps of evenly sampled values ``[T]``, NaN in gaps: a table, so that any stretch is bridged in the same way."""
 
     def __init__(self, samples: Array) -> None:
         self._samples = samples
-        self.starts, self.stops = runs(np.isnan(samples)).T
+        self.starts, self.stops = runs(np.isnan(samples)).T  # [G] first sample of each gap, and the one behind its last
         self._totals = np.append(0, np.cumsum(self.stops - self.starts))
 
     def missing(self, begin: Array, end: Array) -> Array:

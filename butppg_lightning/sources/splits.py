@@ -57,9 +57,6 @@ class SplitPlan:
         seed: Seed of the assignment.
         allow_overlap: Accept the same window in two splits.
         overwrite: Replace splits that are there.
-
-    Raises:
-        UserError: If shares leave nobody to train on, folds are impossible, or split files exist.
     """
 
     output: Path
@@ -86,12 +83,7 @@ class SplitPlan:
         return [self.output / f"fold_{fold}" for fold in range(self.folds)] if self.folds else [self.output]
 
     def assign(self, windows: WindowSet) -> dict[Path, Assignment]:
-        """Return, for each folder to write, who is in which split: whole subjects, keeping the class balance.
-
-        Raises:
-            UserError: If there are too few subjects, a named one is not there, or copies of one window would come
-                into different splits.
-        """
+        """Return, for each folder to write, who is in which split: whole subjects, keeping the class balance."""
         if self.folds:
             shares = {"val": self.val_share, "test": 0.0}
             tests = folds_by_subject(windows, self.folds, self.seed)

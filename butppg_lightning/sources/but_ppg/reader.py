@@ -167,9 +167,6 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
     Returns:
         ``[1250]`` float64 in the unit of ``samples``, and how many samples were bridged.
 
-    Raises:
-        UnusableError: If the recording is not ten seconds long or has too many invalid samples.
-
     Examples:
         >>> window, bridged = to_window(np.array([np.nan, *range(1, 299), np.nan]), 30.0)
         >>> window.shape, bridged
@@ -243,9 +240,14 @@ def _one_sample_each(path: Path, header: Any) -> Signals:
 
 
 def _add(read: Record, kind: str, signals: Signals) -> None:
-    scale, note = _scale(kind, signals.unit)
+    scale, note = 1.0, ""
     if kind == "PPG":
         read.colours = len(signals.values)
+    else:
+        known, default = (ACC_UNITS, "g") if kind == "ACC" else (_ECG_UNITS, "mv")
+        unit = (unit_of(signals.unit) or "") if kind == "ACC" else signals.unit.lower().replace("µ", "u")
+        scale = known.get(unit, 1.0)
+        note = "" if unit in known else f"{kind}: unit {signals.unit!r} unknown, taken as {default}"
     found: dict[str, Array] = {}
     for name, row in _rows(kind, signals).items():
         try:
@@ -279,12 +281,3 @@ def _rows(kind: str, signals: Signals) -> dict[str, int]:
     last = [re.split(r"[\s_]", name.lower())[-1][-1:] for name in signals.names]
     order = [last.index(letter) for letter in letters] if sorted(last) == sorted(letters) else range(count)
     return dict(zip(wanted, order, strict=True))
-
-
-def _scale(kind: str, unit: str) -> tuple[float, str]:
-    """Return what brings a signal to mV or g, and a note if its unit is not known."""
-    if kind == "PPG":
-        return 1.0, ""
-    known, default = (ACC_UNITS, "g") if kind == "ACC" else (_ECG_UNITS, "mv")
-    found = unit_of(unit) if kind == "ACC" else unit.lower().replace("µ", "u")
-    return known.get(found or "", 1.0), "" if found in known else f"{kind}: unit {unit!r} unknown, taken as {default}"

@@ -178,7 +178,8 @@ def _annotation(record: str, quality: dict[str, str], info: dict[str, str]) -> A
 def _read_table(path: Path, needed: tuple[str, ...]) -> dict[str, dict[str, str]]:
     """Rows by record; columns are known by their lower-case name without unit, blank or underscore."""
     lines = _lines(path)
-    columns = [_column(name) for name in lines[0]] if lines else []
+    plain = [re.sub(r"[\s_]", "", name.partition("[")[0]).lower() for name in lines[0]] if lines else []
+    columns = [_SAME.get(name, name) for name in plain]
     missing = [name for name in needed if name not in columns]
     if missing:
         found = ", ".join(lines[0])[:100] if lines else "nothing"
@@ -208,11 +209,6 @@ def _lines(path: Path) -> list[list[str]]:
         raise UserError(f"{path} does not exist; it comes with the release") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as a CSV table ({first_line(error)}); download it again") from None
-
-
-def _column(name: str) -> str:
-    plain = re.sub(r"[\s_]", "", name.partition("[")[0]).lower()
-    return _SAME.get(plain, plain)
 
 
 def _number(text: str) -> float:

@@ -39,16 +39,12 @@ class TableLayout:
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from a table whose layout is found from its first lines; the module's docstring states the form.
-
-    Raises:
-        UserError: If the table is empty or malformed, a cell is no number, or time is missing or goes backwards.
-    """
+    """Read a recording from a table whose layout is found from its first lines; the module's docstring says which."""
     return read_table(path, find_layout(path), selection)
 
 
 def read_table(path: Path, layout: TableLayout, selection: Selection) -> Recording:
-    """Read a recording from a table of a known layout; arguments and errors as :func:`read`."""
+    """Read a recording from a table of a known layout."""
     found = match_channels(path, layout.names, selection, timed=True)
     time_row = found.pop(TIME, None)
     if time_row is None and not all(selection.rate(channel) for channel in found):
@@ -140,11 +136,7 @@ def _parse(path: Path, layout: TableLayout, block: bytes, columns: list[int], li
 
 
 def find_layout(path: Path) -> TableLayout:
-    """Find a table's layout from its first lines: comments, a line of names, maybe one of units, rows of numbers.
-
-    Raises:
-        UserError: If it is no text, empty, or has no line of names.
-    """
+    """Find a table's layout from its first lines: comments, a line of names, maybe one of units, rows of numbers."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

@@ -176,14 +176,8 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
     Samples keep their order and their values (nothing is interpolated): stamps only decide the rate and where each
     stretch of ten seconds, or up to a gap, begins. So neither jitter nor the rounding of stamps adds noise; where the
     clock drifts, a sample is left out or missing now and then. Equal stamps (coarser than the sampling, for example
-    whole seconds) are spread evenly.
-
-    Args:
-        path: The file, and
-        name: the signal, for messages.
-        stamps: ``[T]`` seconds, never decreasing.
-        values: ``[T]`` float32, without NaN.
-        rate: The sampling rate (Hz) if it is known; None to find it.
+    whole seconds) are spread evenly. ``stamps [T]`` are seconds and never decrease, ``values [T]`` float32 without NaN;
+    ``rate`` is None to find it (Hz).
 
     Returns:
         The rate, the first sample's time in seconds, and ``[S]`` float32 samples.

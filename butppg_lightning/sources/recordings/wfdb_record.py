@@ -27,13 +27,9 @@ _FLAC = ("508", "516", "524")
 
 def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from a WFDB record, given with or without ``.hea``; damage makes wfdb raise anything."""
-    name = path.with_suffix("") if path.suffix == ".hea" else path
-    header = _header(name)
-    return _recording(Path(f"{name}.hea"), header, _segments(name, header), selection)
-
-
-def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], selection: Selection) -> Recording:
-    rate = float(header.fs)
+    record = path.with_suffix("") if path.suffix == ".hea" else path
+    path, header = Path(f"{record}.hea"), _header(record)
+    segments, rate = _segments(record, header), float(header.fs)
     first: dict[str, tuple[float, str]] = {}  # rate and unit by name
     for _, segment_path, segment in segments:
         if float(segment.fs) != rate:

@@ -50,7 +50,9 @@ def draw_corruption(
     situation = "vitaldb" if monitored else "at_rest" if motion.kind == "rest" else "moving"
     fault = str(rng.choice(FAULTS, p=_FAULT_SHARES[situation]))
     height = float(np.std(pulse))
-    wander = _wander(rng, beats) * (0.5 if monitored else 1.0)  # a monitor removes part of it
+    # baseline wander below the pulse band: breathing and vasomotion; a monitor removes part of it
+    wander = rng.uniform(0.1, 0.8) * beats.breathing(TIME) + rng.lognormal(-0.3, 0.7) * band_noise(rng, 0.05, 0.35, 2)
+    wander *= 0.5 if monitored else 1.0
     gain = 1 - rng.uniform(0, 0.4) * motion.envelope * (motion.kind != "rest")
     added = height * (10 ** (rng.normal(-24, 4) / 20) * band_noise(rng, 0.3, 12, 1) + wander)
     if motion.movement.any():
@@ -65,12 +67,6 @@ def draw_corruption(
 def _severity(rng: np.random.Generator, badly_seated: float) -> float:
     """Artefact over pulse (dB): a sensor that sits badly, or one that sits well."""
     return float(rng.normal(12, 4) if rng.random() < badly_seated else rng.normal(-15, 4))
-
-
-def _wander(rng: np.random.Generator, beats: Beats) -> Array:
-    """Baseline wander below the pulse band: breathing and vasomotion, in pulse units."""
-    breathing = rng.uniform(0.1, 0.8) * beats.breathing(TIME)
-    return breathing + rng.lognormal(-0.3, 0.7) * band_noise(rng, 0.05, 0.35, 2)
 
 
 def _motion_artefact(rng: np.random.Generator, motion: Motion) -> Array:

@@ -35,14 +35,9 @@ class Beats:
     respiration: tuple[float, float]  # phase of breathing at time 0 and its rate (rad, Hz): it modulates all channels
 
     @property
-    def inside(self) -> Array:
-        """``[K]`` True for the beats whose R peak lies in the window."""
-        return np.asarray((self.times >= 0) & (self.times < DURATION))
-
-    @property
     def mean_rate(self) -> float:
         """Mean heart rate over the window (bpm), from the first R peak in it to the last."""
-        times = self.times[self.inside]
+        times = self.times[(self.times >= 0) & (self.times < DURATION)]
         return float(60 * (times.size - 1) / (times[-1] - times[0]))
 
     def breathing(self, times: Array) -> Array:

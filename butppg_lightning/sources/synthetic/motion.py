@@ -50,8 +50,11 @@ def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, cal
             fidget = bursts(rng, int(rng.integers(1, 4)), 0.8, 3) * band_noise(rng, 0.5, 6, 1)
             movement = 0.1 * strength * _mix_axes(rng, fidget)
     elif kind == "walking":
-        envelope = _bout(rng)
-        movement = _mix_axes(rng, envelope * _steps(rng, cadence_apart(rng, beats.mean_rate, 65, 165))) * strength
+        envelope, cadence = _bout(rng), cadence_apart(rng, beats.mean_rate, 65, 165)
+        steps = wandering_tone(rng, cadence, 0.02, (1, rng.uniform(0.1, 0.5), rng.uniform(0, 0.25)))
+        # left and right differ: the stride, at half the cadence
+        steps = unit_rms(steps + rng.uniform(0, 0.4) * wandering_tone(rng, cadence / 2, 0.02, (1,)))
+        movement = _mix_axes(rng, envelope * steps) * strength
     elif kind == "gesture":
         envelope = bursts(rng, int(rng.integers(3, 6)), 1.2, 4)
         movement = np.stack([envelope * band_noise(rng, 0.4, 5, 1.5) for _ in range(3)]) * strength
@@ -82,12 +85,6 @@ def cadence_apart(rng: np.random.Generator, heart_rate: float, slowest: float, f
         rate = slowest if heart_rate - slowest > fastest - heart_rate else fastest
         rate += np.sign(heart_rate - rate) * rng.uniform(0, abs(heart_rate - rate) - _APART)
     return float(np.clip(rate, slowest, fastest)) / 60
-
-
-def _steps(rng: np.random.Generator, cadence: float) -> Array:
-    """Steps with harmonics and, as left and right differ, the stride at half the cadence."""
-    steps = wandering_tone(rng, cadence, 0.02, (1, rng.uniform(0.1, 0.5), rng.uniform(0, 0.25)))
-    return unit_rms(steps + rng.uniform(0, 0.4) * wandering_tone(rng, cadence / 2, 0.02, (1,)))
 
 
 def _bout(rng: np.random.Generator) -> Array:

@@ -52,9 +52,6 @@ def local_files(source: Path) -> dict[str, Path]:
     """Find the `.vital` files of a folder, however deep, by case.
 
     A number loses its leading zeros (the release's ``0001.vital`` is case 1).
-
-    Raises:
-        UserError: If there are none, or two of the same case.
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder of .vital files")
@@ -97,9 +94,6 @@ def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: 
     """Choose among patients (by case) those of a case set (``all`` or a key of :data:`CASE_SETS`) and subset.
 
     The subset is ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
-
-    Raises:
-        UserError: If none is left.
     """
     chosen = dict(patients)
     if case_set != "all":
@@ -120,9 +114,6 @@ def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: 
     """Deal patients (by case) out at random, all cases of one into the same split.
 
     ``shares`` are those of the cases for val and for test, each of which gets a patient at least; the rest is train.
-
-    Raises:
-        UserError: If there are fewer patients than splits.
     """
     owned = _shuffled(patients, seed)
     wanted = {split: share * len(patients) for split, share in shares.items() if share > 0}

@@ -143,16 +143,13 @@ def _samples(track: Any, begin: float, seconds: float, packed: bool) -> Array:
         # rounded, where the package takes the next sample up: a clock's last digit must not open a gap
         start = round((record["dt"] - begin) * track.srate)
         values = np.asarray(record["val"])[: max(0, samples.size - start)]
-        samples[start : start + values.size] = np.where(_recorded(values, packed), values, np.nan)
+        recorded = np.isfinite(values)
+        if packed and values.dtype.kind in "iu":
+            # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
+            limits = np.iinfo(values.dtype)
+            recorded = values != (limits.min if values.dtype.kind == "i" else limits.max)
+        samples[start : start + values.size] = np.where(recorded, values, np.nan)
     if track.fmt > 2:  # integers of a converter
         samples = samples * np.float32(track.gain) + np.float32(track.offset)
     samples[~np.isfinite(samples) | (samples > 4e9)] = np.nan  # the package's own limit
     return samples
-
-
-def _recorded(values: Array, packed: bool) -> Array:
-    if values.dtype.kind == "f" or not packed:
-        return np.isfinite(values)
-    # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
-    limits = np.iinfo(values.dtype)
-    return np.asarray(values != (limits.min if values.dtype.kind == "i" else limits.max))

@@ -39,9 +39,6 @@ class Gate:
         min_cycles: Least number of whole cardiac cycles of a window, in both channels.
         max_gap: Longest gap, in seconds, bridged by a straight line (at most 5 % of a window altogether).
         max_windows_per_case: Most windows of a case, spread evenly over those that pass; 0 for all.
-
-    Raises:
-        UserError: If a limit is impossible.
     """
 
     min_sqi: float = 0.86
@@ -72,9 +69,6 @@ def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
     """Read a case and make its windows; what is wrong with an unusable one is said in the result.
 
     ``where`` is a `.vital` file, the number of a case on the server, or in words why there is neither.
-
-    Raises:
-        UserError: If the vitaldb package is missing or the server cannot be reached.
     """
     try:
         if isinstance(where, str):
@@ -88,9 +82,6 @@ def select_windows(tracks: dict[str, Track], gate: Gate) -> CaseWindows:
     """Make consecutive windows of PPG and ECG, begun at the same instant, and keep those that pass, in order of time.
 
     Windows begin where both channels begin to be there, and anew behind each gap that is too long to be bridged.
-
-    Raises:
-        UnusableError: If a channel has no sample.
     """
     waveforms = [_waveform(tracks[name], gate.max_gap) for name in PRETRAIN_CHANNELS]
     length = min(waveform.samples.size for waveform in waveforms)
