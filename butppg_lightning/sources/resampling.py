@@ -106,7 +106,7 @@ def band_pass(signals: Array, low: float, high: float) -> Array:
 
 
 class Gaps:
-    """The gaps of evenly sampled values ``[T]``, NaN in gaps: a table, so that any stretch is bridged in the same way."""
+    """The gaps (NaN) of evenly sampled values ``[T]``: a table, so that any stretch is bridged in the same way."""
 
     def __init__(self, samples: Array) -> None:
         self._samples = samples

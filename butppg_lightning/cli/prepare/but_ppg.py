@@ -44,8 +44,7 @@ def but_ppg(
         output: Folder for the splits and manifest.json.
         ppg_channel: Colour of the camera that becomes PPG (records 100001 to 111004 have red only); best: for each
             camera the colour with most of its power at the heart rate and its double, over the good records.
-        polarity: auto: for each camera, negate when its good records show the steep slope falling; keep and invert:
-            all.
+        polarity: auto: for each camera, negate if its good records show the steep slope falling; keep, invert: all.
         missing_acc: Records without acceleration: kept with the channels marked absent in `present`, or dropped.
         damaged: Records whose files are truncated or differ from SHA256SUMS.txt: stop, or leave them out.
         workers: Processes that read; 0: one for each core.
@@ -58,8 +57,7 @@ def but_ppg(
         butppg prepare but-ppg --source downloads/butppg-2.0.0 --output data/but_ppg
     """
     asked = plain_options({**locals()}, plan)
-    # the folder of parts is there only while a run is unfinished, and that run was allowed to write
-    parts = output / PARTS_FOLDER
+    parts = output / PARTS_FOLDER  # there only while a run is unfinished, and that run was allowed to write
     plan["overwrite"] = plan["overwrite"] or parts.is_dir()
     dealt = SplitPlan(output, **plan)
     refuse_existing([output / MANIFEST_FILE], dealt.overwrite)
@@ -74,15 +72,15 @@ def but_ppg(
         recordings = read_recordings(release, readable, parts, workers or usable_cores(), progress)
     if damaged == "error":
         _refuse_damaged(recordings)
-    windows, devices, further = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
-    excluded |= further
+    windows, devices, left_out = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
+    left_out |= excluded
     manifest = {
         "source": release.describe(source),
         "options": asked,
-        "counts": {"annotated": len(annotations), **describe_windows(windows), "left_out": len(excluded)},
+        "counts": {"annotated": len(annotations), **describe_windows(windows), "left_out": len(left_out)},
         "devices": devices,
         "splits": _write(windows, dealt),
-        "left_out": dict(sorted(excluded.items())),
+        "left_out": dict(sorted(left_out.items())),
         "notes": _by_note(recordings),
     }
     write_manifest(output, "but-ppg", manifest)

@@ -58,8 +58,7 @@ def vitaldb_splits(
     Example:
         butppg prepare vitaldb-splits --subset fasttrack --output data/vitaldb_splits.json
     """
-    asked: dict[str, Any] = {"subset": subset, "case_set": case_set, "seed": seed}
-    asked |= {"val_share": val_share, "test_share": test_share}
+    asked = {"subset": subset, "case_set": case_set, "seed": seed, "val_share": val_share, "test_share": test_share}
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file, for example {output / 'splits.json'}")
     refuse_existing([output], overwrite)

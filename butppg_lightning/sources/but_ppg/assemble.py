@@ -78,18 +78,21 @@ def assemble(
         record = min(left_out, default="")
         first = f"{record} {left_out[record]}" if record else "no record was read"
         raise UserError(f"all {len(annotations)} records are left out, the first: {first}")
+    return _window_set(signals, present, notes, devices).take(np.array(kept)), decided, left_out
+
+
+def _window_set(signals: Array, present: Array, notes: list[Annotation], devices: Array) -> WindowSet:
     known = {key: np.array([getattr(note, key) for note in notes]) for key in ("record", "subject", "label", *_WORDS)}
-    numbers = {key: np.array([getattr(note, key) for note in notes], dtype=np.float32) for key in NUMBERS}
-    windows = WindowSet(
+    numbers = {key: np.array([getattr(note, key) for note in notes], np.float32) for key in ("heart_rate", *NUMBERS)}
+    return WindowSet(
         signals=signals,
         channels=CHANNELS,
         labels=known.pop("label").astype(np.int64),
         subjects=known.pop("subject"),
         present=present,
-        hr_ref=rates.astype(np.float32),
+        hr_ref=numbers.pop("heart_rate"),
         extras={"record": known.pop("record"), "device": devices, **known, **numbers},
     )
-    return windows.take(np.array(kept)), decided, left_out
 
 
 def _stack(records: list[Record]) -> tuple[Array, Array]:

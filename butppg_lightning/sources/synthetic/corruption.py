@@ -93,8 +93,13 @@ def _draw_fault(rng: np.random.Generator, fault: str, severity: float, beats: Be
     """Draw a fault: share of the pulse that is lost ``[1250]``, what is added ``[1250]``, share of clipped samples."""
     lost, artefact, railed_share = np.zeros(WINDOW_SAMPLES), np.zeros(WINDOW_SAMPLES), 0.0
     level = 10 ** (severity / 20)
-    if fault == "contact_loss":
-        lost, artefact = _contact_loss(rng, severity)
+    if fault == "contact_loss":  # the sensor lifts off: ambient light comes in, and touching down leaves a transient
+        longest = float(np.clip(2.5 + 0.3 * severity, 0.3, 8))
+        lost = bursts(rng, int(rng.integers(1, 4)), longest / 2, longest)
+        keep = np.exp(-1 / (rng.uniform(0.1, 0.4) * SAMPLING_RATE))
+        transients = np.asarray(lfilter([1.0], [1, -keep], np.diff(lost, prepend=lost[0]))) * rng.choice((-1, 1))
+        ambient = lost * band_noise(rng, 0.2, 5, 1.2)
+        artefact = level * unit_rms(0.6 * unit_rms(transients) + unit_rms(ambient))
     elif fault == "flicker":  # light modulated by mains or a screen, aliased into the pulse band
         frequency = cadence_apart(rng, beats.mean_rate, 45, 200)
         artefact = level * wandering_tone(rng, frequency, 0.01, (1, rng.uniform(0, 0.4), rng.uniform(0, 0.2)))
@@ -106,15 +111,3 @@ def _draw_fault(rng: np.random.Generator, fault: str, severity: float, beats: Be
         artefact = rng.uniform(1.5, 5) * band_noise(rng, 0.05, 0.4, 1)
         railed_share = float(np.clip(0.45 + 0.03 * severity + rng.normal(0, 0.05), 0.02, 0.95))
     return lost, artefact, railed_share
-
-
-def _contact_loss(rng: np.random.Generator, severity: float) -> tuple[Array, Array]:
-    """The sensor lifts off: the pulse vanishes, ambient light comes in, and touching down leaves a transient."""
-    longest = float(np.clip(2.5 + 0.3 * severity, 0.3, 8))
-    lifted = bursts(rng, int(rng.integers(1, 4)), longest / 2, longest)
-    edges = np.diff(lifted, prepend=lifted[0])
-    keep = np.exp(-1 / (rng.uniform(0.1, 0.4) * SAMPLING_RATE))
-    transients = np.asarray(lfilter([1.0], [1, -keep], edges)) * rng.choice((-1, 1))
-    ambient = lifted * band_noise(rng, 0.2, 5, 1.2)
-    artefact = unit_rms(0.6 * unit_rms(transients) + unit_rms(ambient))
-    return lifted, 10 ** (severity / 20) * artefact
