@@ -40,7 +40,7 @@ def mock(
         butppg mock --output data/mock --samples 1000 --seed 0
     """
     # scipy takes half a second: --help does without it
-    from butppg_lightning.sources.synthetic.splits import SPLIT_FILES, write_mock
+    from butppg_lightning.sources.synthetic.generate import SPLIT_FILES, write_mock
 
     refuse_existing((output / name for name in SPLIT_FILES[layout].values()), overwrite)
     written = write_mock(output, samples, seed=seed, layout=layout, good_share=good_share, progress=True)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
-STATES = ("", "missing", "flat", "railed")
-"""What the table calls the faults of a channel; a recording's is absent where samples are missing."""
+_RESULTS = (*TABLES.values(), SUMMARY, TIMELINE)
+_STATES = ("", "missing", "flat", "railed")  # a channel's faults in the table; it is absent where samples are missing
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -76,7 +76,7 @@ def score(
     check_threshold(operating_point, prior, threshold)
     require_at_least(1, batch_size=batch_size)
     require_checkpoint(checkpoint)
-    refuse_earlier_results(output_dir, (*TABLES.values(), SUMMARY, TIMELINE), overwrite)
+    refuse_earlier_results(output_dir, _RESULTS, overwrite)
     if format == "parquet":
         from butppg_lightning.evaluation.scores import require_pyarrow
 
@@ -92,24 +92,17 @@ def score(
     if remark:
         recording.notes.append(remark)
     windows = Windows(recording, network.channels, hop)
-    check_writable(
-        output_dir
-    )  # it is made when there is something to write: a run that is stopped leaves nothing behind
+    check_writable(output_dir)  # it is made when there is something to write: a stopped run leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
         found = predict(network, windows, batch_size=batch_size, prior=prior, precision=precision, progress=progress)
-    scores = _scores(found, windows, recording, least)
+    scores, examples = _scores(found, windows, recording, least)
     decision = {
         "threshold_from": decided_by,
         "calibrated": network.calibration.fitted,
         "prior": prior if prior is not None else network.calibration.prior,
+        "precision": found.precision,
     }
-    _write(
-        options,
-        scores,
-        _examples(scores, windows, found),
-        recording,
-        {**decision, "precision": found.precision},
-    )
+    _write(options, scores, examples, recording, decision)
 
 
 def _read(options: Any) -> Recording:
@@ -120,9 +113,8 @@ def _read(options: Any) -> Recording:
     from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
-    with Console(stderr=True, force_jupyter=False).status(
-        f"reading {escape(options.input.name)}"
-    ):  # seen on a terminal only
+    console = Console(stderr=True, force_jupyter=False)
+    with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
         return read_recording(options.input, selection)
 
 
@@ -148,44 +140,44 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
         )
 
 
-def _scores(found: Predictions, windows: Windows, recording: Recording, threshold: float) -> Scores:
+def _scores(
+    found: Predictions, windows: Windows, recording: Recording, threshold: float
+) -> tuple[Scores, list[Example]]:
+    """Return the scores, and the best and the worst window with their usable channels, made again rather than kept."""
     from butppg_lightning.evaluation.scores import Scores
+    from butppg_lightning.evaluation.timeline import Example
     from butppg_lightning.sources.recordings.windowing import WINDOW_SECONDS
 
     recorded = [column for column, name in enumerate(windows.channels) if name in recording.channels]
-    return Scores(
+    probabilities = np.where(found.judged, found.probabilities, np.nan)
+    scores = Scores(
         starts=windows.starts,
         seconds=WINDOW_SECONDS,
-        probabilities=np.where(found.judged, found.probabilities, np.nan),
+        probabilities=probabilities,
         threshold=threshold,
         channels=tuple(windows.channels[column] for column in recorded),
         states=found.faults[:, recorded],
-        reasons=STATES,
+        reasons=_STATES,
         start_time=recording.start_time,
     )
-
-
-def _examples(scores: Scores, windows: Windows, found: Predictions) -> list[Example]:
-    """Return the best and the worst window with their usable channels, made once more rather than kept."""
-    from butppg_lightning.evaluation.timeline import Example
-
-    if np.isnan(scores.probabilities).all():
-        return []
     chosen: dict[int, str] = {}
-    for title, pick in (("best window", np.nanargmax), ("worst window", np.nanargmin)):
-        chosen.setdefault(int(pick(scores.probabilities)), title)
+    if not np.isnan(probabilities).all():
+        chosen[int(np.nanargmax(probabilities))] = "best window"
+        chosen.setdefault(int(np.nanargmin(probabilities)), "worst window")
     examples = []
     for row, title in chosen.items():
         named = zip(windows.channels, windows[row]["signals"], found.faults[row], strict=True)
         examples.append(Example(title, row, {name: signal for name, signal, fault in named if not fault}))
-    return examples
+    return scores, examples
 
 
-def _write(options: Any, scores: Scores, examples: list[Example], recording: Recording, how: dict[str, Any]) -> None:
+def _write(
+    options: Any, scores: Scores, examples: list[Example], recording: Recording, decision: dict[str, Any]
+) -> None:
     from butppg_lightning.evaluation.scores import write_scores
 
     output: Path = options.output_dir
-    for name in (*TABLES.values(), SUMMARY, TIMELINE):
+    for name in _RESULTS:
         (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
     write_scores(output / TABLES[options.format], scores)
     figures = scores.summary()
@@ -199,7 +191,7 @@ def _write(options: Any, scores: Scores, examples: list[Example], recording: Rec
         "window_seconds": scores.seconds,
         "hop_seconds": options.hop,
         "threshold": scores.threshold,
-        **how,
+        **decision,
         **figures,
         "channels": {
             name: {"name_in_file": channel.source, "rate": channel.rate, **presence[name]}
@@ -221,7 +213,7 @@ def _write(options: Any, scores: Scores, examples: list[Example], recording: Rec
 def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
     from butppg_lightning.evaluation.timeline import draw_timeline
     from butppg_lightning.extras import require
-    from butppg_lightning.sources.recordings.envelope import outline
+    from butppg_lightning.sources.recordings.windowing import outline
 
     try:
         require("matplotlib.figure", "it", "recordings")

@@ -25,15 +25,7 @@ def usable_cores() -> int:
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Apply a function to items in several processes.
-
-    Args:
-        function: Can be sent to another process.
-        items: What it is applied to.
-        workers: Number of processes; 1 works in this one.
-
-    Yields:
-        The results, in the order of the items.
+    """Apply a function to items in several processes (1 works in this one); yields the results in the items' order.
 
     Raises:
         UserError: If a process was killed, or what the function raises.

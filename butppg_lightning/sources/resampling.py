@@ -1,4 +1,7 @@
-"""Signals of any rate, with gaps, to 125 Hz: straight lines over the gaps, then one polyphase filter."""
+"""Signals of any rate, with gaps, to 125 Hz: straight lines over the gaps, then one polyphase filter.
+
+Also the band-pass by which sources look at pulses and beats; what the model sees is filtered by the model.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.window import SAMPLING_RATE
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +31,7 @@ class Resampler:
     a tone at the original rate: large beside a pulse that is a thousandth of the offset. A value that the recorder
     held for a second or longer stays that value: no ringing from either side hides that the channel is flat or railed.
 
-    Args:
-        rate: The channel's sampling rate (Hz).
+    ``rate`` is the channel's sampling rate (Hz).
     """
 
     def __init__(self, rate: float) -> None:
@@ -53,23 +55,20 @@ class Resampler:
         return -(-samples * self._up // self._down)
 
     def resample(self, read: Callable[[int, int], Array], begin: int, end: int, offset: float) -> Array:
-        """Return samples ``begin`` to ``end`` at 125 Hz, of which 0 is at the channel's first sample.
+        """Return samples ``[end - begin]`` at 125 Hz, of which 0 is at the channel's first sample.
 
         Args:
             read: Returns the channel's samples of a range, also of one beyond its ends, as floats without NaN.
             begin: The first sample wanted.
             end: The one after the last.
             offset: Subtracted before and added after filtering; near the signal, so that float32 has digits to spare.
-
-        Returns:
-            ``[end - begin]`` of the dtype that was read.
         """
         from scipy.signal import resample_poly
 
         # the range read begins at a sample that coincides with an output
         period = (begin * self._down // self._up - self._reach) // self._down
         first = period * self._down
-        last = self._source(end) + self._reach
+        last = -(-end * self._down // self._up) + self._reach
         values = read(first, last)
         offset = values.dtype.type(offset)
         filtered = resample_poly(values - offset, self._up, self._down, window=self._taps.astype(values.dtype))
@@ -81,22 +80,12 @@ class Resampler:
             resampled[place[0] : place[1]] = values[start]
         return resampled
 
-    def _source(self, sample: int) -> int:
-        return -(-sample * self._down // self._up)
-
 
 def resample(samples: Array, rate: float) -> Array:
-    """Resample a whole signal to 125 Hz.
+    """Resample a whole finite signal ``[T]`` to 125 Hz: ``[T * 125 / rate]``, rounded up, neither filtered nor scaled.
 
     Its median is subtracted before and added again after. The ends are extended by their point reflection, so that no
     step rings into the signal.
-
-    Args:
-        samples: ``[T]`` finite float.
-        rate: Sampling rate in Hz.
-
-    Returns:
-        ``[T * 125 / rate]``, rounded up, neither filtered (except against aliasing) nor scaled.
     """
     resampler = Resampler(rate)
 
@@ -106,20 +95,22 @@ def resample(samples: Array, rate: float) -> Array:
     return resampler.resample(read, 0, resampler.count(samples.size), float(np.median(samples)))
 
 
+def band_pass(signals: Array, low: float, high: float) -> Array:
+    """Filter ``[..., T]`` at 125 Hz by a second-order Butterworth band-pass (Hz), in float64 without phase shift."""
+    from scipy.signal import butter, sosfiltfilt
+
+    sections = butter(2, (low, high), btype="bandpass", fs=SAMPLING_RATE, output="sos")
+    centred = np.asarray(signals, dtype=np.float64)
+    centred = centred - np.median(centred, axis=-1, keepdims=True)
+    return np.asarray(sosfiltfilt(sections, centred, axis=-1))
+
+
 class Gaps:
-    """The gaps of evenly sampled values: a table, so that any stretch can be bridged in the same way.
-
-    Args:
-        samples: ``[T]`` float, NaN in gaps; at least one is a number.
-
-    Attributes:
-        starts: ``[G]`` first sample of each gap.
-        stops: ``[G]`` the sample behind its last.
-    """
+    """The gaps (NaN) of evenly sampled values ``[T]``: a table, so that any stretch is bridged in the same way."""
 
     def __init__(self, samples: Array) -> None:
         self._samples = samples
-        self.starts, self.stops = runs(np.isnan(samples)).T
+        self.starts, self.stops = runs(np.isnan(samples)).T  # [G] first sample of each gap, and the one behind its last
         self._totals = np.append(0, np.cumsum(self.stops - self.starts))
 
     def missing(self, begin: Array, end: Array) -> Array:
@@ -128,6 +119,12 @@ class Gaps:
         inside_begin, inside_end = np.clip(begin, 0, length), np.clip(end, 0, length)
         outside: Array = (end - begin) - (inside_end - inside_begin)
         return outside + self._before(inside_end) - self._before(inside_begin)
+
+    def missing_shares(self, starts: Array, rate: float) -> Array:
+        """Return which share of its samples (at ``rate``, Hz) each window from ``starts`` (at 125 Hz) on misses."""
+        edges = np.array([starts, starts + WINDOW_SAMPLES]) * (rate / SAMPLING_RATE)
+        begin, end = np.rint(edges).astype(np.int64)
+        return np.asarray(self.missing(begin, end) / (end - begin))
 
     def bridged(self, begin: int, end: int) -> Array:
         """Return the samples ``[begin, end)`` with straight lines over the gaps.

@@ -19,20 +19,13 @@ if TYPE_CHECKING:
     from butppg_lightning.window import WindowSet
 
 SPLITS = ("train", "val", "test")
-Assignment = dict[str, list[str]]
-"""Split name to the subjects in it."""
+Assignment = dict[str, list[str]]  # split name to the subjects in it
 _TRIALS = 2000  # random assignments tried; the best is kept
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What one written split holds.
-
-    Attributes:
-        windows: Number of windows.
-        good: Number of those labelled good; None without labels.
-        subjects: Who they come from.
-    """
+    """What one written split holds: how many windows, how many of them good (None without labels), and of whom."""
 
     windows: int
     good: int | None
@@ -64,9 +57,6 @@ class SplitPlan:
         seed: Seed of the assignment.
         allow_overlap: Accept the same window in two splits.
         overwrite: Replace splits that are there.
-
-    Raises:
-        UserError: If shares leave nobody to train on, folds are impossible, or split files exist.
     """
 
     output: Path
@@ -93,18 +83,7 @@ class SplitPlan:
         return [self.output / f"fold_{fold}" for fold in range(self.folds)] if self.folds else [self.output]
 
     def assign(self, windows: WindowSet) -> dict[Path, Assignment]:
-        """Assign whole subjects to splits, keeping the class balance.
-
-        Args:
-            windows: Labelled windows with subjects.
-
-        Returns:
-            For each folder to write, who is in which split.
-
-        Raises:
-            UserError: If there are too few subjects, a named one is not there, or copies of one window would come
-                into different splits.
-        """
+        """Return, for each folder to write, who is in which split: whole subjects, keeping the class balance."""
         if self.folds:
             shares = {"val": self.val_share, "test": 0.0}
             tests = folds_by_subject(windows, self.folds, self.seed)
@@ -122,11 +101,7 @@ class SplitPlan:
 
 
 def check_shares(val: float, test: float, seed: int) -> None:
-    """Refuse shares that leave nothing to train on, and a negative seed.
-
-    Raises:
-        UserError: In these cases.
-    """
+    """Refuse shares that leave nothing to train on, and a negative seed."""
     if val < 0 or test < 0 or val + test >= 1:
         raise UserError(f"--val_share {val:g} and --test_share {test:g} must be at least 0 and leave some to train on")
     if seed < 0:
@@ -134,18 +109,9 @@ def check_shares(val: float, test: float, seed: int) -> None:
 
 
 def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict[str, SplitSummary]:
-    """Write train.npz, val.npz, test.npz and splits.json into one folder.
+    """Write train.npz, val.npz, test.npz and splits.json into one folder, and return what was written, by split.
 
-    Args:
-        windows: The labelled windows to deal out.
-        assigned: Who is in which split; the file of a split without subjects is removed.
-        folder: Where to.
-
-    Returns:
-        What was written, by split.
-
-    Raises:
-        UserError: If a file cannot be written.
+    The file of a split without subjects is removed.
     """
     written = {}
     for split, subjects in assigned.items():
@@ -161,15 +127,9 @@ def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict
 
 
 def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int = 0) -> dict[str, list[str]]:
-    """Assign whole subjects to splits so that sizes and class balance come close to what is asked.
+    """Assign whole subjects of labelled windows to splits so that sizes and class balance come close to what is asked.
 
-    Args:
-        windows: Labelled windows with subjects.
-        shares: Split name to share of the windows; the shares sum to 1.
-        seed: Seed of the search.
-
-    Returns:
-        Split name to sorted subject names.
+    The shares of the windows, by split, sum to 1. Returns sorted subject names by split.
 
     Raises:
         UserError: If subjects are unknown or fewer than the splits.
@@ -198,15 +158,9 @@ def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int 
 
 
 def folds_by_subject(windows: WindowSet, folds: int, seed: int = 0) -> list[list[str]]:
-    """Deal subjects out to ``folds`` test sets of similar size and class balance.
+    """Deal the subjects of labelled windows out to test sets of similar size and class balance, one for each fold.
 
-    Args:
-        windows: Labelled windows with subjects.
-        folds: Number of folds; as many as subjects is leave-one-subject-out.
-        seed: Seed of the search.
-
-    Returns:
-        The test subjects of each fold.
+    As many folds as subjects is leave-one-subject-out.
 
     Raises:
         UserError: If there are fewer than two folds or fewer subjects than folds.
@@ -217,11 +171,7 @@ def folds_by_subject(windows: WindowSet, folds: int, seed: int = 0) -> list[list
 
 
 def subjects_named(windows: WindowSet, subjects: Sequence[str]) -> Array:
-    """Return the mask of windows of the named subjects.
-
-    Raises:
-        UserError: If one is not there.
-    """
+    """Return the mask ``[N]`` of windows of the named subjects, all of whom must be there."""
     known = set(_subjects(windows).tolist())
     for name in subjects:
         if name not in known:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.splits import write_mock
+from butppg_lightning.sources.synthetic.generate import write_mock
 from butppg_lightning.window import WindowSet, read_windows
 
 _BASE = 400  # windows drawn as `butppg mock` draws them; what is above repeats these

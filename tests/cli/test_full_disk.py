@@ -112,7 +112,7 @@ def test_a_write_that_fails_anywhere(
     def fail(*args: object, **options: object) -> None:
         raise OSError(number, "it failed")
 
-    monkeypatch.setattr("butppg_lightning.sources.synthetic.splits.write_mock", fail)
+    monkeypatch.setattr("butppg_lightning.sources.synthetic.generate.write_mock", fail)
     line = ends_in_one_line(["mock", f"--output={tmp_path / 'data'}"], capfd)
     assert line == f"butppg: cannot write {tmp_path / 'data'}: it failed; free space or choose another folder"
 

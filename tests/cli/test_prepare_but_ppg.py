@@ -15,9 +15,8 @@ from but_ppg_release import pulse, write_checksums, write_release, write_signals
 from conftest import REAL_DATA
 
 from butppg_lightning.cli import main
-from butppg_lightning.sources.but_ppg import batches
-from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER
-from butppg_lightning.sources.but_ppg.reader import Record
+from butppg_lightning.sources.but_ppg import reader
+from butppg_lightning.sources.but_ppg.reader import PARTS_FOLDER, Record
 from butppg_lightning.sources.resampling import resample
 from butppg_lightning.window import CHANNELS, WindowSet, read_windows
 
@@ -206,7 +205,7 @@ def test_a_damaged_download_is_an_error_unless_left_out(release: Path, tmp_path:
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The records that are read, in this order; the user interrupts the run at the eighteenth."""
-    read, record_names = batches.read_record, []
+    read, record_names = reader.read_record, []
 
     def counted(record: str, folder: Path, checksums: dict[str, str]) -> Record:
         record_names.append(record)
@@ -214,7 +213,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             raise KeyboardInterrupt
         return read(record, folder, checksums)
 
-    monkeypatch.setattr(batches, "read_record", counted)
+    monkeypatch.setattr(reader, "read_record", counted)
     return record_names
 
 

@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.but_ppg.annotations import read_annotations
-from butppg_lightning.sources.but_ppg.devices import decide_polarity, pulse_share, sign_test, upstroke_skewness
-from butppg_lightning.sources.but_ppg.release import find_release
+from butppg_lightning.sources.but_ppg.assemble import decide_polarity, pulse_share, sign_test, upstroke_skewness
+from butppg_lightning.sources.but_ppg.release import find_release, read_annotations
 from butppg_lightning.sources.resampling import resample
 from butppg_lightning.window import read_windows
 

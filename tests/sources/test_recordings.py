@@ -13,9 +13,8 @@ from scipy.signal import resample_poly
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.usable_channels import FAULTS, channel_faults
-from butppg_lightning.sources.recordings.envelope import outline
 from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble
-from butppg_lightning.sources.recordings.windowing import Windows
+from butppg_lightning.sources.recordings.windowing import Windows, outline
 from butppg_lightning.sources.resampling import Gaps, Resampler
 from butppg_lightning.window import CHANNELS, WINDOW_SAMPLES
 

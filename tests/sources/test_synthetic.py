@@ -14,10 +14,10 @@ from scipy.stats import rankdata
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.synthetic import generate, synthesize, write_mock
 from butppg_lightning.sources.synthetic.corruption import FAULTS
+from butppg_lightning.sources.synthetic.generate import SPLIT_FILES, minimum_samples
 from butppg_lightning.sources.synthetic.heart import draw_beats, draw_pulse
 from butppg_lightning.sources.synthetic.motion import MOTIONS
 from butppg_lightning.sources.synthetic.readers import judge, read_rates, signal_to_noise
-from butppg_lightning.sources.synthetic.splits import SPLIT_FILES, minimum_samples
 from butppg_lightning.sources.synthetic.subjects import draw_subject
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
 

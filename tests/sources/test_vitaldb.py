@@ -13,10 +13,17 @@ from vital_files import ECG_II, PLETH, heart, write_vital
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources import UnusableError
-from butppg_lightning.sources.band_pass import band_pass
-from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
+from butppg_lightning.sources.resampling import band_pass
 from butppg_lightning.sources.vitaldb.recording import Track, read_case
-from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate, case_windows, select_windows
+from butppg_lightning.sources.vitaldb.windowing import (
+    PULSE,
+    QRS,
+    REASONS,
+    Gate,
+    case_windows,
+    select_windows,
+    template_correlation,
+)
 from butppg_lightning.window import read_windows
 
 EVERYTHING = Gate(min_sqi=-1, min_ecg_sqi=-1, min_cycles=0, max_windows_per_case=0)

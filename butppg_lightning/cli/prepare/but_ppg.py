@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.cli.checks import require_at_least
-from butppg_lightning.cli.prepare.splits import plain_options, print_splits
+from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, print_splits, write_manifest
 from butppg_lightning.console import print_table, progress_bar
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import refuse_existing, require_writable, write_json
-from butppg_lightning.sources.but_ppg.annotations import Annotation, read_annotations
-from butppg_lightning.sources.but_ppg.assemble import Choices, assemble
-from butppg_lightning.sources.but_ppg.batches import PARTS_FOLDER, Recordings, read_recordings
-from butppg_lightning.sources.but_ppg.manifest import (
-    MANIFEST_FILE,
-    describe_source,
-    describe_windows,
-    records_by_note,
-)
-from butppg_lightning.sources.but_ppg.release import Release, find_release
+from butppg_lightning.files import refuse_existing, require_writable
+from butppg_lightning.sources.but_ppg.assemble import assemble, describe_windows
+from butppg_lightning.sources.but_ppg.reader import DAMAGED, PARTS_FOLDER, Record, read_recordings
+from butppg_lightning.sources.but_ppg.release import Annotation, Release, find_release, read_annotations
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
-from butppg_lightning.version import __version__
 
 if TYPE_CHECKING:
     from butppg_lightning.window import WindowSet
@@ -52,8 +44,7 @@ def but_ppg(
         output: Folder for the splits and manifest.json.
         ppg_channel: Colour of the camera that becomes PPG (records 100001 to 111004 have red only); best: for each
             camera the colour with most of its power at the heart rate and its double, over the good records.
-        polarity: auto: for each camera, negate when its good records show the steep slope falling; keep and invert:
-            all.
+        polarity: auto: for each camera, negate if its good records show the steep slope falling; keep, invert: all.
         missing_acc: Records without acceleration: kept with the channels marked absent in `present`, or dropped.
         damaged: Records whose files are truncated or differ from SHA256SUMS.txt: stop, or leave them out.
         workers: Processes that read; 0: one for each core.
@@ -66,8 +57,7 @@ def but_ppg(
         butppg prepare but-ppg --source downloads/butppg-2.0.0 --output data/but_ppg
     """
     asked = plain_options({**locals()}, plan)
-    # the folder of parts is there only while a run is unfinished, and that run was allowed to write
-    parts = output / PARTS_FOLDER
+    parts = output / PARTS_FOLDER  # there only while a run is unfinished, and that run was allowed to write
     plan["overwrite"] = plan["overwrite"] or parts.is_dir()
     dealt = SplitPlan(output, **plan)
     refuse_existing([output / MANIFEST_FILE], dealt.overwrite)
@@ -80,20 +70,20 @@ def but_ppg(
     require_writable(parts)
     with progress_bar("reading records", len(readable)) as progress:
         recordings = read_recordings(release, readable, parts, workers or usable_cores(), progress)
-    excluded |= _damaged(recordings, damaged)
-    windows, devices, further = assemble(recordings, annotations, Choices(ppg_channel, polarity, missing_acc))
-    excluded |= further
+    if damaged == "error":
+        _refuse_damaged(recordings)
+    windows, devices, left_out = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
+    left_out |= excluded
     manifest = {
-        "written_by": f"butppg_lightning {__version__}, prepare but-ppg",
-        "source": describe_source(source, release),
+        "source": release.describe(source),
         "options": asked,
-        "counts": {**describe_windows(windows, len(annotations)), "left_out": len(excluded)},
+        "counts": {"annotated": len(annotations), **describe_windows(windows), "left_out": len(left_out)},
         "devices": devices,
         "splits": _write(windows, dealt),
-        "left_out": dict(sorted(excluded.items())),
-        "notes": records_by_note(recordings.notes),
+        "left_out": dict(sorted(left_out.items())),
+        "notes": _by_note(recordings),
     }
-    write_json(output / MANIFEST_FILE, manifest)
+    write_manifest(output, "but-ppg", manifest)
     shutil.rmtree(parts)
     _report(manifest, dealt)
 
@@ -101,14 +91,16 @@ def but_ppg(
 def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:
     """Write the splits and return, for the manifest, what is in each."""
     splits = {}
-    assignments = dealt.assign(windows)
-    for folder, assigned in assignments.items():
+    for folder, assigned in dealt.assign(windows).items():
         written = write_splits(windows, assigned, folder)
         print_splits(folder, written)
         splits[folder.name if dealt.folds else "."] = {
             split: {**vars(part), "good_share": round(part.good_share or 0.0, 4)} for split, part in written.items()
         }
-    _remove_stale(dealt.output, set(assignments))
+    # the splits of an earlier run with another number of folds would be taken for this run's
+    for folder in {dealt.output, *dealt.output.glob("fold_*")} - set(dealt.folders):
+        for name in (*(f"{split}.npz" for split in SPLITS), "splits.json"):
+            (folder / name).unlink(missing_ok=True)
     return splits
 
 
@@ -129,31 +121,31 @@ def _readable(release: Release, annotations: dict[str, Annotation]) -> tuple[dic
     return left_out, readable
 
 
-def _damaged(recordings: Recordings, treatment: str) -> dict[str, str]:
-    damaged = recordings.damaged
-    if damaged and treatment == "error":
+def _by_note(recordings: dict[str, Record]) -> dict[str, list[str]]:
+    grouped: dict[str, list[str]] = {}
+    for name, record in sorted(recordings.items()):
+        for note in record.notes:
+            grouped.setdefault(note, []).append(name)
+    return grouped
+
+
+def _refuse_damaged(recordings: dict[str, Record]) -> None:
+    damaged = [name for name, record in recordings.items() if record.left_out.startswith(DAMAGED)]
+    if damaged:
         first = min(damaged)
         raise UserError(
-            f"{len(damaged)} of {len(recordings.records)} records are damaged, the first is {first}: {damaged[first]}; "
+            f"{len(damaged)} of {len(recordings)} records are damaged, the first is {first}: "
+            f"{recordings[first].left_out.removeprefix(DAMAGED)}; "
             "download them again, or leave them out with --damaged leave_out"
         )
-    return {record: f"damaged: {reason}" for record, reason in damaged.items()}
-
-
-def _remove_stale(output: Path, written: set[Path]) -> None:
-    """Remove the splits of an earlier run with another number of folds, which would be taken for this run's."""
-    for folder in (output, *output.glob("fold_*")):
-        if folder not in written:
-            for name in (*(f"{split}.npz" for split in SPLITS), "splits.json"):
-                (folder / name).unlink(missing_ok=True)
 
 
 def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
     output, first = dealt.output, dealt.folders[0]
-    rows = [
-        (name, str(found["records"]), str(found["good"]), found["ppg_channel"], _polarity(found["polarity"]))
-        for name, found in manifest["devices"].items()
-    ]
+    rows = []
+    for name, found in manifest["devices"].items():
+        polarity = f"{'inverted' if found['polarity']['invert'] else 'kept'}: {found['polarity']['reason']}"
+        rows.append((name, str(found["records"]), str(found["good"]), found["ppg_channel"], polarity))
     print_table("Cameras", ("camera", "records", "good", "PPG", "polarity"), rows)
     counts = manifest["counts"]
     print(
@@ -170,7 +162,3 @@ def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
     print(f"{output / MANIFEST_FILE} lists every record left out and why")
     folder, name = shlex.quote(str(first)), first.name if first != output else "but_ppg"
     print(f"\nnext: butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/{name}")
-
-
-def _polarity(found: dict[str, Any]) -> str:
-    return f"{'inverted' if found['invert'] else 'kept'}: {found['reason']}"

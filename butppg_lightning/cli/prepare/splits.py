@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from butppg_lightning.console import print_table
+from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import SplitPlan, SplitSummary, write_splits
+from butppg_lightning.version import __version__
 from butppg_lightning.window import read_windows
+
+MANIFEST_FILE = "manifest.json"
+"""What was written, and what was left out and why."""
 
 
 def splits(*, source: Path, output: Path, **plan: Any) -> None:
@@ -34,6 +39,11 @@ def print_splits(folder: Path, written: dict[str, SplitSummary]) -> None:
         for split, part in written.items()
     )
     print_table(f"Splits in {folder}", ("split", "windows", "subjects", "good"), rows)
+
+
+def write_manifest(output: Path, command: str, content: dict[str, Any]) -> None:
+    """Write the manifest of a ``prepare`` command into the output folder."""
+    write_json(output / MANIFEST_FILE, {"written_by": f"butppg_lightning {__version__}, prepare {command}", **content})
 
 
 def plain_options(*groups: dict[str, Any]) -> dict[str, Any]:

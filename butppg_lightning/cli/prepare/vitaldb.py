@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from butppg_lightning.cli.checks import require_at_least
-from butppg_lightning.cli.prepare.splits import plain_options
+from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, write_manifest
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import refuse_existing, write_json
+from butppg_lightning.files import refuse_existing
 from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, check_shares
 from butppg_lightning.sources.vitaldb.cases import (
@@ -25,10 +25,6 @@ from butppg_lightning.sources.vitaldb.cases import (
 from butppg_lightning.sources.vitaldb.recording import import_vitaldb
 from butppg_lightning.sources.vitaldb.windowing import REASONS, Gate
 from butppg_lightning.sources.vitaldb.work import Case, Work, summary
-from butppg_lightning.version import __version__
-
-MANIFEST_FILE = "manifest.json"
-"""What was written, and what was left out and why."""
 
 
 def vitaldb_splits(
@@ -62,8 +58,7 @@ def vitaldb_splits(
     Example:
         butppg prepare vitaldb-splits --subset fasttrack --output data/vitaldb_splits.json
     """
-    asked: dict[str, Any] = {"subset": subset, "case_set": case_set, "seed": seed}
-    asked |= {"val_share": val_share, "test_share": test_share}
+    asked = {"subset": subset, "case_set": case_set, "seed": seed, "val_share": val_share, "test_share": test_share}
     if output.is_dir():
         raise UserError(f"--output {output} is a folder; name a file, for example {output / 'splits.json'}")
     refuse_existing([output], overwrite)
@@ -129,13 +124,7 @@ def vitaldb_windows(
     if not counts["train"]["windows"]:
         work.discard()
         raise UserError(f"no window to train on: {_why_none(cases['train'], counts['train'])}")
-    manifest = {
-        "written_by": f"butppg_lightning {__version__}, prepare vitaldb-windows",
-        "options": asked,
-        "splits": counts,
-        "cases": cases,
-    }
-    write_json(output / MANIFEST_FILE, manifest)
+    write_manifest(output, "vitaldb-windows", {"options": asked, "splits": counts, "cases": cases})
     work.finish(store)
     _report(cases, counts, output)
 

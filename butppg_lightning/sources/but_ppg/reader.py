@@ -1,46 +1,49 @@
-"""One record of the release → named channels at 125 Hz."""
+"""Records of the release → named channels at 125 Hz: in parallel, and so that a killed run goes on where it stopped."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from butppg_lightning.errors import first_line
+from butppg_lightning.errors import StoppedError, first_line
+from butppg_lightning.npz import read_npz, write_npz
 from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE, file_checksum
+from butppg_lightning.sources.parallel import in_order
 from butppg_lightning.sources.recordings.recording import UNITS as ACC_UNITS
 from butppg_lightning.sources.recordings.recording import unit_of
 from butppg_lightning.sources.resampling import Gaps, resample
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from butppg_lightning.npz import Array
+    from butppg_lightning.sources.but_ppg.release import Release
 
-COLOURS = ("red", "green", "blue")
-"""The camera's channels. The first release has one, which is red."""
-ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")
-"""What is read of a record, in this order."""
+PARTS_FOLDER = ".but_ppg_parts"  # folder of the output that holds what has been read, until the splits are written
+COLOURS = ("red", "green", "blue")  # the camera's channels; the first release has one, which is red
+ROWS = (*COLOURS, "ACC_X", "ACC_Y", "ACC_Z", "ECG")  # what is read of a record, in this order
+DAMAGED = "damaged: "  # how the reason begins where a record is left out because its files have to be downloaded again
 
+_VERSION = 3  # raise it when the same files give other signals
 _PPG = ROWS[:3]
 _ACC = ROWS[3:6]
 _MOST_VALUES = 10**7  # a header may not ask for more than this; ten seconds of ECG are 10,000
 _BYTES = 2  # of a sample in format 16, the only one the release uses
 _INVALID = -(2**15)  # format 16's mark for a sample that is not there (WFDB signal(5))
 _ECG_UNITS = {"uv": 1e-3, "mv": 1.0, "v": 1e3}
-
-
-SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
-LENGTH_TOLERANCE = 0.1
-"""Seconds a record may be shorter (its last sample is held) or longer (the rest is dropped) than ten seconds."""
-LONGEST_GAP = 0.2
-"""Seconds of invalid samples on end that are bridged by a straight line: about a pulse's upstroke."""
-GAP_SHARE = 0.05
-"""Share of invalid samples that may be bridged in a channel altogether."""
+_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
+_LENGTH_TOLERANCE = 0.1  # s that a record may be shorter (its last sample is held) or longer (the rest is dropped)
+_LONGEST_GAP = 0.2  # s of invalid samples on end that are bridged by a straight line: about a pulse's upstroke
+_GAP_SHARE = 0.05  # of a channel's samples that may be bridged altogether
 
 
 class DamagedError(Exception):
@@ -49,46 +52,90 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True)
 class Signals:
-    """What a WFDB record holds.
+    """What a WFDB record holds."""
 
-    Attributes:
-        values: ``[signals, samples]`` float64 in the header's physical units, NaN where invalid.
-        rate: Sampling rate in Hz.
-        names: Description of each signal.
-        unit: Unit of the first signal.
-    """
-
-    values: Array
-    rate: float
-    names: list[str]
-    unit: str
+    values: Array  # [signals, samples] float64 in the header's physical units, NaN where invalid
+    rate: float  # Hz
+    names: list[str]  # description of each signal
+    unit: str  # of the first signal
 
 
 @dataclass
 class Record:
     """A record at 125 Hz.
 
-    Attributes:
-        channels: ``[1250]`` float64 by name in :data:`ROWS`; ECG in mV, acceleration in g, PPG in the camera's unit.
-        colours: Number of colours the camera gave, usable or not.
-        notes: What was bridged, and why a channel is not there.
+    ``channels`` are ``[1250]`` floats by name in :data:`ROWS`: ECG in mV, acceleration in g, PPG in the camera's unit.
     """
 
     channels: dict[str, Array] = field(default_factory=dict)
-    colours: int = 0
-    notes: list[str] = field(default_factory=list)
+    colours: int = 0  # that the camera gave, usable or not
+    notes: list[str] = field(default_factory=list)  # what was bridged, and why a channel is not there
+    left_out: str = ""  # why it gives no window: there is no usable PPG, or what is wrong with the files
+
+
+class _Part(NamedTuple):
+    """A record to read, and the npz file, named by the source files, for what is read of it."""
+
+    record: str
+    folder: Path
+    checksums: dict[str, str]
+    path: Path
+
+
+def read_recordings(
+    release: Release, records: list[str], parts: Path, workers: int, progress: Callable[[int], None]
+) -> dict[str, Record]:
+    """Read records of a release in several processes; the damaged ones and those without usable PPG then say so.
+
+    What has been read is in the folder ``parts``; what an earlier run left there of the same files is not read again.
+
+    Raises:
+        UserError: If the folder cannot be written or a process was killed.
+        StoppedError: If the user interrupts it; what has been read is kept.
+    """
+    wanted = [_part(release, record, parts) for record in records]
+    todo = [part for part in wanted if not part.path.is_file()]
+    progress(len(wanted) - len(todo))
+    try:
+        for done in in_order(_store, todo, min(workers, len(todo))):
+            progress(done)
+    except KeyboardInterrupt:
+        raise StoppedError("interrupted; the same command goes on where it stopped", 128 + signal.SIGINT) from None
+    return {part.record: _stored(part.path) for part in wanted}
+
+
+def _part(release: Release, record: str, parts: Path) -> _Part:
+    folder, checksums = release.records[record], release.checksums_of(record)
+    states = [(file.name, file.stat()) for file in sorted(folder.glob(f"{record}_*"))]
+    identity = [_VERSION, record, checksums, [(name, state.st_size, state.st_mtime_ns) for name, state in states]]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
+    return _Part(record, folder, checksums, parts / f"{key}.npz")
+
+
+def _store(part: _Part) -> int:
+    try:
+        read = read_record(part.record, part.folder, part.checksums)
+    except UnusableError as error:
+        read = Record(left_out=str(error))
+    except (DamagedError, OSError) as error:
+        read = Record(left_out=f"{DAMAGED}{error}")
+    signals = {name: samples.astype(np.float32) for name, samples in read.channels.items()}
+    words = {"notes": np.array(read.notes, dtype=str), "left_out": read.left_out}
+    write_npz(part.path, {**signals, **words, "colours": read.colours})
+    return 1
+
+
+def _stored(path: Path) -> Record:
+    arrays = read_npz(path)
+    # copies: a map of each of the thousands of files is more than a process may have
+    channels = {name: np.array(arrays[name]) for name in ROWS if name in arrays}
+    return Record(channels, int(arrays["colours"]), arrays["notes"].tolist(), str(arrays["left_out"]))
 
 
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
-    """Read one record: PPG, and ECG and acceleration where they are there and usable.
+    """Read one record: PPG, and ECG and acceleration where they are usable; notes say why a channel is left out.
 
-    Args:
-        record: Six digits.
-        folder: Where its files are.
-        checksums: SHA-256 sums of those of its files that the release lists; all are checked.
-
-    Returns:
-        The channels. A channel that cannot be used is left out of them, with a note why.
+    ``checksums`` are the SHA-256 sums of those of its files that the release lists; all are checked.
 
     Raises:
         UnusableError: If there is no usable PPG.
@@ -115,27 +162,20 @@ def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
 
 
 def to_window(samples: Array, rate: float) -> tuple[Array, int]:
-    """Bridge short gaps, bring the length to ten seconds and resample to 125 Hz.
-
-    Args:
-        samples: ``[T]`` float, NaN or Inf where the recorder gave no valid sample.
-        rate: Sampling rate in Hz.
+    """Bridge short gaps, bring ``[T]`` at ``rate`` (Hz), not finite where invalid, to ten seconds, resample to 125 Hz.
 
     Returns:
         ``[1250]`` float64 in the unit of ``samples``, and how many samples were bridged.
-
-    Raises:
-        UnusableError: If the recording is not ten seconds long or has too many invalid samples.
 
     Examples:
         >>> window, bridged = to_window(np.array([np.nan, *range(1, 299), np.nan]), 30.0)
         >>> window.shape, bridged
         ((1250,), 2)
     """
-    expected = round(SECONDS * rate)
-    if abs(samples.size - expected) > LENGTH_TOLERANCE * rate:
+    expected = round(_SECONDS * rate)
+    if abs(samples.size - expected) > _LENGTH_TOLERANCE * rate:
         raise UnusableError(
-            f"lasts {samples.size / rate:.2f} s ({samples.size} samples at {rate:g} Hz), not {SECONDS:g} s"
+            f"lasts {samples.size / rate:.2f} s ({samples.size} samples at {rate:g} Hz), not {_SECONDS:g} s"
         )
     samples = np.where(np.isfinite(samples), samples, np.nan)
     bridged = int(np.isnan(samples).sum())
@@ -143,23 +183,17 @@ def to_window(samples: Array, rate: float) -> tuple[Array, int]:
         raise UnusableError("has no valid sample")
     gaps = Gaps(samples)
     longest = int((gaps.stops - gaps.starts).max(initial=0))
-    if longest > LONGEST_GAP * rate or bridged > GAP_SHARE * samples.size:
+    if longest > _LONGEST_GAP * rate or bridged > _GAP_SHARE * samples.size:
         raise UnusableError(f"has {bridged / rate:.2f} s of invalid samples, {longest / rate:.2f} s of them on end")
     # a record that is too short is held at its last sample
     return np.asarray(resample(gaps.bridged(0, expected), rate)[:WINDOW_SAMPLES]), bridged
 
 
 def read_signals(path: Path) -> Signals:
-    """Read the signals of a WFDB record.
+    """Read the signals of a WFDB record from its files' path without suffix, in physical units.
 
     The records of the first release (100001 to 111004) declare as many signals as there are samples, one sample
     each, with the value in each signal's baseline: they are one signal.
-
-    Args:
-        path: The record's files without their suffix.
-
-    Returns:
-        The signals in physical units.
 
     Raises:
         DamagedError: If a file is missing, truncated or no WFDB record.
@@ -206,9 +240,14 @@ def _one_sample_each(path: Path, header: Any) -> Signals:
 
 
 def _add(read: Record, kind: str, signals: Signals) -> None:
-    scale, note = _scale(kind, signals.unit)
+    scale, note = 1.0, ""
     if kind == "PPG":
         read.colours = len(signals.values)
+    else:
+        known, default = (ACC_UNITS, "g") if kind == "ACC" else (_ECG_UNITS, "mv")
+        unit = (unit_of(signals.unit) or "") if kind == "ACC" else signals.unit.lower().replace("µ", "u")
+        scale = known.get(unit, 1.0)
+        note = "" if unit in known else f"{kind}: unit {signals.unit!r} unknown, taken as {default}"
     found: dict[str, Array] = {}
     for name, row in _rows(kind, signals).items():
         try:
@@ -242,12 +281,3 @@ def _rows(kind: str, signals: Signals) -> dict[str, int]:
     last = [re.split(r"[\s_]", name.lower())[-1][-1:] for name in signals.names]
     order = [last.index(letter) for letter in letters] if sorted(last) == sorted(letters) else range(count)
     return dict(zip(wanted, order, strict=True))
-
-
-def _scale(kind: str, unit: str) -> tuple[float, str]:
-    """Return what brings a signal to mV or g, and a note if its unit is not known."""
-    if kind == "PPG":
-        return 1.0, ""
-    known, default = (ACC_UNITS, "g") if kind == "ACC" else (_ECG_UNITS, "mv")
-    found = unit_of(unit) if kind == "ACC" else unit.lower().replace("µ", "u")
-    return known.get(found or "", 1.0), "" if found in known else f"{kind}: unit {unit!r} unknown, taken as {default}"

@@ -24,26 +24,15 @@ __all__ = ["Channel", "Recording", "Selection", "read_recording"]
 
 
 class Format(NamedTuple):
-    """A kind of recording.
+    """A kind of recording."""
 
-    Attributes:
-        name: What one of them is called in messages.
-        recognises: Whether a path is one, from its name or its first bytes.
-        module: The module of this package that reads it; it has ``read(path, selection)``.
-        library: The library that it needs, of the extra ``recordings``; such files also state their rates.
-    """
-
-    name: str
-    recognises: Callable[[Path], bool]
-    module: str
-    library: str = ""
+    name: str  # what one of them is called in messages
+    recognises: Callable[[Path], bool]  # whether a path is one, from its name or its first bytes
+    module: str  # of this package, that reads it; it has read(path, selection)
+    library: str = ""  # that it needs, of the extra "recordings"; such files also state their rates
 
     def read(self, path: Path, selection: Selection) -> Recording:
-        """Read a recording; whatever a stranger's file makes the library raise ends in one line.
-
-        Raises:
-            UserError: If the library is missing or the file cannot be read.
-        """
+        """Read a recording; whatever a stranger's file makes the library raise ends in one line."""
         module = importlib.import_module(f"{__name__}.{self.module}")
         if not self.library:
             return cast("Recording", module.read(path, selection))

@@ -10,7 +10,7 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
-from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble, check_rate, empty_samples
+from butppg_lightning.sources.recordings.recording import Channel, Recording, assemble, empty_samples
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -24,16 +24,7 @@ _ONSET = re.compile(rb"^([+-]\d+(?:\.\d*)?)\x14")
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from an EDF or EDF+ file.
-
-    Args:
-        path: The file.
-        selection: What the user says of its signals.
-
-    Raises:
-        UserError: If the file's header declares another size than it has.
-        Exception: Whatever a damaged header makes edfio raise.
-    """
+    """Read a recording from an EDF or EDF+ file; a damaged header makes edfio raise anything."""
     from edfio import read_edf
 
     declared = _declared_records(path)
@@ -55,7 +46,6 @@ def _recording(path: Path, edf: Any, declared: int, selection: Selection) -> Rec
     channels = {}
     for channel, row in match_channels(path, names, selection).items():
         signal = edf.signals[row]
-        check_rate(path, names[row], signal.sampling_frequency)
         samples = _samples(path, names[row], signal, onsets, edf.num_data_records, edf.data_record_duration)
         rate, unit = float(signal.sampling_frequency), signal.physical_dimension
         channels[channel] = Channel(channel, names[row], rate, 0.0, samples, unit)
@@ -91,14 +81,13 @@ def _onsets(path: Path, edf: Any) -> Array | None:
         if b"EDF Annotations" not in labels:
             raise UserError(f"{path} says it has gaps (EDF+D), but has no annotations that say where; write it again")
         row = labels.index(b"EDF Annotations")
-        onsets = []
-        for record in range(edf.num_data_records):
+        times = np.empty(edf.num_data_records)
+        for record in range(len(times)):
             file.seek(256 * (count + 1) + record * sum(sizes) + sum(sizes[:row]))
             match = _ONSET.match(file.read(sizes[row]))
             if match is None:
                 raise UserError(f"{path}: data record {record} does not say when it begins; write it again")
-            onsets.append(float(match[1]))
-    times = np.array(onsets)
+            times[record] = float(match[1])
     if (np.diff(times) < edf.data_record_duration - 1e-6).any():
         raise UserError(f"{path}: the data records overlap or go back in time; write it again")
     return times

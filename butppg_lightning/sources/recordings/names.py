@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-TIME = "TIME"
-"""Stands for a table's time column."""
+TIME = "TIME"  # stands for a table's time column
 
 _LEADS = "i iii avr avl avf v v1 v2 v3 v4 v5 v6"
 _AXIS = "accel{0} acceleration{0} accelerometer{0} wristacc{0} a{0} accaxis{0} accelaxis{0} accelerationaxis{0}"
 _AXIS += " accelerometeraxis{0} {0}acc {0}accel {0}acceleration {0}axis {0}axisacceleration"
 
-_RANKED = {
+# Names by channel in ranks, the best rank first: letters and digits only, lower case. A channel takes the first rank
+# that a file has a name of; two names of that rank are ambiguous.
+ALIASES = {
     # colours and numbers come last: which of several is right is the user's choice
     "PPG": (
         "ppg",
@@ -45,10 +46,6 @@ _RANKED = {
         " localtime date dateandtime",
     ),
 }
-
-ALIASES = {channel: tuple(tuple(names.split()) for names in ranks) for channel, ranks in _RANKED.items()}
-"""Names by channel in ranks, the best rank first: letters and digits only, lower case. A channel takes the first rank
-that a file has a name of; two names of that rank are ambiguous."""
 
 _NONE = "none"
 _WITH_UNIT = re.compile(r"^\[?(.*?)\]?\s*[\(\[]([^\(\)\[\]]*)[\)\]]$")
@@ -76,9 +73,6 @@ class Selection:
 def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
     """Read ``PPG=pleth,ECG=II`` (one argument or several).
 
-    Raises:
-        UserError: If a pair is malformed, or a channel unknown or named twice.
-
     Examples:
         >>> parse_channels(["PPG=pleth,ecg=II"])
         {'PPG': 'pleth', 'ECG': 'II'}
@@ -101,15 +95,12 @@ def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
 def parse_rates(text: str | None) -> dict[str, float]:
     """Read ``64`` or ``PPG=64,ACC=50,ECG=250`` (Hz).
 
-    Raises:
-        UserError: If it is neither.
-
     Examples:
         >>> parse_rates("PPG=64,ACC=50")
         {'PPG': 64.0, 'ACC': 50.0}
     """
     found: dict[str, float] = {}
-    for pair in (text or "").split(",") if text is not None else []:
+    for pair in [] if text is None else text.split(","):
         name, equals, value = pair.strip().rpartition("=")
         try:
             rate = float(value)
@@ -148,16 +139,11 @@ def printable(name: str) -> str:
 
 
 def match_channels(path: Path, names: Sequence[str], selection: Selection, *, timed: bool = False) -> dict[str, int]:
-    """Find the channels among a file's signal names.
-
-    Args:
-        path: The file, for messages.
-        names: Its names, in order, printable.
-        selection: What the user says.
-        timed: Whether one of the names may be a time column.
+    """Find the channels among a file's printable signal names.
 
     Returns:
-        Positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column.
+        Positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column if
+        one of the names may be that (``timed``).
 
     Raises:
         UserError: If a name is not there, a channel is ambiguous, or nothing matches.
@@ -175,7 +161,7 @@ def match_channels(path: Path, names: Sequence[str], selection: Selection, *, ti
             continue
         taken = {_plain(source) for source in selection.channels.values()}
         for rank in ALIASES[channel]:
-            rows = [row for row, name in enumerate(plain) if name in rank and name not in taken]
+            rows = [row for row, name in enumerate(plain) if name in rank.split() and name not in taken]
             if len(rows) > 1:
                 candidates = ", ".join(names[row] for row in rows)
                 raise UserError(

@@ -24,15 +24,7 @@ _TRIPLES = ("acc", "accel", "acceleration", "accelerometer")
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from an npz file of one array per channel; the module's docstring states the form.
-
-    Args:
-        path: The file.
-        selection: What the user says of its arrays; rates where the file states none.
-
-    Raises:
-        UserError: If the file is damaged or of another form, or a rate is missing or stated twice.
-    """
+    """Read a recording from an npz file of one array per channel; the module's docstring states the form."""
     arrays = {printable(key): value for key, value in read_npz(path).items()}
     if "signals" in arrays and arrays["signals"].ndim == 3:
         raise UserError(f"{path} holds windows, not a recording; `butppg predict` gives their probabilities")
@@ -51,32 +43,26 @@ def read(path: Path, selection: Selection) -> Recording:
     for channel, row in found.items():
         key = names[row]
         keys = (key, origin[key], channel, channel.split("_")[0])
-        rate = _rate(path, keys, channel, settings, selection)
+        stated, asked = _number(path, settings, [*(f"fs_{name}" for name in keys), "fs"]), selection.rate(channel)
+        if stated is not None and asked is not None and stated != asked:
+            raise UserError(f"--fs says {asked:g} Hz for {channel}, but {path} states {stated:g}; drop the flag")
+        rate = stated if stated is not None else asked
+        if rate is None:
+            raise UserError(f"{path} states no sampling rate of '{key}'; save fs or fs_{key} (Hz), or give --fs")
         start = _number(path, settings, [f"start_{name}" for name in keys])
         samples = to_samples(path, key, arrays.pop(key))
         channels[channel] = Channel(channel, key, rate, 0.0 if start is None else start, samples)
     return assemble(path, channels, _start_time(path, settings.get("start_time")), tuple(names), selection.acc_unit)
 
 
-def _rate(path: Path, keys: tuple[str, ...], channel: str, settings: dict[str, Array], selection: Selection) -> float:
-    stated = _number(path, settings, [*(f"fs_{name}" for name in keys), "fs"])
-    asked = selection.rate(channel)
-    if stated is not None and asked is not None and stated != asked:
-        raise UserError(f"--fs says {asked:g} Hz for {channel}, but {path} states {stated:g}; drop the flag")
-    rate = stated if stated is not None else asked
-    if rate is None:
-        raise UserError(f"{path} states no sampling rate of '{keys[0]}'; save fs or fs_{keys[0]} (Hz), or give --fs")
-    return rate
-
-
 def _number(path: Path, settings: dict[str, Array], keys: list[str]) -> float | None:
-    for key in keys:
-        value = settings.get(key)
-        if value is not None:
-            if value.size != 1 or value.dtype.kind not in "fiu":
-                raise UserError(f"{path}: '{key}' is {value.dtype} of shape {list(value.shape)}; expected one number")
-            return float(value.item())
-    return None
+    key = next((key for key in keys if key in settings), None)
+    if key is None:
+        return None
+    value = settings[key]
+    if value.size != 1 or value.dtype.kind not in "fiu":
+        raise UserError(f"{path}: '{key}' is {value.dtype} of shape {list(value.shape)}; expected one number")
+    return float(value.item())
 
 
 def _start_time(path: Path, value: Array | None) -> datetime | None:

@@ -20,14 +20,11 @@ if TYPE_CHECKING:
 
 LOWEST_RATE, HIGHEST_RATE = 5.0, 100_000.0
 """Sampling rates (Hz) that a signal can have; below it is a trend, and no pulse can be read from it."""
-LONGEST_DAYS = 31
-"""Days that one recording may span, gaps included."""
+LONGEST_DAYS = 31  # days that one recording may span, gaps included
 _MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 Hz
 _CONVERTED = 2**20  # samples converted together
-STANDARD_GRAVITY = 9.80665
-"""m/s² of one g (CGPM 1901)."""
-UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}
-"""What ``--acc-unit`` accepts, in g."""
+STANDARD_GRAVITY = 9.80665  # m/s² of one g (CGPM 1901)
+UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}  # what --acc-unit accepts, in g
 _SPELLINGS = {"gn": "g", "gs": "g", "millig": "mg", "m/s/s": "m/s2", "ms-2": "m/s2", "m*s-2": "m/s2", "mps2": "m/s2"}
 _LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
 _LOOKED_AT = 100_000  # samples
@@ -93,14 +90,10 @@ def assemble(
     names: tuple[str, ...],
     acc_unit: str | None = None,
 ) -> Recording:
-    """Check channels, put them on a common time axis and bring acceleration to g.
+    """Check channels, put them on a common time axis and bring acceleration to g: what every reader ends with.
 
-    Args:
-        path: The file.
-        channels: Channels by name; their starts may be relative to anything they share.
-        start_time: The moment that the starts are relative to, or None.
-        names: All signal names of the file.
-        acc_unit: The user's unit of acceleration, which decides; None for what the file says, or g.
+    The channels' starts may be relative to anything they share, of which ``start_time`` is the moment if it is known.
+    The user's ``acc_unit`` decides; None for what the file says, or g.
 
     Raises:
         UserError: If a rate is impossible, no channel holds a number, the recording spans too long a time, or nobody
@@ -168,11 +161,7 @@ def unit_of(text: str) -> str | None:
 
 
 def check_rate(path: Path, name: str, rate: float) -> float:
-    """Return ``rate`` if a signal can have it.
-
-    Raises:
-        UserError: If it is not within ``LOWEST_RATE`` and ``HIGHEST_RATE``.
-    """
+    """Return ``rate`` (Hz), or refuse what no signal of a pulse can have."""
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:  # NaN fails too
         raise UserError(
             f"{path}: '{name}' is sampled at {rate:g} Hz; expected {LOWEST_RATE:g} to {HIGHEST_RATE:g} "
@@ -182,11 +171,7 @@ def check_rate(path: Path, name: str, rate: float) -> float:
 
 
 def empty_samples(path: Path, name: str, count: int) -> Array:
-    """Return ``[count]`` float32 of NaN.
-
-    Raises:
-        UserError: If that is more than a recording can have; the size may come from a damaged header.
-    """
+    """Return ``[count]`` float32 of NaN; refuse more than a recording can have, as a damaged header may ask for."""
     if count > _MOST_SAMPLES:
         raise UserError(
             f"{path}: '{name}' would have {count:,} samples, gaps included; at most {_MOST_SAMPLES:,}: "
@@ -195,18 +180,14 @@ def empty_samples(path: Path, name: str, count: int) -> Array:
     return np.full(count, np.nan, dtype=np.float32)
 
 
-def to_samples(path: Path, name: str, values: Any, factor: float = 1.0) -> Array:
-    """Return real numbers ``[T]`` as float32 times ``factor``, with NaN for what is not finite.
-
-    Raises:
-        UserError: If they are not real numbers in one dimension, or too many.
-    """
+def to_samples(path: Path, name: str, values: Any) -> Array:
+    """Return real numbers ``[T]`` as float32, with NaN for what is not finite; refuse other types and shapes."""
     if values.ndim != 1 or values.dtype.kind not in "fiu":
         raise UserError(f"{path}: '{name}' is {values.dtype} of shape {list(values.shape)}; expected numbers [samples]")
     samples = empty_samples(path, name, len(values))
     with np.errstate(over="ignore", invalid="ignore"):
         for begin in range(0, len(values), _CONVERTED):
-            part = np.asarray(values[begin : begin + _CONVERTED], dtype=np.float64) * factor
+            part = np.asarray(values[begin : begin + _CONVERTED], dtype=np.float64)
             samples[begin : begin + _CONVERTED] = np.where(np.isfinite(part), part, np.nan)
         samples[np.isinf(samples)] = np.nan  # finite in float64, too large for float32
     return samples

@@ -7,38 +7,44 @@ the rate. Empty cells are missing samples, so that channels of different rates c
 
 from __future__ import annotations
 
+import csv
 import io
+import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.names import TIME, Selection, listed, match_channels, printable
+from butppg_lightning.sources.recordings.names import TIME, Selection, listed, match_channels, printable, split_unit
 from butppg_lightning.sources.recordings.recording import LOWEST_RATE, Channel, Recording, assemble, empty_samples
-from butppg_lightning.sources.recordings.table_columns import NumberColumn, TimeColumn
-from butppg_lightning.sources.recordings.table_layout import TableLayout, find_layout
-from butppg_lightning.sources.recordings.time_stamps import even_samples
+from butppg_lightning.sources.recordings.table_columns import NumberColumn, TimeColumn, even_samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+_HEAD_BYTES = 2**16  # looked at to find the layout
+_EMPTY = {"", "na", "nan", "null", "none", "-"}
 _BLOCK_BYTES = 2**24  # of text parsed together; bounds the memory it takes, and the length of a line
 
 
+@dataclass(frozen=True)
+class TableLayout:
+    """How a table is laid out; a device's own layout is one of these, which :func:`read_table` reads."""
+
+    names: tuple[str, ...]  # of the columns, printable, with their units
+    units: tuple[str, ...]  # of the columns as the file spells them; empty where it does not say
+    separator: str  # between the cells
+    decimal: str  # . or ,
+    skipped: int  # lines before the first row of numbers
+
+
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from a table whose layout is found from its first lines; the module's docstring states the form.
-
-    Args:
-        path: The file.
-        selection: What the user says of its columns.
-
-    Raises:
-        UserError: If the table is empty or malformed, a cell is no number, or time is missing or goes backwards.
-    """
+    """Read a recording from a table whose layout is found from its first lines; the module's docstring says which."""
     return read_table(path, find_layout(path), selection)
 
 
 def read_table(path: Path, layout: TableLayout, selection: Selection) -> Recording:
-    """Read a recording from a table of a known layout; arguments and errors as :func:`read`."""
+    """Read a recording from a table of a known layout."""
     found = match_channels(path, layout.names, selection, timed=True)
     time_row = found.pop(TIME, None)
     if time_row is None and not all(selection.rate(channel) for channel in found):
@@ -127,3 +133,60 @@ def _parse(path: Path, layout: TableLayout, block: bytes, columns: list[int], li
         raise UserError(f"{path}, in the rows from line {line}: not a table of text ({reason}); mend it") from None
     table.index = range(line - 1, line - 1 + len(table))
     return table.iloc[1:]
+
+
+def find_layout(path: Path) -> TableLayout:
+    """Find a table's layout from its first lines: comments, a line of names, maybe one of units, rows of numbers."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    if b"\0" in head:
+        raise UserError(f"{path} is not a text table: it holds zero bytes; save it as CSV in UTF-8")
+    if b"\r" in head and b"\n" not in head:
+        raise UserError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
+    lines = head.decode("utf-8-sig", errors="replace").split("\n")
+    number = next((row for row, line in enumerate(lines) if line.strip() and not line.startswith("#")), None)
+    if number is None:
+        raise UserError(f"{path} is empty; expected a line of column names and rows of numbers")
+    separator = max(",;\t", key=lines[number].count)
+    names = _cells(lines[number], separator)
+    if all(_is_number(name) or name.lower() in _EMPTY for name in names):
+        raise UserError(
+            f"{path}: line {number + 1} holds numbers where the column names should be; put a line such as "
+            f"'time{separator}PPG{separator}ECG' on top"
+        )
+    rows = [_cells(line, separator) for line in lines[number + 1 : number + 3]]
+    units = [split_unit(name)[1] for name in names]
+    skipped = number + 1
+    if rows and _is_units(rows[0]):
+        given = [re.sub(r"^[\[(]|[\])]$", "", unit) for unit in rows[0]] + [""] * len(names)
+        units = [unit or below for unit, below in zip(units, given, strict=False)]
+        skipped += 1
+    first = rows[skipped - number - 1] if len(rows) > skipped - number - 1 else []
+    if not any(first):
+        raise UserError(f"{path} has column names, but no rows of numbers after line {skipped}")
+    commas = separator != "," and any(re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", cell.lower()) for cell in first)
+    return TableLayout(tuple(names), tuple(units), separator, "," if commas else ".", skipped)
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    cells = next(csv.reader([line.replace("\r", " ")], delimiter=separator, strict=False), [])
+    while cells and not cells[-1].strip():  # a separator at the end of the line
+        cells.pop()
+    return [printable(cell.strip().strip("'")) for cell in cells]
+
+
+def _is_units(cells: list[str]) -> bool:
+    # units hold no digit but a power: m/s2, s^-1; a row of data has a number or a time stamp
+    words = [cell for cell in cells if cell.lower() not in _EMPTY]
+    return bool(words) and all(not re.search(r"\d", re.sub(r"(?<=[a-zA-Z^⁻-])-?[1-3]", "", word)) for word in words)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True

@@ -11,14 +11,7 @@ import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import Selection, match_channels, printable
-from butppg_lightning.sources.recordings.recording import (
-    LONGEST_DAYS,
-    Channel,
-    Recording,
-    assemble,
-    check_rate,
-    empty_samples,
-)
+from butppg_lightning.sources.recordings.recording import LONGEST_DAYS, Channel, Recording, assemble, empty_samples
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -33,23 +26,10 @@ _FLAC = ("508", "516", "524")
 
 
 def read(path: Path, selection: Selection) -> Recording:
-    """Read a recording from a WFDB record.
-
-    Args:
-        path: The record's name with its folder, with or without ``.hea``.
-        selection: What the user says of its signals.
-
-    Raises:
-        UserError: If a signal file is missing or shorter than declared.
-        Exception: Whatever a damaged header makes wfdb raise.
-    """
-    name = path.with_suffix("") if path.suffix == ".hea" else path
-    header = _header(name)
-    return _recording(Path(f"{name}.hea"), header, _segments(name, header), selection)
-
-
-def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], selection: Selection) -> Recording:
-    rate = float(header.fs)
+    """Read a recording from a WFDB record, given with or without ``.hea``; damage makes wfdb raise anything."""
+    record = path.with_suffix("") if path.suffix == ".hea" else path
+    path, header = Path(f"{record}.hea"), _header(record)
+    segments, rate = _segments(record, header), float(header.fs)
     first: dict[str, tuple[float, str]] = {}  # rate and unit by name
     for _, segment_path, segment in segments:
         if float(segment.fs) != rate:
@@ -66,7 +46,6 @@ def _recording(path: Path, header: Any, segments: list[tuple[int, Path, Any]], s
     channels = {}
     for channel, row in found.items():
         own, unit = first[names[row]]
-        check_rate(path, names[row], own)
         samples = empty_samples(path, names[row], round(total * own / rate))
         channels[channel] = Channel(channel, names[row], own, 0.0, samples, unit)
     wanted = {names[row]: channels[channel].samples for channel, row in found.items()}

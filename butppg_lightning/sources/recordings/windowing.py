@@ -1,4 +1,4 @@
-"""A long recording into 10-s windows of named channels at 125 Hz, a stretch at a time."""
+"""A long recording into 10-s windows of named channels at 125 Hz, and its outline for a picture, stretch by stretch."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.recordings.recording import Channel, Recording
 
-WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE
-"""Length of a window (s)."""
-LARGEST_MISSING_SHARE = 0.1
-"""Share of a window's samples that a channel may miss, 1 s together: they are bridged by straight lines. A channel
-that misses more is absent from the window."""
-SHORTEST_HOP, LONGEST_HOP = 0.1, 86_400.0
-"""Seconds that consecutive windows may be apart."""
+WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
+LARGEST_MISSING_SHARE = 0.1  # of a window's samples that straight lines may bridge (1 s); with more it is absent
+SHORTEST_HOP, LONGEST_HOP = 0.1, 86_400.0  # seconds that consecutive windows may be apart
 
 _OFFSET_SAMPLES = 100_000  # looked at to find a channel's offset
 _END_TOLERANCE = 0.05  # s; the rate of stamped samples is known to a few millionths only
 _LONGEST_STRETCH = 7200.0  # s of the recording that is resampled together
+_BASELINE = 0.4  # Hz; slower movement of the signal is no pulse and would hide it in a picture
+_TOGETHER, _MARGIN = 1200.0, 10.0  # s filtered together, and s around them, so that the filter has settled
 
 
 class Windows:
@@ -105,12 +103,46 @@ class _Track:
 
     def present(self, grid: Array) -> Array:
         """Return whether each window that begins at ``grid`` has enough samples."""
-        edges = np.array([grid, grid + WINDOW_SAMPLES]) - self._first
-        begin, end = np.rint(edges * (self._rate / SAMPLING_RATE)).astype(np.int64)
-        return np.asarray(self._gaps.missing(begin, end) <= LARGEST_MISSING_SHARE * (end - begin))
+        return np.asarray(self._gaps.missing_shares(grid - self._first, self._rate) <= LARGEST_MISSING_SHARE)
 
     def windows(self, grid: Array) -> Array:
         """Return the windows ``[n, 1250]`` that begin at ``grid`` (ascending)."""
         begin, end = int(grid[0]) - self._first, int(grid[-1]) + WINDOW_SAMPLES - self._first
         stretch = self._resampler.resample(self._gaps.bridged, begin, end, self._offset)
         return np.asarray(stretch[(grid - grid[0])[:, None] + np.arange(WINDOW_SAMPLES)])
+
+
+def outline(channel: Channel, duration: float, most: int) -> tuple[Array, Array, Array]:
+    """Return the lowest and highest value of a channel in equal stretches of time, after removing its baseline.
+
+    The stretches cover ``duration`` seconds from the recording's start; they are ``most``, or fewer if they would hold
+    under two samples each.
+
+    Returns:
+        The stretches' edges ``[n + 1]`` in seconds, and their lowest and highest values ``[n]``, NaN where the channel
+        has no sample.
+    """
+    count = max(1, min(most, int(duration * channel.rate / 2)))
+    edges = np.linspace(0.0, duration, count + 1)
+    rows = np.rint((edges - channel.start) * channel.rate).astype(np.int64)
+    low, high = np.full(count, np.nan), np.full(count, np.nan)
+    from scipy.signal import butter, sosfiltfilt
+
+    sections = butter(2, _BASELINE, "highpass", fs=channel.rate, output="sos")
+    gaps = Gaps(channel.samples)
+    together = max(1, int(_TOGETHER / duration * count))
+    margin = int(_MARGIN * channel.rate)
+    for first in range(0, count, together):
+        last = min(first + together, count)
+        # one sample more than the stretch, so that neighbouring stretches touch
+        begin, end = max(0, int(rows[first])), min(len(channel.samples), int(rows[last]) + 1)
+        if end <= begin:
+            continue
+        part = sosfiltfilt(sections, gaps.bridged(begin - margin, end + margin))[margin:-margin]
+        part[np.isnan(channel.samples[begin:end])] = np.nan
+        for row in range(first, last):
+            values = part[max(0, rows[row] - begin) : max(0, rows[row + 1] + 1 - begin)]
+            values = values[~np.isnan(values)]
+            if len(values):
+                low[row], high[row] = values.min(), values.max()
+    return edges, low, high

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.signal import lfilter
 
-from butppg_lightning.sources.synthetic.motion import cadence_apart
-from butppg_lightning.sources.synthetic.noise import TIME, band_noise, bursts, unit_rms, wandering_tone
+from butppg_lightning.sources.synthetic.motion import TIME, band_noise, bursts, cadence_apart, unit_rms, wandering_tone
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 FAULTS = ("none", "contact_loss", "flicker", "low_perfusion", "pressure", "saturation")
 """What can be wrong with a PPG without any motion."""
 
-_BADLY_SEATED = {"at_rest": 0.55, "moving": 0.62, "vitaldb": 0.12}
-"""Share of windows in which the sensor sits badly."""
+_BADLY_SEATED = {"at_rest": 0.55, "moving": 0.62, "vitaldb": 0.12}  # share of windows in which the sensor sits badly
 _FAULT_SHARES = {
     "at_rest": (0.34, 0.14, 0.17, 0.13, 0.13, 0.09),
     "moving": (0.76, 0.05, 0.05, 0.05, 0.05, 0.04),
@@ -31,19 +29,12 @@ _FAULT_SHARES = {
 
 @dataclass(frozen=True)
 class Corruption:
-    """What is done to one pulse train, in units of the height of a pulse.
+    """What is done to one pulse train, in units of the height of a pulse."""
 
-    Attributes:
-        fault: One of :data:`FAULTS`.
-        gain: ``[1250]`` factor of the pulse: 0 where contact is lost, below 1 where motion presses blood away.
-        added: ``[1250]`` what is added to the pulse.
-        railed_share: Share of the samples that a saturated converter clips.
-    """
-
-    fault: str
-    gain: Array
-    added: Array
-    railed_share: float
+    fault: str  # one of FAULTS
+    gain: Array  # [1250] factor of the pulse: 0 where contact is lost, below 1 where motion presses blood away
+    added: Array  # [1250] what is added to the pulse
+    railed_share: float  # of the samples, that a saturated converter clips
 
 
 def draw_corruption(
@@ -59,7 +50,9 @@ def draw_corruption(
     situation = "vitaldb" if monitored else "at_rest" if motion.kind == "rest" else "moving"
     fault = str(rng.choice(FAULTS, p=_FAULT_SHARES[situation]))
     height = float(np.std(pulse))
-    wander = _wander(rng, beats) * (0.5 if monitored else 1.0)  # a monitor removes part of it
+    # baseline wander below the pulse band: breathing and vasomotion; a monitor removes part of it
+    wander = rng.uniform(0.1, 0.8) * beats.breathing(TIME) + rng.lognormal(-0.3, 0.7) * band_noise(rng, 0.05, 0.35, 2)
+    wander *= 0.5 if monitored else 1.0
     gain = 1 - rng.uniform(0, 0.4) * motion.envelope * (motion.kind != "rest")
     added = height * (10 ** (rng.normal(-24, 4) / 20) * band_noise(rng, 0.3, 12, 1) + wander)
     if motion.movement.any():
@@ -74,12 +67,6 @@ def draw_corruption(
 def _severity(rng: np.random.Generator, badly_seated: float) -> float:
     """Artefact over pulse (dB): a sensor that sits badly, or one that sits well."""
     return float(rng.normal(12, 4) if rng.random() < badly_seated else rng.normal(-15, 4))
-
-
-def _wander(rng: np.random.Generator, beats: Beats) -> Array:
-    """Baseline wander below the pulse band: breathing and vasomotion, in pulse units."""
-    breathing = rng.uniform(0.1, 0.8) * beats.breathing(TIME)
-    return breathing + rng.lognormal(-0.3, 0.7) * band_noise(rng, 0.05, 0.35, 2)
 
 
 def _motion_artefact(rng: np.random.Generator, motion: Motion) -> Array:
@@ -106,8 +93,13 @@ def _draw_fault(rng: np.random.Generator, fault: str, severity: float, beats: Be
     """Draw a fault: share of the pulse that is lost ``[1250]``, what is added ``[1250]``, share of clipped samples."""
     lost, artefact, railed_share = np.zeros(WINDOW_SAMPLES), np.zeros(WINDOW_SAMPLES), 0.0
     level = 10 ** (severity / 20)
-    if fault == "contact_loss":
-        lost, artefact = _contact_loss(rng, severity)
+    if fault == "contact_loss":  # the sensor lifts off: ambient light comes in, and touching down leaves a transient
+        longest = float(np.clip(2.5 + 0.3 * severity, 0.3, 8))
+        lost = bursts(rng, int(rng.integers(1, 4)), longest / 2, longest)
+        keep = np.exp(-1 / (rng.uniform(0.1, 0.4) * SAMPLING_RATE))
+        transients = np.asarray(lfilter([1.0], [1, -keep], np.diff(lost, prepend=lost[0]))) * rng.choice((-1, 1))
+        ambient = lost * band_noise(rng, 0.2, 5, 1.2)
+        artefact = level * unit_rms(0.6 * unit_rms(transients) + unit_rms(ambient))
     elif fault == "flicker":  # light modulated by mains or a screen, aliased into the pulse band
         frequency = cadence_apart(rng, beats.mean_rate, 45, 200)
         artefact = level * wandering_tone(rng, frequency, 0.01, (1, rng.uniform(0, 0.4), rng.uniform(0, 0.2)))
@@ -119,15 +111,3 @@ def _draw_fault(rng: np.random.Generator, fault: str, severity: float, beats: Be
         artefact = rng.uniform(1.5, 5) * band_noise(rng, 0.05, 0.4, 1)
         railed_share = float(np.clip(0.45 + 0.03 * severity + rng.normal(0, 0.05), 0.02, 0.95))
     return lost, artefact, railed_share
-
-
-def _contact_loss(rng: np.random.Generator, severity: float) -> tuple[Array, Array]:
-    """The sensor lifts off: the pulse vanishes, ambient light comes in, and touching down leaves a transient."""
-    longest = float(np.clip(2.5 + 0.3 * severity, 0.3, 8))
-    lifted = bursts(rng, int(rng.integers(1, 4)), longest / 2, longest)
-    edges = np.diff(lifted, prepend=lifted[0])
-    keep = np.exp(-1 / (rng.uniform(0.1, 0.4) * SAMPLING_RATE))
-    transients = np.asarray(lfilter([1.0], [1, -keep], edges)) * rng.choice((-1, 1))
-    ambient = lifted * band_noise(rng, 0.2, 5, 1.2)
-    artefact = unit_rms(0.6 * unit_rms(transients) + unit_rms(ambient))
-    return lifted, 10 ** (severity / 20) * artefact

@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.noise import DURATION
+from butppg_lightning.sources.synthetic.motion import DURATION
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from butppg_lightning.sources.synthetic.subjects import Subject
 
-SLOWEST_RATE = 45.0
-"""Lowest heart rate drawn (bpm)."""
-FASTEST_RATE = 190.0
-"""Highest heart rate drawn (bpm)."""
+SLOWEST_RATE, FASTEST_RATE = 45.0, 190.0  # range of the heart rates drawn (bpm)
 
 _LEAD_IN = 3.0  # beats start before the window: pulses arrive late and ring into it
 _FASTEST_FIBRILLATION = 135.0  # above it many beats no longer reach the finger, and ECG and pulse rate part
@@ -29,31 +26,18 @@ _ECG_WIDTHS = np.array([0.022, 0.009, 0.010, 0.010, 0.045])  # s
 
 @dataclass(frozen=True)
 class Beats:
-    """Heart beats around one window.
+    """Heart beats around one window."""
 
-    Attributes:
-        times: ``[K]`` time of each R peak (s); 0 is the window's start, the series begins before and ends after it.
-        intervals: ``[K]`` RR interval before each beat (s).
-        ectopic: ``[K]`` True for premature ventricular beats.
-        rhythm: ``sinus``, ``ectopy`` or ``fibrillation``.
-        respiration: Phase of breathing at time 0 and its rate, (rad, Hz): it modulates all channels.
-    """
-
-    times: Array
-    intervals: Array
-    ectopic: Array
-    rhythm: str
-    respiration: tuple[float, float]
-
-    @property
-    def inside(self) -> Array:
-        """``[K]`` True for the beats whose R peak lies in the window."""
-        return np.asarray((self.times >= 0) & (self.times < DURATION))
+    times: Array  # [K] of each R peak (s); 0 is the window's start, the series begins before and ends after it
+    intervals: Array  # [K] RR interval before each beat (s)
+    ectopic: Array  # [K] True for premature ventricular beats
+    rhythm: str  # sinus, ectopy or fibrillation
+    respiration: tuple[float, float]  # phase of breathing at time 0 and its rate (rad, Hz): it modulates all channels
 
     @property
     def mean_rate(self) -> float:
         """Mean heart rate over the window (bpm), from the first R peak in it to the last."""
-        times = self.times[self.inside]
+        times = self.times[(self.times >= 0) & (self.times < DURATION)]
         return float(60 * (times.size - 1) / (times[-1] - times[0]))
 
     def breathing(self, times: Array) -> Array:

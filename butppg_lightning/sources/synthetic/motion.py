@@ -1,4 +1,4 @@
-"""How the subject moves: a three-axis accelerometer in g, gravity included."""
+"""How the subject moves, by an accelerometer (g, with gravity), and the random waveforms of which channels are made."""
 
 from __future__ import annotations
 
@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.noise import (
-    DURATION,
-    TIME,
-    band_noise,
-    bursts,
-    unit_rms,
-    wandering_tone,
-)
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -22,29 +14,25 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.synthetic.heart import Beats
     from butppg_lightning.sources.synthetic.subjects import Subject
 
-MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")
-"""Kinds of motion a window can have."""
+MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")  # kinds of motion a window can have
+TIME = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE  # [1250] time of every sample of a window (s)
+DURATION = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
 
 _MOTION_SHARES = (0.42, 0.2, 0.14, 0.07, 0.08, 0.09)
+_SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part taken from the periodic waveform is not periodic
+_FREQUENCIES = np.fft.rfftfreq(_SPECTRUM_SAMPLES, 1 / SAMPLING_RATE)
 _APART = 12.0  # bpm; a cadence closer to the heart rate would make the readers right by luck
 _SENSOR_NOISE = 0.004  # g
 
 
 @dataclass(frozen=True)
 class Motion:
-    """Movement during one window.
+    """Movement during one window."""
 
-    Attributes:
-        kind: One of :data:`MOTIONS`.
-        acceleration: ``[3, 1250]`` accelerometer reading (g), gravity included.
-        movement: ``[3, 1250]`` the part of it that moves tissue against the sensor (g), without gravity and noise.
-        envelope: ``[1250]`` in 0..1, how much is going on.
-    """
-
-    kind: str
-    acceleration: Array
-    movement: Array
-    envelope: Array
+    kind: str  # one of MOTIONS
+    acceleration: Array  # [3, 1250] accelerometer reading (g), gravity included
+    movement: Array  # [3, 1250] the part of it that moves tissue against the sensor (g), without gravity and noise
+    envelope: Array  # [1250] in 0..1, how much is going on
 
 
 def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, calm: bool = False) -> Motion:
@@ -62,8 +50,11 @@ def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, cal
             fidget = bursts(rng, int(rng.integers(1, 4)), 0.8, 3) * band_noise(rng, 0.5, 6, 1)
             movement = 0.1 * strength * _mix_axes(rng, fidget)
     elif kind == "walking":
-        envelope = _bout(rng)
-        movement = _mix_axes(rng, envelope * _steps(rng, cadence_apart(rng, beats.mean_rate, 65, 165))) * strength
+        envelope, cadence = _bout(rng), cadence_apart(rng, beats.mean_rate, 65, 165)
+        steps = wandering_tone(rng, cadence, 0.02, (1, rng.uniform(0.1, 0.5), rng.uniform(0, 0.25)))
+        # left and right differ: the stride, at half the cadence
+        steps = unit_rms(steps + rng.uniform(0, 0.4) * wandering_tone(rng, cadence / 2, 0.02, (1,)))
+        movement = _mix_axes(rng, envelope * steps) * strength
     elif kind == "gesture":
         envelope = bursts(rng, int(rng.integers(3, 6)), 1.2, 4)
         movement = np.stack([envelope * band_noise(rng, 0.4, 5, 1.5) for _ in range(3)]) * strength
@@ -94,12 +85,6 @@ def cadence_apart(rng: np.random.Generator, heart_rate: float, slowest: float, f
         rate = slowest if heart_rate - slowest > fastest - heart_rate else fastest
         rate += np.sign(heart_rate - rate) * rng.uniform(0, abs(heart_rate - rate) - _APART)
     return float(np.clip(rate, slowest, fastest)) / 60
-
-
-def _steps(rng: np.random.Generator, cadence: float) -> Array:
-    """Steps with harmonics and, as left and right differ, the stride at half the cadence."""
-    steps = wandering_tone(rng, cadence, 0.02, (1, rng.uniform(0.1, 0.5), rng.uniform(0, 0.25)))
-    return unit_rms(steps + rng.uniform(0, 0.4) * wandering_tone(rng, cadence / 2, 0.02, (1,)))
 
 
 def _bout(rng: np.random.Generator) -> Array:
@@ -154,3 +139,48 @@ def _gravity(rng: np.random.Generator, subject: Subject, tilt: Array) -> Array:
     sideways = np.cross(down, rng.standard_normal(3))
     sideways /= np.linalg.norm(sideways)
     return np.asarray(np.outer(down, np.cos(tilt)) + np.outer(sideways, np.sin(tilt)))
+
+
+def band_noise(rng: np.random.Generator, low: float, high: float, slope: float = 0.0) -> Array:
+    """Return Gaussian noise ``[1250]`` of root mean square 1 between ``low`` and ``high`` (Hz, 0.05 to 62.5).
+
+    Its power falls with frequency as 1/f^slope: 0 is white, 1 pink, 2 a random walk.
+    """
+    start, stop = np.searchsorted(_FREQUENCIES, (low, high))
+    stop = max(stop, start + 2)
+    spectrum = np.zeros(_FREQUENCIES.size, dtype=complex)
+    normal = rng.standard_normal((2, stop - start))
+    spectrum[start:stop] = (normal[0] + 1j * normal[1]) * _FREQUENCIES[start:stop] ** (-slope / 2)
+    return unit_rms(np.fft.irfft(spectrum, _SPECTRUM_SAMPLES)[:WINDOW_SAMPLES])
+
+
+def wandering_tone(rng: np.random.Generator, frequency: float, jitter: float, harmonics: tuple[float, ...]) -> Array:
+    """Return a periodic waveform ``[1250]`` of root mean square 1 whose frequency wanders, such as steps or flicker.
+
+    ``jitter`` is the relative deviation of the instantaneous ``frequency`` (Hz; 0.02 is steady, 0.1 loose),
+    ``harmonics`` are the amplitudes of the fundamental, the second harmonic and so on.
+    """
+    instantaneous = frequency * (1 + jitter * band_noise(rng, 0.1, 1.0))
+    phase = 2 * np.pi * (np.cumsum(instantaneous) / SAMPLING_RATE + rng.random())
+    wave = np.zeros(WINDOW_SAMPLES)
+    for order, amplitude in enumerate(harmonics, start=1):
+        wave += amplitude * np.sin(order * phase + 2 * np.pi * rng.random())
+    return unit_rms(wave)
+
+
+def bursts(rng: np.random.Generator, count: int, shortest: float, longest: float) -> Array:
+    """Return an envelope ``[1250]`` of ``count`` smooth bursts at random places, ``shortest`` to ``longest`` s long.
+
+    It is 1 inside a burst and 0 outside, with raised-cosine edges of 0.2 s.
+    """
+    envelope = np.zeros(WINDOW_SAMPLES)
+    for length, centre in zip(rng.uniform(shortest, longest, count), rng.uniform(0, DURATION, count), strict=True):
+        inside = (length / 2 - np.abs(TIME - centre)) / 0.2
+        envelope = np.maximum(envelope, 0.5 - 0.5 * np.cos(np.pi * np.clip(inside, 0, 1)))
+    return envelope
+
+
+def unit_rms(wave: Array) -> Array:
+    """Scale a waveform to a root mean square of 1; an all-zero one stays as it is."""
+    rms = float(np.sqrt(np.mean(wave**2)))
+    return wave / rms if rms > 0 else wave

@@ -14,21 +14,16 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import find_peaks
 
-from butppg_lightning.sources.band_pass import band_pass
-from butppg_lightning.sources.resampling import runs
+from butppg_lightning.sources.resampling import band_pass, runs
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
-READERS = ("peaks", "upstrokes", "moving_averages", "spectrum", "autocorrelation")
-"""The readers, in the order of the columns of :func:`read_rates`."""
-READER_ERRORS = (0.8, 1.0, 1.0, 1.2, 1.5)
-"""Standard deviation of each reader's own error (bpm)."""
-TOLERANCE = 5.0
-"""Largest difference from the true rate that counts as agreement (bpm)."""
-MAJORITY = 3
-"""Number of readers that have to agree."""
+READERS = {"peaks": 0.8, "upstrokes": 1.0, "moving_averages": 1.0, "spectrum": 1.2, "autocorrelation": 1.5}
+"""The readers in the order of the columns of :func:`read_rates`, with the standard deviation of their errors (bpm)."""
+TOLERANCE, MAJORITY = 5.0, 3
+"""Largest difference from the true rate that counts as agreement (bpm), and how many readers have to agree."""
 
 _SLOWEST, _FASTEST = 40.0, 210.0  # bpm
 _MOST_IRREGULAR = 0.3  # scatter of intervals over their mean; fibrillation stays below, noise lies above
@@ -36,35 +31,20 @@ _TRANSFORM_SAMPLES = 8192  # zero padding: a bin is 0.9 bpm wide
 
 
 def read_rates(ppg: Array) -> Array:
-    """Let every reader estimate the mean heart rate, before their own errors.
-
-    Args:
-        ppg: ``[N, 1250]`` recorded PPG, systole up, in any unit.
+    """Let every reader estimate the mean heart rates of PPG ``[N, 1250]``, systole up, in any unit.
 
     Returns:
-        ``[N, 5]`` bpm; NaN where a reader finds none.
+        ``[N, 5]`` bpm by :data:`READERS`, before their own errors; NaN where a reader finds none.
     """
     wide, narrow = band_pass(ppg, 0.5, 8.0), band_pass(ppg, 0.6, 4.0)
-    columns = (
-        _read_peaks(wide),
-        _read_upstrokes(narrow),
-        _read_moving_averages(wide),
-        _read_spectrum(wide),
-        _read_autocorrelation(narrow),
-    )
-    return np.stack(columns, axis=1)
+    by_beats = _read_peaks(wide), _read_upstrokes(narrow), _read_moving_averages(wide)
+    return np.stack([*by_beats, _read_spectrum(wide), _read_autocorrelation(narrow)], axis=1)
 
 
 def judge(rates: Array, errors: Array, true_rate: Array) -> Array:
-    """Apply the rule: good when most readers lie within 5 bpm of the true rate.
+    """Apply the rule: good (1, else 0) when most readers lie within 5 bpm of the true rate ``[N]``.
 
-    Args:
-        rates: ``[N, 5]`` the readers' estimates (bpm), NaN where one finds none.
-        errors: ``[N, 5]`` the readers' own errors (bpm).
-        true_rate: ``[N]`` mean rate of the beats (bpm).
-
-    Returns:
-        ``[N]`` int64, 1 good and 0 poor.
+    ``rates [N, 5]`` are their estimates (NaN where one finds none), ``errors [N, 5]`` their own errors, all in bpm.
 
     Examples:
         >>> rates = np.array([[70, 72, 74, 120, np.nan], [70, 72, 90, 120, np.nan]])
@@ -78,15 +58,8 @@ def judge(rates: Array, errors: Array, true_rate: Array) -> Array:
 def signal_to_noise(pulse: Array, ppg: Array) -> Array:
     """Scale-invariant ratio of pulse to corruption in the pulse band (Le Roux et al. 2019).
 
-    The recorded PPG is projected on the clean pulse; what remains (motion, clipping, quantisation, lost contact,
-    changes of gain) is corruption.
-
-    Args:
-        pulse: ``[N, 1250]`` clean pulse trains.
-        ppg: ``[N, 1250]`` recorded PPG.
-
-    Returns:
-        ``[N]`` dB, at least -40 and at most 60.
+    The recorded PPG ``[N, 1250]`` is projected on the clean pulse ``[N, 1250]``; what remains (motion, clipping,
+    quantisation, lost contact, changes of gain) is corruption. The ratio ``[N]`` is in dB, -40 to 60.
     """
     clean, recorded = band_pass(pulse, 0.5, 8.0), band_pass(ppg, 0.5, 8.0)
     gain = (clean * recorded).sum(axis=1) / (clean**2).sum(axis=1)

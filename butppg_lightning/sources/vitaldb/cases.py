@@ -26,47 +26,32 @@ CASE_SETS = {
     "tiva": "caseids_tiva",
 }
 """The vitaldb package's own lists of cases, by anaesthetic or monitor."""
-FASTTRACK_CASES = 70
-"""Cases of the small subset."""
-CLINICAL_FILE = "clinical_data.csv"
-"""The table of cases and patients, as the release has it."""
+FASTTRACK_CASES = 70  # cases of the small subset
+CLINICAL_FILE = "clinical_data.csv"  # the table of cases and patients, as the release has it
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"
+_MAKE = "butppg prepare vitaldb-splits"
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Who is in which split.
+    """Who is in which split."""
 
-    Attributes:
-        cases: Split to case to patient.
-        source: Folder of the `.vital` files, or None for the server.
-        about: How they were drawn; plain JSON.
-    """
-
-    cases: dict[str, dict[str, str]]
-    source: Path | None
-    about: dict[str, Any]
+    cases: dict[str, dict[str, str]]  # split to case to patient
+    source: Path | None  # folder of the `.vital` files, or None for the server
+    about: dict[str, Any]  # how they were drawn; plain JSON
 
     def write(self, path: Path) -> None:
-        """Write them as JSON.
-
-        Raises:
-            UserError: If that is impossible.
-        """
+        """Write them as JSON."""
         source = None if self.source is None else str(self.source.resolve())
         write_json(path, {"dataset": _DATASET, **self.about, "source": source, **self.cases})
 
 
 def local_files(source: Path) -> dict[str, Path]:
-    """Find the `.vital` files of a folder, however deep.
+    """Find the `.vital` files of a folder, however deep, by case.
 
-    Returns:
-        File by case; a number loses its leading zeros (the release's ``0001.vital`` is case 1).
-
-    Raises:
-        UserError: If there are none, or two of the same case.
+    A number loses its leading zeros (the release's ``0001.vital`` is case 1).
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder of .vital files")
@@ -81,16 +66,12 @@ def local_files(source: Path) -> dict[str, Path]:
 
 
 def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str, str], str]:
-    """Find the cases and whose they are.
+    """Find the cases: patient by case, and in words where the patients come from.
 
     Args:
         source: Folder of `.vital` files, or None for all cases of VitalDB.
-        clinical: Table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source, or
-            without a source for the server's.
-
-    Returns:
-        Patient by case, and in words where the patients come from. Without a table every local case counts as a
-        patient of its own.
+        clinical: Table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source (without
+            one every case counts as a patient of its own), or without a source for the server's.
 
     Raises:
         UserError: If the table is malformed or lacks a local case, or the server cannot be reached.
@@ -110,19 +91,9 @@ def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str,
 
 
 def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: int) -> dict[str, str]:
-    """Choose the cases of a set and subset.
+    """Choose among patients (by case) those of a case set (``all`` or a key of :data:`CASE_SETS`) and subset.
 
-    Args:
-        patients: Patient by case.
-        case_set: ``all`` or a key of :data:`CASE_SETS`.
-        subset: ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
-        seed: Seed of the draw.
-
-    Returns:
-        Patient by case.
-
-    Raises:
-        UserError: If none is left.
+    The subset is ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
     """
     chosen = dict(patients)
     if case_set != "all":
@@ -140,18 +111,9 @@ def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: 
 
 
 def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: int) -> dict[str, dict[str, str]]:
-    """Deal patients out at random, all cases of one into the same split.
+    """Deal patients (by case) out at random, all cases of one into the same split.
 
-    Args:
-        patients: Patient by case.
-        shares: Share of the cases for val and for test; the rest is train.
-        seed: Seed of the draw.
-
-    Returns:
-        For train, val and test, patient by case; each share above 0 gets a patient at least.
-
-    Raises:
-        UserError: If there are fewer patients than splits.
+    ``shares`` are those of the cases for val and for test, each of which gets a patient at least; the rest is train.
     """
     owned = _shuffled(patients, seed)
     wanted = {split: share * len(patients) for split, share in shares.items() if share > 0}
@@ -170,37 +132,28 @@ def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: 
 
 
 def read_splits(path: Path) -> Splits:
-    """Read what :meth:`Splits.write` wrote.
-
-    Raises:
-        UserError: If it is missing or malformed, or a case or patient is in two splits.
-    """
+    """Read what :meth:`Splits.write` wrote; nobody may be in two splits."""
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it with: {_MAKE}") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON ({first_line(error)}); make it with: {_MAKE}") from None
-    if not isinstance(content, dict) or content.get("dataset") != _DATASET:
+    if not isinstance(content, dict) or content.pop("dataset", None) != _DATASET:
         raise UserError(f"{path} holds no splits of VitalDB; make them with: {_MAKE}")
-    cases = {split: content.get(split) for split in SPLITS}
-    source = content.get("source")
-    if not all(_is_text_table(part) for part in cases.values()) or not isinstance(source, str | None):
+    cases = {split: content.pop(split, None) for split in SPLITS}
+    source = content.pop("source", None)
+    tables = all(
+        isinstance(part, dict) and all(isinstance(who, str) for who in part.values()) for part in cases.values()
+    )
+    if not tables or not isinstance(source, str | None):
         raise UserError(f"{path}: train, val and test must say the patient of each case; make them with: {_MAKE}")
     owners: dict[str, str] = {}
     for split, part in cases.items():
-        for who in {*part.values(), *(f"case {case}" for case in part)}:  # type: ignore[union-attr]
+        for who in {*part.values(), *(f"case {case}" for case in part)}:
             if owners.setdefault(who, split) != split:
                 raise UserError(f"{path}: {who} is in both {owners[who]} and {split}; make them with: {_MAKE}")
-    about = {key: value for key, value in content.items() if key not in (*SPLITS, "dataset", "source")}
-    return Splits(cases, None if source is None else Path(source), about)  # type: ignore[arg-type]
-
-
-_MAKE = "butppg prepare vitaldb-splits"
-
-
-def _is_text_table(part: Any) -> bool:
-    return isinstance(part, dict) and all(isinstance(value, str) for value in part.values())
+    return Splits(cases, None if source is None else Path(source), content)
 
 
 def _shuffled(patients: Mapping[str, str], seed: int) -> dict[str, list[str]]:

@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}
-"""Track of each channel."""
+TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}  # track of each channel
 NO_NETWORK = (
     "use local files: --source DIR, a folder of .vital files (and --clinical clinical_data.csv for the patients)"
 )
-"""What to do without a network."""
 
 _LONGEST = 48.0  # hours; a stranger's file may declare any length
 _RATES = (50.0, 2000.0)  # Hz
@@ -37,27 +35,16 @@ _PATIENCE = 60.0  # seconds
 
 
 class Track(NamedTuple):
-    """One waveform.
+    """One waveform."""
 
-    Attributes:
-        samples: ``[T]`` float32 in the unit of the file; NaN where nothing was recorded.
-        rate: Samples per second.
-    """
-
-    samples: Array
-    rate: float
+    samples: Array  # [T] float32 in the unit of the file; NaN where nothing was recorded
+    rate: float  # Hz
 
 
 def read_case(where: Path | int) -> dict[str, Track]:
-    """Read PPG and ECG of a case.
+    """Read PPG and ECG of a case, by channel name, from a `.vital` file or by its number on the VitalDB server.
 
     Both begin at the same instant and have every sample that was recorded, at 1/rate intervals.
-
-    Args:
-        where: A `.vital` file, or the number of a case on the VitalDB server.
-
-    Returns:
-        Track by channel name.
 
     Raises:
         UnusableError: If the file is damaged or a track is missing.
@@ -82,11 +69,7 @@ def read_case(where: Path | int) -> dict[str, Track]:
 
 
 def import_vitaldb() -> Any:
-    """Import the vitaldb package.
-
-    Raises:
-        UserError: If it is not installed.
-    """
+    """Import the vitaldb package, or say what to install."""
     try:
         import vitaldb
     except ImportError:
@@ -157,21 +140,16 @@ def _check_archive(path: Path) -> None:
 def _samples(track: Any, begin: float, seconds: float, packed: bool) -> Array:
     samples = np.full(math.ceil(seconds * track.srate), np.nan, dtype=np.float32)
     for record in track.recs:
-        values = np.asarray(record["val"])
         # rounded, where the package takes the next sample up: a clock's last digit must not open a gap
         start = round((record["dt"] - begin) * track.srate)
-        values = values[: max(0, samples.size - start)]
-        known = _recorded(values, packed)
-        samples[start : start + values.size] = np.where(known, values, np.nan)
+        values = np.asarray(record["val"])[: max(0, samples.size - start)]
+        recorded = np.isfinite(values)
+        if packed and values.dtype.kind in "iu":
+            # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
+            limits = np.iinfo(values.dtype)
+            recorded = values != (limits.min if values.dtype.kind == "i" else limits.max)
+        samples[start : start + values.size] = np.where(recorded, values, np.nan)
     if track.fmt > 2:  # integers of a converter
         samples = samples * np.float32(track.gain) + np.float32(track.offset)
     samples[~np.isfinite(samples) | (samples > 4e9)] = np.nan  # the package's own limit
     return samples
-
-
-def _recorded(values: Array, packed: bool) -> Array:
-    if values.dtype.kind == "f" or not packed:
-        return np.isfinite(values)
-    # a packed file fills gaps with the type's extreme value, and the package takes that for a measurement
-    limits = np.iinfo(values.dtype)
-    return np.asarray(values != (limits.min if values.dtype.kind == "i" else limits.max))

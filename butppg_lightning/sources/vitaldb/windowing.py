@@ -1,4 +1,4 @@
-"""From a case's waveforms to windows worth learning from."""
+"""From a case's waveforms to windows worth learning from: their beats, and how alike those are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import numpy as np
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.sources import UnusableError
-from butppg_lightning.sources.band_pass import band_pass
-from butppg_lightning.sources.resampling import Gaps, resample, runs
-from butppg_lightning.sources.vitaldb.quality import PULSE, QRS, template_correlation
+from butppg_lightning.sources.resampling import Gaps, band_pass, resample, runs
 from butppg_lightning.sources.vitaldb.recording import read_case
 from butppg_lightning.window import PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES
 
@@ -41,9 +39,6 @@ class Gate:
         min_cycles: Least number of whole cardiac cycles of a window, in both channels.
         max_gap: Longest gap, in seconds, bridged by a straight line (at most 5 % of a window altogether).
         max_windows_per_case: Most windows of a case, spread evenly over those that pass; 0 for all.
-
-    Raises:
-        UserError: If a limit is impossible.
     """
 
     min_sqi: float = 0.86
@@ -63,31 +58,17 @@ class Gate:
 
 @dataclass(frozen=True)
 class CaseWindows:
-    """Windows of one case.
+    """Windows of one case."""
 
-    Attributes:
-        signals: ``[N, 2, 1250]`` float32, PPG and ECG, neither filtered nor scaled.
-        left_out: Number of windows left out, by reason.
-        unusable: Why the case gives no windows at all, or empty.
-    """
-
-    signals: Array
-    left_out: dict[str, int]
-    unusable: str = ""
+    signals: Array  # [N, 2, 1250] float32, PPG and ECG, neither filtered nor scaled
+    left_out: dict[str, int]  # number of windows left out, by reason
+    unusable: str = ""  # why the case gives no windows at all
 
 
 def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
     """Read a case and make its windows; what is wrong with an unusable one is said in the result.
 
-    Args:
-        where: A `.vital` file, the number of a case on the server, or in words why there is neither.
-        gate: Which windows pass.
-
-    Returns:
-        The windows.
-
-    Raises:
-        UserError: If the vitaldb package is missing or the server cannot be reached.
+    ``where`` is a `.vital` file, the number of a case on the server, or in words why there is neither.
     """
     try:
         if isinstance(where, str):
@@ -98,19 +79,9 @@ def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
 
 
 def select_windows(tracks: dict[str, Track], gate: Gate) -> CaseWindows:
-    """Make consecutive windows of both channels of a case and keep those that pass.
+    """Make consecutive windows of PPG and ECG, begun at the same instant, and keep those that pass, in order of time.
 
     Windows begin where both channels begin to be there, and anew behind each gap that is too long to be bridged.
-
-    Args:
-        tracks: PPG and ECG, begun at the same instant.
-        gate: Which windows pass.
-
-    Returns:
-        The windows, in order of time.
-
-    Raises:
-        UnusableError: If a channel has no sample.
     """
     waveforms = [_waveform(tracks[name], gate.max_gap) for name in PRETRAIN_CHANNELS]
     length = min(waveform.samples.size for waveform in waveforms)
@@ -158,7 +129,7 @@ def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Ga
 
     ppg, ecg = (waveform.samples for waveform in waveforms)
     pulse, complexes, filtered = band_pass(ppg, *PULSE.band), band_pass(ecg, *QRS.band), band_pass(ecg, *_ECG_BAND)
-    gappy = np.any([_bridged_share(waveform, starts) > _GAP_SHARE for waveform in waveforms], axis=0)
+    gappy = np.any([each.gaps.missing_shares(starts, each.rate) > _GAP_SHARE for each in waveforms], axis=0)
     unusable = (channel_faults(torch.from_numpy(signals), PRETRAIN_CHANNELS) != 0).any(1).numpy()
     reasons = np.where(gappy, "gap", np.where(unusable, "flat", "")).astype(object)
     for row in np.flatnonzero(reasons == ""):
@@ -173,7 +144,59 @@ def _reasons(waveforms: list[_Waveform], starts: Array, signals: Array, gate: Ga
     return reasons
 
 
-def _bridged_share(waveform: _Waveform, starts: Array) -> Array:
-    edges = np.array([starts, starts + WINDOW_SAMPLES]) * (waveform.rate / SAMPLING_RATE)
-    begin, end = np.rint(edges).astype(np.int64)
-    return np.asarray(waveform.gaps.missing(begin, end) / (end - begin))
+class BeatFinder(NamedTuple):
+    """Elgendi's detector: two moving averages of the squared signal, one of a peak's width and one of a beat's."""
+
+    band: tuple[float, float]  # Hz
+    peak_seconds: float  # width of the shorter average
+    beat_seconds: float  # width of the longer average
+    offset: float  # share of the mean power added to the longer average
+
+    def beats(self, filtered: Array) -> Array:
+        """Return the sample numbers of the peaks, increasing, of one window ``[T]`` at 125 Hz filtered to ``band``.
+
+        Both sides of 0 count, as a QRS complex may point either way; for a pulse, which points up, set what lies below
+        to 0.
+        """
+        from scipy.ndimage import uniform_filter1d
+
+        power = filtered**2
+        peak_width, beat_width = (round(seconds * SAMPLING_RATE) for seconds in (self.peak_seconds, self.beat_seconds))
+        threshold = uniform_filter1d(power, beat_width) + self.offset * power.mean()
+        blocks = runs(uniform_filter1d(power, peak_width) > threshold)
+        # a block narrower than a peak is noise
+        found = [start + np.argmax(power[start:stop]) for start, stop in blocks if stop - start >= peak_width]
+        return np.array(found, dtype=np.int64)
+
+
+PULSE = BeatFinder((0.5, 8.0), 0.111, 0.667, 0.02)
+"""Systolic peaks of a PPG (Elgendi et al. 2013, doi:10.1371/journal.pone.0076585)."""
+QRS = BeatFinder((8.0, 20.0), 0.097, 0.611, 0.08)
+"""QRS complexes of an ECG (Elgendi 2013, doi:10.1371/journal.pone.0073557)."""
+
+
+def template_correlation(signal: Array, beats: Array) -> float:
+    """Tell how alike the beats of a window ``[T]`` are (Orphanidou et al. 2015, doi:10.1109/JBHI.2014.2338351).
+
+    Every beat, centred on its peak and as long as the median interval, is correlated with the mean of all.
+
+    Returns:
+        The mean correlation, -1 to 1; 0 with fewer than two whole beats. The paper calls a PPG acceptable from 0.86
+        on, an ECG from 0.66 on.
+
+    Examples:
+        >>> time = np.arange(1250) / 125
+        >>> round(template_correlation(np.sin(2 * np.pi * time), np.arange(31, 1250, 125)), 3)
+        1.0
+    """
+    if beats.size < 3:
+        return 0.0
+    half = int(np.median(np.diff(beats))) // 2
+    whole = beats[(beats >= half) & (beats + half < signal.size)]
+    if half < 1 or whole.size < 2:
+        return 0.0
+    shapes = signal[whole[:, None] + np.arange(-half, half + 1)]
+    shapes = shapes - shapes.mean(axis=1, keepdims=True)
+    template = shapes.mean(axis=0)
+    norms = np.linalg.norm(shapes, axis=1) * np.linalg.norm(template)
+    return float(np.mean(shapes @ template / np.maximum(norms, np.finfo(float).tiny)))

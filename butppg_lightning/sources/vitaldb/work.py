@@ -7,8 +7,9 @@ import hashlib
 import json
 import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from butppg_lightning.console import progress_bar
 from butppg_lightning.data.store import STORE_SUFFIX, StoreWriter, read_store
@@ -40,38 +41,27 @@ def summary(cases: list[Case]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
 class Work:
     """Fills a store per split in a folder of its own, then moves them where they belong.
 
     The folder is there only while a run is unfinished. Shards are written as cases are done, and each shard says
-    which cases it has, so that a run goes on behind the last one.
-
-    Args:
-        output: Folder of the windows.
-        places: Where each case is.
-        cases: Split to case to patient.
-        gate: Which windows pass.
-        dtype: Of the stores. A run with another one, another gate or other cases does not go on.
+    which cases it has, so that a run goes on behind the last one; one with another gate, dtype or other cases does not.
     """
 
-    STORE_FROM = 50_000
-    """Windows of a split from which on a store is written rather than an npz file, which is built in memory."""
-    ENDINGS = (".npz", STORE_SUFFIX)
-    """Endings of a split's windows."""
+    output: Path  # folder of the windows
+    places: Mapping[str, Path | int | str]  # where each case is
+    cases: Mapping[str, Mapping[str, str]]  # split to case to patient
+    gate: Gate
+    dtype: str  # of the stores
 
-    def __init__(
-        self,
-        output: Path,
-        places: Mapping[str, Path | int | str],
-        cases: Mapping[str, Mapping[str, str]],
-        gate: Gate,
-        dtype: str,
-    ) -> None:
-        self.output = output
-        self.folder = output / ".vitaldb_parts"
-        self.places, self.cases, self.gate, self.dtype = places, cases, gate, dtype
-        content = json.dumps([_VERSION, cases, {case: _identity(place) for case, place in places.items()}])
-        self.settings = {**vars(gate), "dtype": dtype, "cases": hashlib.sha256(content.encode()).hexdigest()[:24]}
+    STORE_FROM: ClassVar = 50_000  # windows of a split from which on a store is written; an npz file is built in memory
+    ENDINGS: ClassVar = (".npz", STORE_SUFFIX)  # of a split's windows
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the unfinished run."""
+        return self.output / ".vitaldb_parts"
 
     @property
     def begun(self) -> bool:
@@ -79,38 +69,23 @@ class Work:
         return (self.folder / "settings.json").is_file()
 
     def begin(self, *, anew: bool) -> None:
-        """Make the folder, or take up what another run left.
-
-        Args:
-            anew: Throw away what a run with other options left.
-
-        Raises:
-            UserError: If one did and ``anew`` is not set, or the folder cannot be written.
-        """
+        """Make the folder, or take up what another run left; if it had other options, throw that away or refuse."""
+        content = json.dumps([_VERSION, self.cases, {case: _identity(place) for case, place in self.places.items()}])
+        cases = hashlib.sha256(content.encode()).hexdigest()[:24]
+        settings = {**vars(self.gate), "dtype": self.dtype, "cases": cases}
         if self.begun:
             there = _read_json(self.folder / "settings.json")
-            other = [key for key in self.settings if there.get(key) != self.settings[key]]
+            other = [key for key in settings if there.get(key) != settings[key]]
             if other and not anew:
                 what = "other cases or files" if other == ["cases"] else f"another {other[0]}"
                 raise UserError(f"{self.output} holds an unfinished run with {what}; begin anew with --overwrite")
             if other:
                 self.discard()
         require_writable(self.folder)
-        write_json(self.folder / "settings.json", self.settings)
+        write_json(self.folder / "settings.json", settings)
 
     def run(self, workers: int) -> dict[str, list[Case]]:
-        """Make the windows of the cases that are not done yet.
-
-        Args:
-            workers: Number of processes.
-
-        Returns:
-            What became of each split's cases.
-
-        Raises:
-            UserError: If the server cannot be reached or the disk is full.
-            StoppedError: If the user interrupts it.
-        """
+        """Make the windows of the cases that are not done yet; returns what became of each split's cases."""
         path = self.folder / "reports.json"
         if path.is_file():
             return dict(_read_json(path))
@@ -123,14 +98,7 @@ class Work:
         return reports
 
     def finish(self, store: str) -> None:
-        """Put every split's windows where training looks for them, and remove the folder.
-
-        Args:
-            store: auto, always or never.
-
-        Raises:
-            UserError: If the disk is full.
-        """
+        """Put every split's windows where training looks for them (``store``: auto, always or never), and clean up."""
         for split in self.cases:
             part = self.folder / f"{split}{STORE_SUFFIX}"
             if not part.is_dir():
