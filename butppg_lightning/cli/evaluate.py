@@ -35,7 +35,7 @@ def run(arguments: list[str]) -> None:
     options = parse(_parser(), arguments)
     path = _check(options)
     from butppg_lightning.evaluation.report.page import report_html
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
 
     network, _ = restore_network(options.checkpoint)
     remarks: list[str] = []

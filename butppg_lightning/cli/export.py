@@ -58,7 +58,7 @@ def export(
     outputs = [output] if output.suffix == _ONNX else [output, output.with_suffix(".json")]
     refuse_existing(outputs, overwrite)
     require_writable(output.parent)
-    from butppg_lightning.models.checkpoints.description import LICENCE
+    from butppg_lightning.models.checkpoints import LICENCE
 
     if output.suffix == _ONNX:
         _export_onnx(checkpoint, output, data_dir, split, opset, licence or LICENCE)
@@ -69,8 +69,7 @@ def export(
 
 def _export_portable(checkpoint: Path, output: Path, licence: str) -> None:
     from butppg_lightning.export.training_record import provenance
-    from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.models.checkpoints.portable import read_stored, write_portable
+    from butppg_lightning.models.checkpoints import read_stored, restore_network, write_portable
 
     network, trained = restore_network(checkpoint)
     record = provenance(checkpoint, read_stored(checkpoint), network.calibration.threshold())
@@ -83,8 +82,7 @@ def _export_onnx(
     from butppg_lightning.export.onnx import DEFAULT_OPSET, export_onnx
     from butppg_lightning.export.onnx_runtime import compare, open_session
     from butppg_lightning.extras import require
-    from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.models.checkpoints.description import describe
+    from butppg_lightning.models.checkpoints import describe, restore_network
 
     require("onnxruntime")
     network, _ = restore_network(checkpoint)

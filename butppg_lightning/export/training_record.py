@@ -10,7 +10,7 @@ import numpy as np
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.description import file_sha256, last_names
+from butppg_lightning.models.checkpoints import file_sha256, last_names
 from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Pretrained encoders in: find one in a checkpoint, load it by name and say what happened to every key."""
+"""Pretrained weights in: find an encoder in a file, load it by name, say what became of every key, verify it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.architecture import Spec, infer_spec, normal_spec
-from butppg_lightning.models.checkpoints.torch_file import HOW_TO_PRETRAIN, read_checkpoint
+from butppg_lightning.models.architecture import Spec, build_encoder, infer_spec, normal_spec
+from butppg_lightning.models.checkpoints import (
+    HOW_TO_PRETRAIN,
+    network_weights,
+    read_checkpoint,
+    require_finite,
+    stored_options,
+)
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
-from butppg_lightning.window import channel_names
+from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -93,9 +99,6 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
         path: The file.
         asked: The user's architecture, possibly partial; used only where the file is silent.
 
-    Returns:
-        What was found.
-
     Raises:
         UserError: As :func:`read_checkpoint`, or if there are no tensors in it.
     """
@@ -104,14 +107,13 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
     containers = [state for state in [*containers, _tensors(content)] if state]
     if not containers:
         raise UserError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
-    hparams = content.get("hyper_parameters")
-    hparams = hparams if isinstance(hparams, dict) else {}
-    declared = isinstance(hparams.get("encoder"), dict)
-    spec = normal_spec(hparams["encoder"]) if declared else None
+    options = stored_options(content)
+    declared = isinstance(options.get("encoder"), dict)
+    spec = normal_spec(options["encoder"]) if declared else None
     for state in containers:
         spec = spec or infer_spec(state, asked)
     channels = spec["init_args"].get("channels") if spec else None
-    preprocess = hparams.get("preprocess")
+    preprocess = options.get("preprocess")
     return PretrainedEncoder(
         path=str(path),
         containers=containers,
@@ -134,9 +136,6 @@ def load_encoder(
             names of its number of channels.
         inflation: How new channels start.
 
-    Returns:
-        What became of every key.
-
     Raises:
         UserError: If nothing matches, a shape differs, or the channel names contradict the checkpoint.
     """
@@ -149,7 +148,7 @@ def load_encoder(
     for key, tensor in target.items():
         stored = state.get(prefix + key)
         if stored is not None:
-            _check_numbers(source.path, key, stored)
+            require_finite(source.path, key, stored, tensor)
         if key == _ABSENT:
             if stored is not None:
                 _check_shape(source.path, key, stored, tensor[:1].expand(len(names), -1))
@@ -183,6 +182,7 @@ def load_encoder(
 
 
 def _best_match(source: PretrainedEncoder, target: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict, and the prefix in it, under which most keys of ``target`` are found."""
     best: tuple[int, dict[str, Tensor], str] = (0, {}, "")
     for state in source.containers:
         prefixes = {key.removesuffix(_FILTERS) for key in state if key.endswith(_FILTERS)}
@@ -207,9 +207,7 @@ def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, fil
         raise UserError(
             f"pretrain_channels says {list(asked)}, but {source.path} holds {list(source.channels)}; drop the flag"
         )
-    names = source.channels or (tuple(asked) if asked else None)
-    if names is None:
-        names = channel_names(count)
+    names = source.channels or (tuple(asked) if asked else channel_names(count))
     if len(names) != count:
         raise UserError(f"pretrain_channels names {len(names)} channels, but {source.path} has filters for {count}")
     return names
@@ -217,10 +215,9 @@ def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, fil
 
 def _absent_by_name(stored: Tensor | None, names: Sequence[str], initial: Tensor, channels: Sequence[str]) -> Tensor:
     vectors = torch.zeros_like(initial)
-    if stored is not None:
-        for row, name in enumerate(channels):
-            if name in names:
-                vectors[row] = stored[list(names).index(name)]
+    for row, name in enumerate(channels):
+        if stored is not None and name in names:
+            vectors[row] = stored[list(names).index(name)]
     return vectors
 
 
@@ -232,12 +229,111 @@ def _check_shape(path: str, key: str, stored: Tensor, tensor: Tensor) -> None:
         )
 
 
-def _check_numbers(path: str, key: str, stored: Tensor) -> None:
-    if stored.layout != torch.strided or not (stored.is_floating_point() and bool(stored.isfinite().all())):
-        raise UserError(
-            f"{path}: {key} does not hold finite real numbers (a diverged training leaves NaN); choose another"
-        )
-
-
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation) -> dict[str, str]:
+    """Compare an inflated, not yet fine-tuned encoder with the checkpoint it was made from.
+
+    Checked are the filters of every channel (copied ones bit-equal, new ones with the statistics asked for), every
+    other weight (bit-equal), and with ``zero`` inflation the output on the same PPG and ECG, with noise on the new
+    channels: it must equal the pretrained encoder's in every bit.
+
+    Args:
+        encoder: The inflated encoder, for example ``model.network.encoder``.
+        checkpoint: The pretrained checkpoint.
+        inflation: The options it was inflated with.
+
+    Returns:
+        A finding per channel, and for ``weights`` and ``output``.
+
+    Raises:
+        UserError: If something is not as it should be; the line names it.
+    """
+    source = read_encoder(checkpoint)
+    inflated = cast("Encoder", encoder)
+    if source.spec is None:
+        raise UserError(f"{checkpoint} holds no encoder that could be compared")
+    channels = source.channels or inflated.channels
+    original, _ = build_encoder(source.spec, channels, named_by_user=False)
+    load_encoder(original, source, channels, Inflation())
+    filters, copied = (cast("Tensor", module.embedding.weight) for module in (cast("Encoder", original), inflated))
+    findings = verify_inflation(filters, copied, channels, inflated.channels, inflation)
+    for key, value in original.state_dict().items():
+        if not key.startswith("embedding.") and not torch.equal(value, encoder.state_dict()[key]):
+            raise UserError(f"inflation check: {key} is not the pretrained one")
+    findings["weights"] = "all others bit-equal"
+    if inflation.new_channels == "zero" and not inflation.preserve_variance:
+        signals = torch.randn(4, len(inflated.channels), WINDOW_SAMPLES, generator=torch.Generator().manual_seed(0))
+        known = signals[:, [inflated.channels.index(name) for name in channels]]
+        if not torch.equal(original.eval()(known), encoder.eval()(signals)):
+            raise UserError("inflation check: the inflated encoder's output differs from the pretrained one's")
+        findings["output"] = "equal on the same channels, whatever the new ones hold"
+    return findings
+
+
+@dataclass
+class EarlierPretraining:
+    """What `butppg pretrain` left, to go on from: encoder and decoder, whole.
+
+    Attributes:
+        path: Where it was read.
+        channels: Names of its channels, in order.
+        spec: The encoder's architecture.
+        preprocess: The options of the preprocessing that its encoder knows.
+        state: The autoencoder's weights by name.
+    """
+
+    path: Path
+    channels: tuple[str, ...]
+    spec: Spec
+    preprocess: dict[str, Any]
+    state: dict[str, Tensor]
+
+    def require_channels(self, channels: Sequence[str]) -> None:
+        """Refuse other channels than its own: two sets of the same size have weights of the same shape.
+
+        Raises:
+            UserError: If they differ, also if only in their order.
+        """
+        if tuple(channels) != self.channels:
+            raise UserError(
+                f"{self.path} was trained on {', '.join(self.channels)}, this model is of {', '.join(channels)}; "
+                "go on with the same model.channels (data.use_channels leaves some of them out)"
+            )
+
+    def load_into(self, network: nn.Module) -> None:
+        """Copy all weights into an autoencoder of the same shape.
+
+        Raises:
+            UserError: If it has another shape, or its weights are not finite; the first such part is named.
+        """
+        wanted = network.state_dict()
+        for key, value in wanted.items():
+            found = self.state.get(key)
+            if found is None or found.shape != value.shape:
+                raise UserError(
+                    f"{self.path} holds {key} as {[] if found is None else list(found.shape)}, this model wants "
+                    f"{list(value.shape)}; go on with the same encoder and decoder "
+                    "(a classifier takes only the encoder: butppg fit)"
+                )
+            require_finite(self.path, key, found, value)
+        network.load_state_dict({key: self.state[key] for key in wanted})
+
+
+def read_pretraining(path: Path) -> EarlierPretraining:
+    """Read a checkpoint of `butppg pretrain` in order to go on from it.
+
+    Raises:
+        UserError: If it cannot be read, or is none.
+    """
+    content = read_checkpoint(path)
+    options, state = stored_options(content), network_weights(content)
+    if state is None or "decoder_width" not in options:
+        raise UserError(f"{path} is no checkpoint of `butppg pretrain`; give the best_model.pt that it wrote")
+    scaling, channels = options.get("preprocess"), options.get("channels")
+    names = channel_names(channels if isinstance(channels, (int, list)) else [])
+    preprocess = scaling if isinstance(scaling, dict) else {}
+    return EarlierPretraining(path, names, normal_spec(options.get("encoder")), preprocess, state)
