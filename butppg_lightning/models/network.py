@@ -22,7 +22,7 @@ from butppg_lightning.window import channel_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from butppg_lightning.models.augmentation.fine_tuning import Varied
+    from butppg_lightning.models.augmentation import Varied
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.heads import LinearHead
     from butppg_lightning.models.preprocess import Preprocess

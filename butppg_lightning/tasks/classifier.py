@@ -15,11 +15,12 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
 from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation import Variation, lower_targets
+from butppg_lightning.models.augmentation import Variation
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration, stored_calibration
 from butppg_lightning.models.heads import HeadName  # noqa: TC001  (jsonargparse resolves it at run time)
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.losses import LossOptions, quality_loss
+from butppg_lightning.models.motion_mixing import lower_targets
 from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation.pretraining import Augment
+from butppg_lightning.models.augmentation import Augment
+from butppg_lightning.models.losses import SpectralLoss
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.pretrained import read_pretraining
-from butppg_lightning.models.spectral_loss import SpectralLoss
 from butppg_lightning.tasks.window_module import WindowModule
 from butppg_lightning.training.schedules import ScheduleName, check_schedule
 from butppg_lightning.window import channel_names
