@@ -1,23 +1,99 @@
-"""Indices of how steadily a PPG window beats: short-time spectra, single beats, and the analytic signal."""
+"""Indices of a PPG window's shape and of how steadily it beats: single beats, short-time spectra, analytic signal."""
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from butppg_lightning.models.indices.spectra import squared_modulus
-from butppg_lightning.models.indices.waveform import FEWEST_BEATS, find_beats, segments
+from butppg_lightning.models.indices.spectra import frequency_grid, segment_waves, squared_modulus
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
+_SEGMENTS = 10  # of one second
+_AT_EXTREME = 1e-3  # of the range from lowest to highest: the ripple that resampling leaves on a plateau
+_LEAST_SPREAD = 1e-3  # of the window's
+_APART = 37  # samples: beats are at least 0.3 s apart, 200 a minute
+_BEFORE, _AFTER = 50, 75  # samples: a beat is what lies from 0.4 s before its peak to 0.6 s after it
+_FEWEST_BEATS = 3  # from which on a comparison of beats means something
+_MOST_BEATS = WINDOW_SAMPLES // _APART
 _SEGMENT, _HOP = 3 * SAMPLING_RATE, SAMPLING_RATE // 2
 _STARTS = range(0, WINDOW_SAMPLES - _SEGMENT + 1, _HOP)
 _WIDTH = 1 / 3  # Hz: what three seconds resolve
-_LOW, _HIGH, _STEP = 0.5, 8.0, 0.05  # Hz
 _SLOW, _FAST = 0.6, 4.0  # Hz: the pulse, for the analytic signal
 _ALIKE = 0.9  # correlation of a beat with the average from which on it counts as alike
 _TINY = 1e-12
+
+
+def shape_indices(raw: Tensor, ppg: Tensor) -> list[Tensor]:
+    """Return clipped share, skewness, log kurtosis, zero crossings, spread variation, largest segment, template match.
+
+    Args:
+        raw: ``[B, 1250]`` raw PPG, any gain and offset.
+        ppg: ``[B, 1250]`` the same, band-passed and brought to a root mean square of 1.
+
+    Returns:
+        Seven tensors ``[B]``, described in :mod:`butppg_lightning.models.indices.signal_indices`.
+    """
+    highest, lowest = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
+    near = _AT_EXTREME * (highest - lowest)
+    clipped = (raw >= highest - near) | (raw <= lowest + near)
+    spreads = segments(ppg).std(-1).clamp(min=_LEAST_SPREAD).sort(-1).values
+    median = spreads[:, _SEGMENTS // 2 - 1 : _SEGMENTS // 2 + 1].mean(-1)
+    beats = find_beats(ppg)
+    count = beats.there.sum(-1)
+    return [
+        clipped.float().mean(-1),
+        ppg.pow(3).mean(-1).clamp(-5, 5),
+        ppg.pow(4).mean(-1).clamp(1, 1000).log10(),
+        (ppg[:, 1:] * ppg[:, :-1] < 0).float().sum(-1) * SAMPLING_RATE / WINDOW_SAMPLES,
+        spreads.std(-1) / spreads.mean(-1),
+        (spreads[:, -1] / median).log10(),
+        beats.match.sum(-1) / count.clamp(min=1) * (count >= _FEWEST_BEATS),
+    ]
+
+
+def segments(signals: Tensor) -> Tensor:
+    """Cut ``[..., T]`` into ten segments of one second, ``[..., 10, T / 10]``."""
+    return signals.reshape(*signals.shape[:-1], _SEGMENTS, -1)
+
+
+class Beats(NamedTuple):
+    """The beats of a window, in as many places as there can be beats.
+
+    Attributes:
+        there: ``[B, P]`` float, 1 where a place holds a beat.
+        position: ``[B, P]`` sample its cut-out begins with.
+        match: ``[B, P]`` correlation with the average of the window's beats; 0 where there is none.
+    """
+
+    there: Tensor
+    position: Tensor
+    match: Tensor
+
+
+def find_beats(ppg: Tensor) -> Beats:
+    """Find the beats of ``[B, 1250]`` band-passed PPG and compare each with their average (Orphanidou et al. 2015).
+
+    A beat's peak is positive and the highest sample within 0.3 s to either side; beats cut by the window's edges are
+    left out.
+    """
+    highest = torch.nn.functional.max_pool1d(ppg.unsqueeze(1), 2 * _APART + 1, stride=1, padding=_APART).squeeze(1)
+    inner = slice(_BEFORE, WINDOW_SAMPLES - _AFTER)
+    peaks = (ppg[:, inner] == highest[:, inner]) & (ppg[:, inner] > 0)
+    # as many places as there can be beats; those without a beat have the weight 0
+    there, position = peaks.float().topk(_MOST_BEATS, dim=-1)
+    around = torch.arange(_BEFORE + _AFTER, device=ppg.device)
+    samples = (position.unsqueeze(-1) + around).flatten(1)
+    beats = ppg.gather(1, samples).reshape(-1, _MOST_BEATS, _BEFORE + _AFTER)
+    beats = _unit_length(beats - beats.mean(-1, keepdim=True)) * there.unsqueeze(-1)
+    template = _unit_length(beats.sum(1))
+    return Beats(there, position, (beats * template.unsqueeze(1)).sum(-1))
+
+
+def _unit_length(vectors: Tensor) -> Tensor:
+    return vectors / vectors.square().sum(-1, keepdim=True).sqrt().clamp(min=_TINY)
 
 
 class Rhythm(nn.Module):
@@ -87,7 +163,7 @@ def _spread_out(values: Tensor) -> list[Tensor]:
 def _beats(ppg: Tensor) -> list[Tensor]:
     beats = find_beats(ppg)
     count = beats.there.sum(-1)
-    enough = (count >= FEWEST_BEATS).float()
+    enough = (count >= _FEWEST_BEATS).float()
     alike = ((beats.match > _ALIKE) * beats.there).sum(-1) / count.clamp(min=1)
     # unused places sort to the end, where the differences between them are 0 and do not count
     last = torch.where(beats.there > 0, beats.position.float(), 2.0 * WINDOW_SAMPLES).sort(-1).values
@@ -105,15 +181,11 @@ def _beats(ppg: Tensor) -> list[Tensor]:
 
 @functools.cache  # every model of a process shares the matrices
 def _matrices() -> dict[str, Tensor]:
-    time = torch.arange(_SEGMENT, dtype=torch.float64) / SAMPLING_RATE
-    grid = torch.arange(round(_LOW / _STEP), round(_HIGH / _STEP) + 1, dtype=torch.float64) * _STEP
-    angle = 2 * torch.pi * time.unsqueeze(1) * grid
-    waves = torch.hann_window(_SEGMENT, dtype=torch.float64).unsqueeze(1) * torch.cat([angle.cos(), angle.sin()], 1)
     whole = torch.fft.fftfreq(WINDOW_SAMPLES, 1 / SAMPLING_RATE, dtype=torch.float64)
     kept = ((whole >= _SLOW) & (whole <= _FAST)).to(torch.complex128) * 2
     analytic = torch.fft.ifft(torch.fft.fft(torch.eye(WINDOW_SAMPLES, dtype=torch.complex128), dim=1) * kept, dim=1)
     return {
-        "frequency": grid.float(),
-        "segment": (waves - waves.mean(0)).float(),  # each segment's own mean is removed
+        "frequency": frequency_grid().float(),
+        "segment": segment_waves(_SEGMENT, frequency_grid()).float(),
         "analytic": torch.cat([analytic.real, analytic.imag], dim=1).float(),
     }

@@ -69,9 +69,8 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices.rhythm import Rhythm
+from butppg_lightning.models.indices.rhythm import Rhythm, segments, shape_indices
 from butppg_lightning.models.indices.spectra import Spectra, squared_modulus
-from butppg_lightning.models.indices.waveform import segments, shape_indices
 from butppg_lightning.models.preprocess import band_pass_matrix
 from butppg_lightning.window import channel_names
 

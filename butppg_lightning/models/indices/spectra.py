@@ -97,13 +97,22 @@ def squared_modulus(products: Tensor) -> Tensor:
     return cosines + sines
 
 
+def segment_waves(length: int, frequency: Tensor) -> Tensor:
+    """Return ``[length, 2 F]`` float64: Hann-tapered cosines and sines that leave out each segment's own mean."""
+    taper = torch.hann_window(length, dtype=torch.float64).unsqueeze(1)
+    waves = taper * _waves(torch.arange(length, dtype=torch.float64) / SAMPLING_RATE, frequency)
+    return waves - waves.mean(0)
+
+
+def frequency_grid(step: float = _STEP) -> Tensor:
+    """Return 0.5 to 8 Hz in steps of ``step``, float64."""
+    return torch.arange(round(_LOWEST / step), round(_HIGHEST / step) + 1, dtype=torch.float64) * step
+
+
 @functools.cache  # every model of a process shares the matrices
 def _matrices() -> dict[str, Tensor]:
     time = torch.arange(WINDOW_SAMPLES, dtype=torch.float64) / SAMPLING_RATE
-    grid = torch.arange(round(_LOWEST / _STEP), round(_HIGHEST / _STEP) + 1, dtype=torch.float64) * _STEP
-    step = SAMPLING_RATE / _SEGMENT
-    coarse = torch.arange(round(_LOWEST / step), round(_HIGHEST / step) + 1, dtype=torch.float64) * step
-    segment = torch.hann_window(_SEGMENT, dtype=torch.float64).unsqueeze(1) * _waves(time[:_SEGMENT], coarse)
+    grid, coarse = frequency_grid(), frequency_grid(SAMPLING_RATE / _SEGMENT)
     taper = torch.hann_window(WINDOW_SAMPLES, dtype=torch.float64).unsqueeze(1)
     # half a sample: at 150 beats a minute a whole one would be 3 beats
     lags = torch.arange(_SHORTEST * SAMPLING_RATE - 0.5, _LONGEST * SAMPLING_RATE + 1, 0.5, dtype=torch.float64)
@@ -113,7 +122,7 @@ def _matrices() -> dict[str, Tensor]:
     return {
         "frequency": grid.float(),
         "coarse_frequency": coarse.float(),
-        "segment": (segment - segment.mean(0)).float(),  # each segment's own mean is removed
+        "segment": segment_waves(_SEGMENT, coarse).float(),
         "tapered": (taper * _waves(time, grid)).float(),
         "plain": _waves(time, grid).float(),
         "lagged": (torch.cos(2 * torch.pi * grid.unsqueeze(1) * lags) * bias).float(),
