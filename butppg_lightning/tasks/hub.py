@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from butppg_lightning.errors import UserError, first_line
-from butppg_lightning.export.model_card import GENERATED, model_card
-from butppg_lightning.export.training_record import provenance
+from butppg_lightning.export.model_card import GENERATED, model_card, provenance
 from butppg_lightning.extras import quiet, require
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
