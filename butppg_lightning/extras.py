@@ -15,10 +15,7 @@ if TYPE_CHECKING:
 
 
 def require(name: str) -> Any:
-    """Import a package of the extra `export`.
-
-    Args:
-        name: For example ``onnxruntime`` or ``safetensors.torch``.
+    """Import a package of the extra `export`, for example ``onnxruntime`` or ``safetensors.torch``.
 
     Raises:
         UserError: If it is missing.

@@ -30,13 +30,7 @@ _LARGEST_COMPRESSED = 8 * 2**30  # a compressed member has to fit into memory; a
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """Open every array of an npz file, memory-mapped where it is stored uncompressed.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Arrays by key. Mapped ones are read-only.
+    """Open every array of an npz file by key, memory-mapped (read-only) where it is stored uncompressed.
 
     Raises:
         UserError: If the file is missing, not an npz, truncated, holds pickled objects, or declares more data
@@ -71,11 +65,7 @@ def read_npz(path: Path) -> dict[str, Array]:
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an uncompressed npz atomically, so that it can be memory-mapped.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write an uncompressed npz atomically, so that it can be memory-mapped."""
     with atomic_write(path) as file:
         # numpy's stub lets a keyword named allow_pickle take any array
         np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]

@@ -32,13 +32,7 @@ _SCAN_WINDOWS = 4096  # windows looked at together when a file is checked; bound
 
 
 def channel_names(channels: int | Sequence[str]) -> tuple[str, ...]:
-    """Resolve the guide's channel counts and check names.
-
-    Args:
-        channels: 2 or 5 (the guide's counts, which mean the standard names) or channel names.
-
-    Returns:
-        The names, upper case.
+    """Check names of channels and make them upper case; a count of the guide, 2 or 5, means the standard names.
 
     Raises:
         UserError: On another count, an unknown name, a repeated name or an empty list.
@@ -105,11 +99,7 @@ class WindowSet:
         return WindowSet(**values)
 
     def save(self, path: Path) -> None:
-        """Write the npz file, atomically and uncompressed (so that it can be memory-mapped).
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Write the npz file, atomically and uncompressed (so that it can be memory-mapped)."""
         arrays: dict[str, Any] = {**self.extras, "fs": np.int64(SAMPLING_RATE), "channels": np.array(self.channels)}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -119,14 +109,11 @@ class WindowSet:
 
 
 def read_windows(path: Path, *, labelled: bool) -> WindowSet:
-    """Read and check one npz file of windows.
+    """Read and check one npz file of windows; signals stay memory-mapped when the file is uncompressed.
 
     Args:
         path: The npz file.
         labelled: Whether ``labels`` must be there (fine-tuning) or may be missing (pretraining).
-
-    Returns:
-        The windows; signals stay memory-mapped when the file is uncompressed.
 
     Raises:
         UserError: If anything breaks the contract; the line names the file, the problem and the mend.

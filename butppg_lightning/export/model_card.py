@@ -43,14 +43,9 @@ _SPLITS = ("train", "val", "test")
 
 
 def model_card(content: Mapping[str, Any], name: str) -> str:
-    """Write the card of a model: `model_card.md.j2`, filled in.
+    """Write the card of the model ``name``: `model_card.md.j2`, filled in. Markdown with a YAML header as hubs read it.
 
-    Args:
-        content: The JSON of an exported model, with what :func:`provenance` found.
-        name: The model's name: of its folder, or on a hub.
-
-    Returns:
-        Markdown with a YAML header as model hubs read it.
+    ``content`` is the JSON of an exported model, with what :func:`provenance` found.
     """
     environment = require("jinja2").Environment(trim_blocks=True, keep_trailing_newline=True)
     environment.filters["count"] = _count
@@ -138,8 +133,7 @@ def provenance(
         test_metrics: The metrics on test windows; None for the test_metrics.json beside a best_model.pt.
 
     Returns:
-        ``metrics`` (validation), ``test_metrics``, ``data`` and ``training``, each a dict or None, and
-        ``checkpoint_sha256``.
+        ``metrics`` (validation), ``test_metrics``, ``data``, ``training``, each a dict or None; ``checkpoint_sha256``.
 
     Raises:
         UserError: If ``test_metrics`` cannot be read, or a split of the data is damaged.

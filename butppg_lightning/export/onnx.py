@@ -108,11 +108,7 @@ def _convert(exported: ExportedNetwork, channels: int, opset: int) -> Any:
 
 
 def open_session(model: bytes) -> Any:
-    """Open a serialised ONNX model in onnxruntime, on the CPU.
-
-    Raises:
-        UserError: If onnxruntime is missing or cannot run the model.
-    """
+    """Open a serialised ONNX model in onnxruntime, on the CPU; a UserError says why that cannot be."""
     runtime = require("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
@@ -125,13 +121,7 @@ def open_session(model: bytes) -> Any:
 def damaged_copies(signals: Array, present: Array, channels: Sequence[str]) -> tuple[Array, Array]:
     """Return windows that lack what real ones may lack: absent, flat and railed channels, and no channel at all.
 
-    Args:
-        signals: ``[B, C, 1250]``.
-        present: ``[B, C]`` bool.
-        channels: Names of the C channels.
-
-    Returns:
-        Copies of ``signals`` and ``present``, each window damaged in one way.
+    They are copies of ``signals [B, C, 1250]`` and ``present [B, C]``, each window damaged in one way.
     """
     signals, present = signals.astype(np.float32), present.copy()
     for row in range(len(signals)):

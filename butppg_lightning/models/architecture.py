@@ -27,11 +27,7 @@ _PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
 
 
 def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
-    """Return ``spec`` with its class path spelt in one way and both keys there.
-
-    Raises:
-        UserError: If it holds anything but class_path and init_args.
-    """
+    """Return ``spec`` with its class path spelt in one way and both keys there; refuse any other key."""
     spec = dict(spec or {})
     unknown = set(spec) - {"class_path", "init_args"}
     if unknown:
@@ -49,12 +45,7 @@ def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
 
 
 def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
-    """Merge what the user asked for with what a checkpoint holds.
-
-    Args:
-        asked: The user's spec, possibly partial, or None.
-        stored: The checkpoint's spec.
-        origin: Name of the checkpoint, for the message.
+    """Merge what the user asked for, possibly partial, with the spec in the checkpoint ``origin``.
 
     Returns:
         The checkpoint's architecture with the user's free options (dropout).
@@ -78,10 +69,10 @@ def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> 
 
 
 def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_user: bool) -> tuple[nn.Module, Spec]:
-    """Build an encoder for ``channels``.
+    """Build an encoder for ``channels``, which replace ``init_args.channels``.
 
     Args:
-        spec: The architecture; ``init_args.channels`` is replaced.
+        spec: The architecture.
         channels: The channel names wanted.
         named_by_user: Whether the class path comes from the user. One that comes from a file is imported only if
             it is our own: importing runs code.
@@ -115,14 +106,10 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
 
 
 def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> None:
-    """Refuse a foreign encoder class that only a file names: importing it runs code.
-
-    Args:
-        stored: The checkpoint's spec.
-        asked: The user's spec.
+    """Refuse a foreign encoder class that only a file names and not the user too: importing it runs code.
 
     Raises:
-        UserError: If the class is not ours and the user has not named it too.
+        UserError: Then.
     """
     path = normal_spec(stored)["class_path"]
     if path != PATCH_TRANSFORMER and path != (asked or {}).get("class_path"):
@@ -133,14 +120,13 @@ def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | 
 
 
 def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:
-    """Read the architecture of a :class:`PatchTransformer` off its weights.
+    """Read the architecture of a :class:`PatchTransformer` off its weights, which may have any prefix.
 
-    Args:
-        state: Encoder weights with any prefix.
-        asked: The user's spec; the number of heads, which leaves no trace in the shapes, is taken from it.
+    The number of heads leaves no trace in the shapes: it is taken from what the user ``asked`` for, else one per 64 of
+    width.
 
     Returns:
-        The spec, with one head per 64 of width unless the user says otherwise, or None if these are other weights.
+        The spec, or None if these are other weights.
     """
     for key, filters in state.items():
         if not key.endswith("embedding.weight") or filters.ndim != 3:

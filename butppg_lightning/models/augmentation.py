@@ -113,11 +113,7 @@ class Variation:
         options: Mapping[str, float] | None,
         preprocess: Preprocess | None = None,
     ) -> Variation:
-        """Build one from what a configuration says.
-
-        Raises:
-            UserError: On an unknown option or an impossible value.
-        """
+        """Build one from what a configuration says; an unknown option is a UserError."""
         parameters = inspect.signature(cls).parameters.values()
         known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         for key in options or {}:
@@ -145,16 +141,9 @@ class Variation:
         return any((self.shift, self.lag_jitter, self.stretch))
 
     def vary(self, scaled: Tensor, present: Tensor) -> Varied:
-        """Vary a batch, drawing from torch's global generator.
+        """Vary preprocessed windows ``[B, C, T]`` with ``present [B, C]`` bool, drawing from torch's global generator.
 
         The order is that of the recording: motion, then the time axis of everything, then the amplifier.
-
-        Args:
-            scaled: Preprocessed windows ``[B, C, T]``.
-            present: ``[B, C]`` bool.
-
-        Returns:
-            Windows and ``present`` of the same shapes, and the share of each window that was spoiled.
         """
         seen = self._drop(present)
         spoiled = scaled.new_zeros(len(scaled), scaled.shape[-1])
@@ -232,12 +221,7 @@ class Augment:
     def __call__(
         self, signals: Tensor, present: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Vary a batch.
-
-        Args:
-            signals: Preprocessed windows ``[B, C, T]``.
-            present: ``[B, C]`` bool.
-            generator: Source of randomness, on the device of the signals; None for torch's global one.
+        """Vary preprocessed windows ``[B, C, T]`` with ``present [B, C]``, drawing from ``generator`` on their device.
 
         Returns:
             The windows ``[B, C, T']`` with T' at most T, withheld channels included (they are targets), and
@@ -274,16 +258,9 @@ class Augment:
 
 
 def take(signals: Tensor, positions: Tensor) -> Tensor:
-    """Read signals at fractional positions, linearly interpolated, mirrored beyond the edges.
+    """Read ``[B, C, T]`` at fractional positions ``[B, C, T']`` (samples), interpolated linearly, mirrored at the edges.
 
     Linear interpolation half-way between samples halves the amplitude of ECG at 40 Hz and costs PPG 2 % at 8 Hz.
-
-    Args:
-        signals: ``[B, C, T]``.
-        positions: ``[B, C, T']`` in samples.
-
-    Returns:
-        ``[B, C, T']``.
 
     Examples:
         >>> take(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]]), torch.tensor([[[-1.0, 0.5, 3.0, 4.0]]])).tolist()

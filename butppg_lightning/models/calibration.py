@@ -78,14 +78,9 @@ class Calibration:
         return self.prior is not None
 
     def probabilities(self, logits: Tensor, prior: float | None = None) -> Tensor:
-        """Return the probability of good.
+        """Return the probability of good, ``[N]`` float32 in 0..1, of logits ``[N]``.
 
-        Args:
-            logits: ``[N]`` of the network, any floating dtype.
-            prior: Share of good windows where the model is used; None for the one it was fitted at.
-
-        Returns:
-            ``[N]`` float32 in 0..1.
+        ``prior`` is the share of good windows where the model is used; None for the one it was fitted at.
 
         Raises:
             UserError: If ``prior`` is not between 0 and 1, or given though nothing was fitted.
@@ -109,14 +104,10 @@ class Calibration:
         return found.threshold
 
     def point(self, operating_point: str = "balanced", prior: float | None = None) -> OperatingPoint:
-        """Return an operating point.
+        """Return one of :data:`OPERATING_POINTS`; ``prior`` as in :meth:`probabilities`.
 
         The balanced and the sensitivity point stay where they are on the ROC curve whatever the prior, and only their
         thresholds shift; the precision point is sought anew.
-
-        Args:
-            operating_point: One of :data:`OPERATING_POINTS`.
-            prior: Share of good windows where the model is used; None for the one it was fitted at.
 
         Raises:
             UserError: If the name is unknown, the prior impossible, or nothing was fitted.
@@ -195,11 +186,7 @@ class Calibration:
 
 
 def stored_calibration(content: dict[str, Any], path: Path | str) -> Calibration:
-    """Return the calibration in a checkpoint's content; the plain sigmoid if it has none.
-
-    Args:
-        content: The checkpoint.
-        path: Where it is from, for the message.
+    """Return the calibration in the content of the checkpoint ``path``; the plain sigmoid if it has none.
 
     Raises:
         UserError: If it is damaged.

@@ -58,13 +58,7 @@ _NEEDED = {"encoder": dict, "head": str, "finetune_channels": list, "preprocess"
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a torch file without running any code from it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content, on the CPU.
+    """Load a torch file to the CPU without running any code from it.
 
     Raises:
         UserError: If it is missing, damaged, not a checkpoint, or holds anything beyond tensors and plain types.
@@ -106,11 +100,7 @@ def _refuse_zip_bomb(path: Path) -> None:
 
 
 def read_stored(path: Path) -> dict[str, Any]:
-    """Read an exported model if ``path`` ends in ``.safetensors``, else a checkpoint.
-
-    Raises:
-        UserError: As :func:`read_portable` and :func:`read_checkpoint`.
-    """
+    """Read an exported model if ``path`` ends in ``.safetensors``, else a checkpoint."""
     return read_portable(path) if path.suffix == SUFFIX else read_checkpoint(path)
 
 
@@ -133,11 +123,7 @@ def network_weights(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
 
 
 def require_finite(path: Path | str, key: str, stored: Tensor, wanted: Tensor) -> None:
-    """Refuse stored weights that are sparse, of another kind of number than the model's, NaN or infinite.
-
-    Raises:
-        UserError: Then.
-    """
+    """Refuse stored weights that are sparse, of another kind of number than the model's, NaN or infinite."""
     real = stored.layout == torch.strided and stored.is_floating_point() == wanted.is_floating_point()
     if not (real and bool(stored.isfinite().all())):
         raise UserError(
@@ -259,9 +245,6 @@ def read_portable(weights: Path) -> dict[str, Any]:
     Args:
         weights: The ``.safetensors`` file; its JSON has the same name but for the suffix, or is ``config.json``.
 
-    Returns:
-        ``state_dict``, ``hyper_parameters``, ``calibration`` if there is one, and whatever else the JSON tells.
-
     Raises:
         UserError: If one of the two is missing or damaged, they do not belong together, or safetensors is missing.
     """
@@ -328,15 +311,8 @@ def _finite(text: str) -> float:
 def describe(network: QualityNetwork, licence: str = LICENCE, checkpoint: Path | None = None) -> dict[str, Any]:
     """Return, in plain types, what a program has to know of an exported model.
 
-    Args:
-        network: The network.
-        licence: An SPDX name, or any text.
-        checkpoint: The file it comes from; None if there is none.
-
-    Returns:
-        ``channels`` and their ``units``, ``fs`` (Hz), ``window_seconds``, ``window_samples``, ``threshold`` (from this
-        probability on a window is good), ``operating_points`` (empty if the model is not calibrated), ``calibration``,
-        ``package_version``, ``checkpoint_sha256`` and ``licence``.
+    ``threshold`` is the probability from which on a window is good, ``operating_points`` is empty if the model is not
+    calibrated, and ``checkpoint_sha256`` if no ``checkpoint`` is named; ``licence`` is an SPDX name, or any text.
     """
     calibration = _without_folders(network.calibration)
     points = {}

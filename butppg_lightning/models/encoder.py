@@ -37,14 +37,9 @@ class Encoder(Protocol):
 
 
 class PatchEmbedding(nn.Module):
-    """Project each patch of all channels to one token: a filter bank per channel, summed.
+    """Project each patch of all C channels to one token of width W: a filter bank per channel, summed.
 
     An absent channel adds nothing but its own learned vector, which starts at zero.
-
-    Args:
-        channels: Number of channels C.
-        width: Token width W.
-        patch_size: Samples per patch.
     """
 
     def __init__(self, channels: int, width: int, patch_size: int) -> None:
@@ -82,11 +77,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP, each with a residual connection (Vaswani 2017; pre-norm: Xiong 2020).
 
-    Args:
-        width: Token width.
-        heads: Attention heads; must divide the width.
-        mlp_ratio: Hidden width of the MLP as a multiple of the token width.
-        dropout: Share of activations dropped after attention and MLP while training.
+    Arguments as in :class:`PatchTransformer`.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
@@ -163,11 +154,7 @@ class PatchTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def embed(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Project patches and add their positions.
-
-        Args:
-            signals: Preprocessed windows ``[B, C, T]``, T a multiple of the patch size, at most 1250.
-            present: ``[B, C]`` bool, or None when every channel is there.
+        """Project patches of preprocessed windows ``[B, C, T]`` (T at most 1250) and add their positions.
 
         Returns:
             Tokens ``[B, T // patch_size, width]``.

@@ -27,11 +27,7 @@ Trainable = Literal["head", "all"] | int
 
 
 def trainable_parts(network: nn.Module, trainable: Trainable) -> list[nn.Module]:
-    """Return the modules that train.
-
-    Args:
-        network: A module with ``encoder`` (with ``blocks`` and ``norm``) and ``head``.
-        trainable: What trains.
+    """Return the modules that train of a network with ``encoder`` (with ``blocks`` and ``norm``) and ``head``.
 
     Raises:
         UserError: If the network has no such parts.
@@ -48,16 +44,9 @@ def trainable_parts(network: nn.Module, trainable: Trainable) -> list[nn.Module]
 
 
 def set_trainable(network: nn.Module, trainable: Trainable) -> bool:
-    """Freeze everything but the part named, in gradient and in mode.
+    """Freeze everything but the part named, in gradient and in mode; return whether the trainable parameters changed.
 
     A frozen parameter's gradient becomes None: AdamW skips it then, whereas a zero would still decay it.
-
-    Args:
-        network: As in :func:`trainable_parts`.
-        trainable: What trains.
-
-    Returns:
-        Whether the set of trainable parameters changed.
     """
     parts = trainable_parts(network, trainable)
     wanted = {parameter for part in parts for parameter in part.parameters()}
@@ -88,11 +77,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 def frozen_depth(network: QualityNetwork) -> Depth | None:
     """Return how far the network is frozen: neither a gradient nor a mode that would change its output.
 
-    Args:
-        network: The network as it is now (parts that train are in train mode).
-
-    Returns:
-        The depth, or None if the input projection trains.
+    None if the input projection trains. Parts that train are taken to be in train mode.
     """
     encoder = cast("Encoder", network.encoder)
     inner = {id(module) for part in (encoder.blocks, encoder.norm) for module in part.modules()}

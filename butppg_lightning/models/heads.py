@@ -35,15 +35,9 @@ class RunningStandardise(nn.Module):
         self.register_buffer("batches", torch.zeros(width, dtype=torch.int64))
 
     def forward(self, features: Tensor, known: Tensor | None = None) -> Tensor:
-        """Standardise.
+        """Standardise features ``[B, width]``; returns float32.
 
-        Args:
-            features: ``[B, width]``.
-            known: ``[B, width]`` bool, False where a value is missing: whatever stands there becomes 0 and does not
-                count. None for all.
-
-        Returns:
-            ``[B, width]`` float32.
+        Where ``known [B, width]`` is False a value is missing: whatever stands there becomes 0 and does not count.
         """
         features = features.float() if known is None else torch.where(known, features.float(), 0.0)
         if self.training:
@@ -77,11 +71,7 @@ def _over_processes(sums: Tensor) -> Tensor:
 
 
 class SideInputs(nn.Module):
-    """What side inputs add to a head's logit: each standardised by the training windows, then one linear layer.
-
-    Args:
-        count: Number of side inputs K.
-    """
+    """What K side inputs add to a head's logit: each standardised by the training windows, then one linear layer."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -138,13 +128,7 @@ class LinearHead(nn.Module):
 
 
 class MLPHead(LinearHead):
-    """Mean of the tokens, then a hidden layer of the same width.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before each linear layer.
-        side_inputs: Number of side inputs; 0 for none.
-    """
+    """Mean of the tokens, then a hidden layer of the same width, with dropout before each layer."""
 
     def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
         super().__init__(width, dropout, side_inputs)
@@ -160,11 +144,6 @@ class ProbeHead(LinearHead):
 
     Quality is as much about change as about level. Statistics pooling: Snyder et al. 2018; standardising before a
     linear layer: He et al. 2022, appendix A. The step is the mean distance of neighbouring tokens, feature by feature.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before the linear layer.
-        side_inputs: Number of side inputs; 0 for none.
     """
 
     def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
@@ -191,11 +170,6 @@ class AttentionHead(LinearHead):
 
     A burst of motion spoils part of a window; the learned weights let the head look for it instead of averaging
     it away.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before the linear layer.
-        side_inputs: Number of side inputs; 0 for none.
     """
 
     pools_without_parameters = False

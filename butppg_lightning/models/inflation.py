@@ -53,17 +53,9 @@ def inflate_filters(
     inflation: Inflation,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Make the filter bank for ``target`` channels from one for ``source`` channels.
+    """Make filters ``[width, len(target), patch]`` of pretrained ones ``[width, len(source), patch]``, by channel name.
 
-    Args:
-        filters: Pretrained filters ``[width, len(source), patch]``.
-        source: Channel names of ``filters``.
-        target: Channel names wanted.
-        inflation: How new channels start.
-        generator: Source of the noise; None for torch's global one.
-
-    Returns:
-        Filters ``[width, len(target), patch]``.
+    ``generator`` draws the noise; None for torch's global one.
 
     Raises:
         UserError: If no channel is shared: then nothing would be transferred.
@@ -96,14 +88,7 @@ def variance_factor(filters: Tensor, inflated: Tensor) -> Tensor:
 def verify_inflation(
     filters: Tensor, inflated: Tensor, source: Sequence[str], target: Sequence[str], inflation: Inflation
 ) -> dict[str, str]:
-    """Check inflated filters against the pretrained ones and what was asked.
-
-    Args:
-        filters: Pretrained filters ``[width, len(source), patch]``.
-        inflated: Inflated filters ``[width, len(target), patch]``.
-        source: Channel names of ``filters``.
-        target: Channel names of ``inflated``.
-        inflation: The options used.
+    """Check inflated filters against the pretrained ones and what was asked; arguments as in :func:`inflate_filters`.
 
     Returns:
         A finding per target channel, in words.

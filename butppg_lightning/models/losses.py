@@ -49,11 +49,7 @@ class LossOptions:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any] | None) -> LossOptions:
-        """Build them from what a configuration says.
-
-        Raises:
-            UserError: On an unknown option or an impossible value.
-        """
+        """Build them from what a configuration says; one that is unknown or impossible is a UserError."""
         known = list(inspect.signature(cls).parameters)
         for key in options or {}:
             if key not in known:
@@ -165,15 +161,9 @@ class SpectralLoss(nn.Module):
             self.register_buffer(f"window_{length}", window / window.norm(), persistent=False)
 
     def forward(self, signals: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-        """Compare signals in float32, whatever autocast says.
+        """Compare signals ``[B, C, T]`` of about unit variance with ``target``, in float32, whatever autocast says.
 
-        Args:
-            signals: ``[B, C, T]``, about unit variance.
-            target: ``[B, C, T]``.
-            counted: ``[B, C]`` bool, the channels that count; None for all.
-
-        Returns:
-            A scalar; 0 for equal signals.
+        ``counted [B, C]`` bool says which channels count; None for all. Equal signals score 0.
 
         Raises:
             ValueError: If T is shorter than every resolution.

@@ -45,11 +45,7 @@ class Reconstruction:
     counted: Tensor
 
     def squared_error(self) -> tuple[Tensor, Tensor]:
-        """Sum the squared error of hidden patches per channel.
-
-        Returns:
-            The sums over windows, patches and samples, ``[C]``, and how many samples they run over, ``[C]``.
-        """
+        """Sum the squared error of hidden patches per channel; return sums and numbers of samples, ``[C]`` each."""
         patch = self.target.shape[-1] // self.masked.shape[-1]
         squares = (self.prediction - self.target).square()
         errors = squares.view(*squares.shape[:2], -1, patch).sum(-1)
@@ -69,7 +65,7 @@ class Reconstruction:
 
 
 class MaskedDecoder(nn.Module):
-    """Light transformer that predicts every patch from the encoded visible ones.
+    """Light transformer that predicts every patch from the encoded visible ones; thrown away after pretraining.
 
     Args:
         encoder_width: Width of the encoder's tokens.
@@ -108,15 +104,12 @@ class MaskedDecoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, latent: Tensor, visible: Tensor, patches: int) -> Tensor:
-        """Predict the whole signal.
+        """Predict all P patches, ``[B, C, P · patch_size]`` float32.
 
         Args:
             latent: Encoded visible patches ``[B, V, encoder_width]``.
             visible: Their places ``[B, V]``, int64.
             patches: Number of patches P of the window.
-
-        Returns:
-            ``[B, C, P · patch_size]`` float32.
         """
         known = self.project(latent)
         tokens = self.mask_token.to(known.dtype).expand(len(known), patches, -1)
@@ -190,9 +183,6 @@ class MaskedAutoencoder(nn.Module):
             present: ``[B, C]`` bool, or None when every channel is there.
             augment: Varies the preprocessed windows.
             generator: Source of masks and augmentation; None for torch's global one.
-
-        Returns:
-            Prediction and target.
         """
         scaled, faults = self.preprocess.prepare(signals, present)
         usable = seen = faults == 0
@@ -206,12 +196,7 @@ class MaskedAutoencoder(nn.Module):
     def encode_visible(
         self, scaled: Tensor, seen: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hide patches and encode the rest.
-
-        Args:
-            scaled: Preprocessed windows ``[B, C, T]``.
-            seen: ``[B, C]`` bool, the channels the encoder is shown.
-            generator: Source of the mask.
+        """Hide patches of preprocessed windows ``[B, C, T]`` and encode the rest of the channels ``seen [B, C]``.
 
         Returns:
             The encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and the mask ``[B, P]`` (True: hidden).
@@ -230,18 +215,10 @@ class MaskedAutoencoder(nn.Module):
 
 
 def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Draw, per window, the order in which patches are hidden.
+    """Draw, per window, the order in which patches are hidden: a permutation of 0..P-1, ``[B, P]`` int64.
 
-    Args:
-        batch: Number of windows B.
-        patches: Number of patches P.
-        run: Neighbouring patches that follow each other in the order; 1 for none. Where the runs begin is random.
-        generator: Source of randomness; None for torch's global one.
-        device: Where the result is wanted.
-
-    Returns:
-        A permutation of 0..P-1 per window, ``[B, P]`` int64. Hiding its first K hides exactly K patches: whole runs,
-        and the beginning of one more (runs at the window's edges are cut by the edge).
+    In it, ``run`` neighbours follow each other; where the runs begin is random. Hiding its first K hides exactly K
+    patches: whole runs, and the beginning of one more (runs at the window's edges are cut by the edge).
     """
     # drawn where the generator lives, so that a seed means the same masks on every device
     source = device if generator is None else generator.device
@@ -254,11 +231,7 @@ def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | 
 
 
 def standardise(scaled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring each channel of each window to mean 0 and variance 1, so that all weigh the same in the loss.
-
-    Args:
-        scaled: Preprocessed windows ``[B, C, T]``.
-        present: ``[B, C]`` bool.
+    """Bring each channel of each window ``[B, C, T]`` to mean 0 and variance 1, so that all weigh the same in the loss.
 
     Returns:
         The standardised windows, and ``[B, C]`` bool: present and not flat.

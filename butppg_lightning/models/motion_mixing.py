@@ -52,12 +52,10 @@ class MotionMixing:
         self._acc = [row for row, name in enumerate(channels) if name.startswith("ACC")]
 
     def __call__(self, scaled: Tensor, present: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix.
+        """Mix artefacts into some preprocessed windows ``[B, C, 1250]``.
 
-        Args:
-            scaled: Preprocessed windows ``[B, C, 1250]``.
-            present: ``[B, C]`` bool: what was recorded, so what an artefact can be made of.
-            seen: ``[B, C]`` bool: what the network will see; where PPG is not among it, nothing is spoiled.
+        An artefact is made of what was recorded (``present [B, C]`` bool). Where PPG is not among what the network will
+        see (``seen [B, C]`` bool), nothing is spoiled.
 
         Returns:
             Windows ``[B, C, 1250]``, and ``[B, 1250]`` float: 1 where the PPG is spoiled, else 0.
@@ -120,7 +118,7 @@ class MotionMixing:
 
 
 def lower_targets(targets: Tensor, spoiled: Tensor, *, soft: bool) -> Tensor:
-    """Return the targets of windows of which a share was spoiled.
+    """Return the targets ``[B]`` in 0..1 of windows of which the share ``spoiled [B]`` in 0..1 was spoiled.
 
     Soft targets are taken for the share of the window that is fit for use; an artefact that strikes anywhere leaves
     ``target * (1 - spoiled)`` of it. A hard label 1 says only that *less than half* was unfit: if that share is
@@ -129,14 +127,6 @@ def lower_targets(targets: Tensor, spoiled: Tensor, *, soft: bool) -> Tensor:
     Poor windows stay poor. The labels of BUT PPG, made from readings of the heart rate, go the same way: of the
     windows named at :class:`MotionMixing`, 92, 72, 54, 37 and 30 % were read right in the first five tenths of
     ``spoiled``; this says 95, 82, 67, 46 and 18 %.
-
-    Args:
-        targets: ``[B]`` in 0..1, 1 for good.
-        spoiled: ``[B]`` in 0..1.
-        soft: Whether targets are shares of the window rather than labels.
-
-    Returns:
-        ``[B]`` in 0..1.
 
     Examples:
         >>> lower_targets(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.25, 0.25]), soft=False)

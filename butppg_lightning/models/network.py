@@ -137,12 +137,7 @@ class QualityNetwork(nn.Module):
 
     @torch.no_grad()
     def side_inputs(self, signals: Tensor, usable: Tensor) -> Tensor:
-        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable.
-
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled.
-            usable: ``[B, C]`` bool.
-        """
+        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable."""
         indices = self.indices
         assert indices is not None
         return torch.where(indices.available(usable), indices(signals, usable), torch.nan)
@@ -200,7 +195,7 @@ def assemble(
     indices: Sequence[str] | None = None,
     encoder_channels: Sequence[str] | None = None,
 ) -> QualityNetwork:
-    """Put a network together by its options.
+    """Put a network together by its options; arguments as in :class:`QualityNetwork`.
 
     Args:
         preprocess: Filters and scales raw windows.

@@ -147,10 +147,7 @@ def automatic_precision(accelerator: str) -> str:
     """Return ``16-mixed`` on CUDA, ``bf16-mixed`` on a CPU with bf16 arithmetic, else ``32-true``.
 
     On CPUs with AVX-512 BF16 or AMX a bf16 matrix product runs several times faster than one in fp32; on others it
-    is emulated and slower.
-
-    Args:
-        accelerator: The trainer's accelerator option.
+    is emulated and slower. ``accelerator`` is the trainer's option.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "16-mixed"
@@ -160,12 +157,7 @@ def automatic_precision(accelerator: str) -> str:
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
-    """Return the context in which a forward pass computes as Lightning's trainer does at this precision.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed`` (which means bf16 on a CPU).
-    """
+    """Return the context in which a forward pass computes as Lightning's trainer does at this precision."""
     if not precision.endswith("-mixed"):
         return nullcontext()
     half = torch.float16 if precision.startswith("16") and device == "cuda" else torch.bfloat16

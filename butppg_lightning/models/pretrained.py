@@ -70,15 +70,10 @@ class LoadReport:
 
 @dataclass
 class PretrainedEncoder:
-    """The encoder part of a checkpoint.
+    """The encoder part of the checkpoint ``path``: every state dict in it, most specific first, and what it says.
 
-    Attributes:
-        path: Where it was read.
-        containers: Every state dict found in the file, most specific first.
-        spec: The architecture; None if the file does not say and it cannot be inferred.
-        channels: Channel names of its filters, or None if the file does not say.
-        preprocess: Preprocessing options it was trained with, or None if the file does not say.
-        declared: Whether the architecture was written in the file (else inferred from shapes).
+    ``spec``, ``channels`` and ``preprocess`` are None where it does not; ``declared`` is False for a spec that was
+    inferred from shapes.
     """
 
     path: str
@@ -93,11 +88,7 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
     """Read a checkpoint and find the encoder in it.
 
     Own checkpoints, Lightning ``.ckpt`` files, bare state dicts and any of the usual prefixes (``model.``,
-    ``encoder.``, ``module.``) are understood.
-
-    Args:
-        path: The file.
-        asked: The user's architecture, possibly partial; used only where the file is silent.
+    ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts only where the file is silent.
 
     Raises:
         UserError: As :func:`read_checkpoint`, or if there are no tensors in it.
@@ -276,15 +267,7 @@ def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation
 
 @dataclass
 class EarlierPretraining:
-    """What `butppg pretrain` left, to go on from: encoder and decoder, whole.
-
-    Attributes:
-        path: Where it was read.
-        channels: Names of its channels, in order.
-        spec: The encoder's architecture.
-        preprocess: The options of the preprocessing that its encoder knows.
-        state: The autoencoder's weights by name.
-    """
+    """What `butppg pretrain` left to go on from: encoder and decoder, whole, and how they were made."""
 
     path: Path
     channels: tuple[str, ...]
@@ -293,11 +276,7 @@ class EarlierPretraining:
     state: dict[str, Tensor]
 
     def require_channels(self, channels: Sequence[str]) -> None:
-        """Refuse other channels than its own: two sets of the same size have weights of the same shape.
-
-        Raises:
-            UserError: If they differ, also if only in their order.
-        """
+        """Refuse other channels, or another order: two sets of one size have weights of the same shape."""
         if tuple(channels) != self.channels:
             raise UserError(
                 f"{self.path} was trained on {', '.join(self.channels)}, this model is of {', '.join(channels)}; "
@@ -305,11 +284,7 @@ class EarlierPretraining:
             )
 
     def load_into(self, network: nn.Module) -> None:
-        """Copy all weights into an autoencoder of the same shape.
-
-        Raises:
-            UserError: If it has another shape, or its weights are not finite; the first such part is named.
-        """
+        """Copy all weights into an autoencoder of the same shape; another shape, or NaN, is a UserError."""
         wanted = network.state_dict()
         for key, value in wanted.items():
             found = self.state.get(key)

@@ -175,10 +175,9 @@ class PPGQualityClassifier(WindowModule):
         return torch.from_numpy(found.probabilities)
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Return the logits ``[B]`` of a batch of windows, or of what the frozen prefix made of them.
+        """Return the logits ``[B]`` of a batch of ``signals`` and ``present``, or of what the frozen prefix made of them.
 
-        Args:
-            batch: ``signals`` and ``present``, or ``features``, their ``depth`` and, with side inputs, ``indices``.
+        That is ``features``, their ``depth`` and, with side inputs, ``indices``.
         """
         return self._logits(batch, vary=False)[0]
 

@@ -126,11 +126,7 @@ class MaskedPretrainer(WindowModule):
         return {**options, **resolved}
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Encode raw windows ``[B, C, 1250]`` (``present [B, C]`` bool) with nothing hidden.
-
-        Returns:
-            Tokens ``[B, P, width]``.
-        """
+        """Encode raw windows ``[B, C, 1250]`` with nothing hidden; return tokens ``[B, P, width]``."""
         scaled, faults = self.network.preprocess.prepare(signals, present)
         tokens: Tensor = self.network.encoder(scaled, faults == 0)
         return tokens

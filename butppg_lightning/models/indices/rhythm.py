@@ -29,12 +29,7 @@ _TINY = 1e-12
 def shape_indices(raw: Tensor, ppg: Tensor) -> list[Tensor]:
     """Return clipped share, skewness, log kurtosis, zero crossings, spread variation, largest segment, template match.
 
-    Args:
-        raw: ``[B, 1250]`` raw PPG, any gain and offset.
-        ppg: ``[B, 1250]`` the same, band-passed and brought to a root mean square of 1.
-
-    Returns:
-        Seven tensors ``[B]``, described in :mod:`butppg_lightning.models.indices.signal_indices`.
+    From ``raw [B, 1250]`` of any gain and offset, and ``ppg``, the same band-passed and of a root mean square of 1.
     """
     highest, lowest = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
     near = _AT_EXTREME * (highest - lowest)
@@ -97,11 +92,7 @@ def _unit_length(vectors: Tensor) -> Tensor:
 
 
 class Rhythm(nn.Module):
-    """Compute the indices of the group ``rhythm`` (see :mod:`butppg_lightning.models.indices.signal_indices`).
-
-    Attributes:
-        frequency: ``[F]`` grid of the short-time spectra in Hz, 0.5 to 8 in steps of 0.05.
-    """
+    """Compute the indices of the group ``rhythm`` (see :mod:`butppg_lightning.models.indices.signal_indices`)."""
 
     frequency: Tensor
     segment: Tensor

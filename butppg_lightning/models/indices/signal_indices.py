@@ -129,10 +129,7 @@ _NO_RATE = 2.0  # Hz: the distance between two rates of which one was not found
 
 
 def index_names(groups: Sequence[str] = DEFAULT_GROUPS) -> tuple[str, ...]:
-    """Return the names of the indices in ``groups``, in the order of their columns.
-
-    Args:
-        groups: Some of ``ppg``, ``rhythm``, ``acc``, ``ecg``, ``amplitude``; their order does not matter.
+    """Return the names of the indices in ``groups``, in the order of their columns, whatever that of the groups.
 
     Raises:
         UserError: On an unknown group.
@@ -196,11 +193,7 @@ class SignalIndices(nn.Module):
         return tuple(name for name in self.channels if name[:3] in sensors)
 
     def available(self, present: Tensor) -> Tensor:
-        """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough).
-
-        Args:
-            present: ``[B, C]`` bool.
-        """
+        """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough)."""
         ppg, acc, ecg = (present[:, rows].any(1) for rows in self.rows.values())
         needed = {"ppg": ppg, "rhythm": ppg, "acc": acc, "ecg": ecg & ppg, "amplitude": ppg}
         alone = {"motion_overlap": acc & ppg, "ecg_regularity": ecg}

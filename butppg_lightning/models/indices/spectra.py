@@ -70,10 +70,7 @@ class Spectra(nn.Module):
         return ((self.frequency - centre.unsqueeze(-1)).abs() <= width + _STEP / 4).float()
 
     def pulse(self, signals: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the pulse in the autocorrelation.
-
-        Args:
-            signals: ``[B, 1250]`` without offset; what lies outside 0.5-8 Hz is left out.
+        """Find the pulse in the autocorrelation of ``[B, 1250]`` without offset; only 0.5-8 Hz counts.
 
         Returns:
             The height of the highest peak at lags of 0.3-1.5 s, ``[B]`` in -1..1 (estimated without bias, hence
