@@ -42,7 +42,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        current = os.umask(0)
+        os.umask(current)
+        temporary.chmod(0o666 & ~current)
         temporary.replace(path)
     except Exception as error:  # torch, for one, says RuntimeError when the disk is full
         failed = write_failure(error) or error
@@ -110,12 +112,6 @@ def check_writable(path: Path) -> None:
         for folder in missing:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:

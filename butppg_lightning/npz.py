@@ -51,16 +51,7 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise UserError(
             f"{path} is not a complete npz (zip) file: it is truncated or of another kind; write it again"
         ) from None
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        struct.error,
-        zlib.error,
-        LZMAError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged ({first_line(error)}); write it again") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from butppg_lightning.models.network import QualityNetwork
     from butppg_lightning.npz import Array
@@ -31,7 +32,6 @@ DEFAULT_OPSET = 18
 TOLERANCE = 1e-4
 """The largest difference from torch, in probability and in logit, that an exported file may show."""
 _EXAMPLES = 3  # windows the graph is recorded with; a single one would be taken for a constant
-_BATCH_SIZES = (1, 2, 33)
 _ROUNDING = 2.0**-22  # relative: the last two bits of a float32
 _COPIES = 32
 _MOST_ON_EDGE = 0.02  # of the windows
@@ -149,17 +149,11 @@ def with_damaged_copies(signals: Array, present: Array, channels: Sequence[str],
 
 @dataclass(frozen=True)
 class Parity:
-    """How an ONNX model agrees with torch.
+    """How an ONNX model agrees with torch."""
 
-    Attributes:
-        largest: The largest absolute difference over probabilities and logits.
-        on_edge: Windows that are not counted there, because rounding alone moves torch's own answer as far.
-        largest_on_edge: The largest difference among those.
-    """
-
-    largest: float
-    on_edge: int
-    largest_on_edge: float
+    largest: float  # absolute difference over probabilities and logits
+    on_edge: int  # windows that are not counted there, because rounding alone moves torch's own answer as far
+    largest_on_edge: float  # difference among those
 
 
 def compare(network: QualityNetwork, session: Any, signals: Array, present: Array) -> Parity:
@@ -180,7 +174,9 @@ def compare(network: QualityNetwork, session: Any, signals: Array, present: Arra
             or if an answer is not finite.
     """
     worst, edges = 0.0, []
-    for rows in _batches(len(signals)):
+    # one window, two, then 33 at a time
+    for start, stop in pairwise(sorted({0, 1, *range(3, len(signals), 33), len(signals)})):
+        rows = slice(start, stop)
         part, there = signals[rows].astype(np.float32), present[rows]
         wanted = _torch(network, part, there)
         found = session.run(OUTPUTS, {"signals": part, "present": there})
@@ -215,11 +211,3 @@ def _on_edge(network: QualityNetwork, signals: Array, present: Array, found: tup
         bool(reached.min() - TOLERANCE <= value <= reached.max() + TOLERANCE)
         for value, reached in zip(found, answers, strict=True)
     )
-
-
-def _batches(count: int) -> Iterator[slice]:
-    start = number = 0
-    while start < count:
-        size = _BATCH_SIZES[min(number, len(_BATCH_SIZES) - 1)]
-        yield slice(start, min(start + size, count))
-        start, number = start + size, number + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,18 +29,11 @@ _MOST_PRETRAINING = {"modality_dropout": 1, "amplitude": 0.99, "time_shift": 0.5
 
 
 class Varied(NamedTuple):
-    """Varied windows.
+    """Varied windows."""
 
-    Attributes:
-        scaled: ``[B, C, T]``; absent channels are 0.
-        present: ``[B, C]`` bool.
-        spoiled: ``[B]`` in 0..1: the share of the window that motion mixing spoiled; see
-            :func:`~butppg_lightning.models.motion_mixing.lower_targets`.
-    """
-
-    scaled: Tensor
-    present: Tensor
-    spoiled: Tensor
+    scaled: Tensor  # [B, C, T]; absent channels are 0
+    present: Tensor  # [B, C] bool
+    spoiled: Tensor  # [B] in 0..1: the share of the window that motion mixing spoiled; see lower_targets
 
 
 class Variation:
@@ -68,7 +60,7 @@ class Variation:
             :class:`~butppg_lightning.models.motion_mixing.MotionMixing`.
 
     Raises:
-        UserError: If a channel is unknown or a number impossible.
+        UserError: If a channel or an option is unknown, or a number impossible.
     """
 
     def __init__(
@@ -76,50 +68,28 @@ class Variation:
         channels: Sequence[str],
         channel_dropout: Mapping[str, float] | None = None,
         preprocess: Preprocess | None = None,
-        *,
-        amplitude: float = 0.0,
-        noise: float = 0.0,
-        invert_ppg: float = 0.0,
-        shift: float = 0.0,
-        lag_jitter: float = 0.0,
-        stretch: float = 0.0,
-        motion_mixing: float = 0.0,
+        **options: float,
     ) -> None:
-        given = (amplitude, noise, invert_ppg, shift, lag_jitter, stretch, motion_mixing)
-        _check("model.augment ", dict(zip(_MOST, given, strict=True)), _MOST)
+        for key in options:
+            if key not in _MOST:
+                raise UserError(f"model.augment has no option '{key}'; it has {', '.join(_MOST)}")
+        given = {**dict.fromkeys(_MOST, 0.0), **options}
+        _check("model.augment ", given, _MOST)
         names = list(channels)
         ppg = "PPG" in names
         self._ppg = names.index("PPG") if ppg else -1
         self._ecg = names.index("ECG") if "ECG" in names else -1
-        self.amplitude = amplitude
-        self.noise = noise
-        self.invert_ppg = invert_ppg if ppg else 0.0
-        self.shift = shift
-        self.lag_jitter = lag_jitter if ppg and "ECG" in names else 0.0
-        self.stretch = stretch
+        self.amplitude, self.noise = given["amplitude"], given["noise"]
+        self.shift, self.stretch = given["shift"], given["stretch"]
+        self.invert_ppg = given["invert_ppg"] if ppg else 0.0
+        self.lag_jitter = given["lag_jitter"] if ppg and "ECG" in names else 0.0
         self._motion: MotionMixing | None = None
-        if motion_mixing and ppg:
-            self._motion = MotionMixing(names, motion_mixing, preprocess or Preprocess(names))
+        if given["motion_mixing"] and ppg:
+            self._motion = MotionMixing(names, given["motion_mixing"], preprocess or Preprocess(names))
         self._shares = _dropout_per_channel(channel_dropout, names)
         # one draw per sensor: channels that are lost together share a column
         sensors = [name if name in (channel_dropout or {}) else name[:3] for name in names]
         self._draws = [sensors.index(sensor) for sensor in sensors]
-
-    @classmethod
-    def from_options(
-        cls,
-        channels: Sequence[str],
-        channel_dropout: Mapping[str, float] | None,
-        options: Mapping[str, float] | None,
-        preprocess: Preprocess | None = None,
-    ) -> Variation:
-        """Build one from what a configuration says; an unknown option is a UserError."""
-        parameters = inspect.signature(cls).parameters.values()
-        known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        for key in options or {}:
-            if key not in known:
-                raise UserError(f"model.augment has no option '{key}'; it has {', '.join(known)}")
-        return cls(channels, channel_dropout, preprocess, **(options or {}))
 
     def __bool__(self) -> bool:
         """Tell whether anything is varied."""
@@ -258,9 +228,9 @@ class Augment:
 
 
 def take(signals: Tensor, positions: Tensor) -> Tensor:
-    """Read ``[B, C, T]`` at fractional positions ``[B, C, T']`` (samples), interpolated linearly, mirrored at the edges.
+    """Read ``[B, C, T]`` at positions ``[B, C, T']`` (samples): interpolated linearly, mirrored beyond the edges.
 
-    Linear interpolation half-way between samples halves the amplitude of ECG at 40 Hz and costs PPG 2 % at 8 Hz.
+    Half-way between samples this halves the amplitude of ECG at 40 Hz and costs PPG 2 % at 8 Hz.
 
     Examples:
         >>> take(torch.tensor([[[0.0, 1.0, 2.0, 3.0]]]), torch.tensor([[[-1.0, 0.5, 3.0, 4.0]]])).tolist()

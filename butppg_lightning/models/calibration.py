@@ -25,23 +25,14 @@ _MOST_POINTS = 10_000  # a stranger's curve may not be larger
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what the fitting predictions say of it.
+    """A threshold and what the fitting predictions say of it; shares in 0..1."""
 
-    Attributes:
-        name: One of :data:`OPERATING_POINTS`.
-        threshold: From this calibrated probability on a window is called good, 0..1.
-        sensitivity: Share of the good windows called good, 0..1.
-        false_positive_rate: Share of the poor windows called good, 0..1.
-        precision: Share of good windows among those called good, 0..1.
-        remark: One line if the point is not what its name promises, else empty.
-    """
-
-    name: str
-    threshold: float
-    sensitivity: float
-    false_positive_rate: float
-    precision: float
-    remark: str = ""
+    name: str  # one of OPERATING_POINTS
+    threshold: float  # from this calibrated probability on a window is called good
+    sensitivity: float  # share of the good windows called good
+    false_positive_rate: float  # share of the poor windows called good
+    precision: float  # share of good windows among those called good
+    remark: str = ""  # one line if the point is not what its name promises
 
 
 @dataclass(frozen=True)

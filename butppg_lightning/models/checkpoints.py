@@ -206,11 +206,11 @@ def write_portable(
     licence: str,
     record: Mapping[str, Any] | None = None,
 ) -> None:
-    """Export a model as a pair of files, each written atomically.
+    """Export a model as a pair of files, ``weights`` and its JSON ``config``, each written atomically.
 
     Args:
-        weights: The file of weights.
-        config: The file of JSON.
+        weights: Where to.
+        config: Where to.
         network: The network.
         hyperparameters: Of the classifier; plain types.
         licence: An SPDX name, or any text.

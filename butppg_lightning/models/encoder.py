@@ -135,10 +135,7 @@ class PatchTransformer(nn.Module):
         super().__init__()
         if patch_size < 1 or WINDOW_SAMPLES % patch_size:
             raise UserError(f"encoder patch_size is {patch_size}; it must divide {WINDOW_SAMPLES}")
-        if depth < 1 or heads < 1 or width < 2 or width % heads or width % 2:
-            raise UserError(
-                f"encoder width {width}, heads {heads}, depth {depth}: width must be even and divisible by heads"
-            )
+        check_sizes("encoder", width, heads, depth)
         if not 0 <= dropout < 1:
             raise UserError(f"encoder dropout is {dropout}; expected 0 to below 1")
         self.channels = channel_names(channels)
@@ -148,10 +145,7 @@ class PatchTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.register_buffer("positions", sine_positions(WINDOW_SAMPLES // patch_size, width), persistent=False)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self.blocks)
 
     def embed(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Project patches of preprocessed windows ``[B, C, T]`` (T at most 1250) and add their positions.
@@ -179,6 +173,22 @@ class PatchTransformer(nn.Module):
         for block in self.blocks[start or 0 :]:
             tokens = block(tokens)
         return cast("Tensor", self.norm(tokens))
+
+
+def check_sizes(part: str, width: int, heads: int, depth: int) -> None:
+    """Refuse sizes of a transformer that do not fit together."""
+    if depth < 1 or heads < 1 or width < 2 or width % heads or width % 2:
+        raise UserError(
+            f"{part} width {width}, heads {heads}, depth {depth}: width must be even and divisible by heads"
+        )
+
+
+def initialise(part: nn.Module) -> None:
+    """Start all linear layers of a transformer's part: weights as Glorot & Bengio 2010, biases at zero."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def sine_positions(count: int, width: int) -> Tensor:

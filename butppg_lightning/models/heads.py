@@ -14,14 +14,11 @@ _LARGEST_INDEX = 4.0  # standard deviations: one wild index must not decide a wi
 
 
 class RunningStandardise(nn.Module):
-    """Subtract the mean and divide by the standard deviation of the training batches so far.
+    """Subtract the mean and divide by the standard deviation of the training batches so far, feature by feature.
 
     Stands where batch normalisation without parameters stands in linear probing (He et al. 2022, appendix A), with
     two differences: a batch is scaled by the running figures and not by its own, so that training and evaluation
     compute the same; and the processes of a run share their figures, so that they stay equal.
-
-    Args:
-        width: Number of features.
     """
 
     mean: Tensor
@@ -103,7 +100,8 @@ class LinearHead(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.score = nn.Linear(width, 1)
         self.side = SideInputs(side_inputs) if side_inputs else None
-        _start_undecided(self.score)
+        nn.init.trunc_normal_(self.score.weight, std=0.02)
+        nn.init.zeros_(self.score.bias)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Reduce tokens ``[B, P, W]`` to ``[B, W]``."""
@@ -198,8 +196,3 @@ HEADS: dict[HeadName, type[LinearHead]] = {
     "attention": AttentionHead,
     "probe": ProbeHead,
 }
-
-
-def _start_undecided(layer: nn.Linear) -> None:
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)

@@ -76,12 +76,10 @@ def inflate_filters(
             "random": filters.std() * normal,
         }
         inflated[:, row] = start[inflation.new_channels]
-    return inflated * variance_factor(filters, inflated) if inflation.preserve_variance else inflated
-
-
-def variance_factor(filters: Tensor, inflated: Tensor) -> Tensor:
-    """Return the scalar that gives ``inflated`` the squared norm of ``filters`` (token variance for white inputs)."""
-    return filters.square().sum().div(inflated.square().sum()).sqrt()
+    if not inflation.preserve_variance:
+        return inflated
+    # of the same squared norm as before, so tokens of white inputs keep their variance
+    return inflated * filters.square().sum().div(inflated.square().sum()).sqrt()
 
 
 @torch.no_grad()

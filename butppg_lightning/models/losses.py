@@ -91,7 +91,7 @@ def quality_loss(
     focal_gamma: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the mean binary cross-entropy of a batch.
+    """Return the mean binary cross-entropy of a batch, a float32 scalar.
 
     With soft targets t, probability p, weights w of a window and a of the classes, the mean over the batch of
 
@@ -99,7 +99,7 @@ def quality_loss(
 
     The factor |t - p|^gamma is the focal loss (Lin et al. 2017, arXiv:1708.02002) carried over to soft targets as the
     quality focal loss (Li et al. 2020, arXiv:2006.04388); for t in {0, 1} they are the same. Smoothing (Szegedy et al.
-    2016, arXiv:1512.00567) comes first: t (1 - s) + s / 2.
+    2016, arXiv:1512.00567) comes first: t (1 - s) + s / 2. The options are those of :class:`LossOptions`.
 
     Args:
         logits: ``[B]``, of any real dtype; the loss is computed in float32.
@@ -108,9 +108,6 @@ def quality_loss(
         class_weights: Weights of poor and good; see :meth:`LossOptions.class_weights`.
         focal_gamma: Exponent; 0 for none.
         label_smoothing: Share of the target that is spread evenly over both classes.
-
-    Returns:
-        A float32 scalar.
 
     Examples:
         >>> import torch

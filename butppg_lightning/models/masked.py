@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.encoder import TransformerBlock, sine_positions
+from butppg_lightning.models.encoder import TransformerBlock, check_sizes, initialise, sine_positions
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -30,19 +30,12 @@ _SCALE_FLOOR = 0.1  # least divisor of a target: a nearly flat channel's noise i
 
 @dataclass
 class Reconstruction:
-    """What the autoencoder made of a batch.
+    """What the autoencoder made of a batch."""
 
-    Attributes:
-        prediction: ``[B, C, T]`` float32, in the unit of ``target``; meaningful in hidden patches only.
-        target: ``[B, C, T]`` float32, unit variance per window and channel.
-        masked: ``[B, P]`` bool, True where a patch was hidden.
-        counted: ``[B, C]`` bool, True where a channel was recorded and is not flat.
-    """
-
-    prediction: Tensor
-    target: Tensor
-    masked: Tensor
-    counted: Tensor
+    prediction: Tensor  # [B, C, T] float32, in the unit of target; meaningful in hidden patches only
+    target: Tensor  # [B, C, T] float32, unit variance per window and channel
+    masked: Tensor  # [B, P] bool, True where a patch was hidden
+    counted: Tensor  # [B, C] bool, True where a channel was recorded and is not flat
 
     def squared_error(self) -> tuple[Tensor, Tensor]:
         """Sum the squared error of hidden patches per channel; return sums and numbers of samples, ``[C]`` each."""
@@ -67,16 +60,7 @@ class Reconstruction:
 class MaskedDecoder(nn.Module):
     """Light transformer that predicts every patch from the encoded visible ones; thrown away after pretraining.
 
-    Args:
-        encoder_width: Width of the encoder's tokens.
-        channels: Number of channels C.
-        patch_size: Samples per patch.
-        width: Token width; must be even and divisible by ``heads``.
-        depth: Number of transformer blocks.
-        heads: Attention heads per block.
-
-    Raises:
-        UserError: If the sizes do not fit together.
+    ``width`` of its tokens must be even and divisible by ``heads``.
     """
 
     positions: Tensor
@@ -85,10 +69,7 @@ class MaskedDecoder(nn.Module):
         self, encoder_width: int, channels: int, patch_size: int, *, width: int, depth: int, heads: int
     ) -> None:
         super().__init__()
-        if depth < 1 or heads < 1 or width < 2 or width % heads or width % 2:
-            raise UserError(
-                f"decoder width {width}, heads {heads}, depth {depth}: width must be even and divisible by heads"
-            )
+        check_sizes("decoder", width, heads, depth)
         self.channels = channels
         self.patch_size = patch_size
         self.project = nn.Linear(encoder_width, width)
@@ -98,10 +79,7 @@ class MaskedDecoder(nn.Module):
         self.predict = nn.Linear(width, channels * patch_size)
         self.register_buffer("positions", sine_positions(WINDOW_SAMPLES // patch_size, width), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self)
 
     def forward(self, latent: Tensor, visible: Tensor, patches: int) -> Tensor:
         """Predict all P patches, ``[B, C, P · patch_size]`` float32.
@@ -122,7 +100,7 @@ class MaskedDecoder(nn.Module):
 
 
 class MaskedAutoencoder(nn.Module):
-    """Preprocessing, encoder and decoder of masked pretraining.
+    """Preprocessing, encoder and decoder (of ``decoder_width``, ``_depth`` and ``_heads``) of masked pretraining.
 
     Args:
         preprocess: Filters and scales raw windows.
@@ -176,13 +154,9 @@ class MaskedAutoencoder(nn.Module):
         augment: Augment | None = None,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        """Hide patches of raw windows and predict them.
+        """Hide patches of raw windows ``[B, C, 1250]`` with ``present [B, C]``, and predict them.
 
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled.
-            present: ``[B, C]`` bool, or None when every channel is there.
-            augment: Varies the preprocessed windows.
-            generator: Source of masks and augmentation; None for torch's global one.
+        ``augment`` varies the preprocessed windows; ``generator`` draws masks and variation (None: torch's global one).
         """
         scaled, faults = self.preprocess.prepare(signals, present)
         usable = seen = faults == 0

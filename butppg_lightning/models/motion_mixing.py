@@ -25,7 +25,7 @@ _TAPER = 0.25  # s
 
 
 class MotionMixing:
-    """Adds motion artefacts to the PPG of some windows.
+    """Adds motion artefacts to the PPG of windows, each with the given ``probability``.
 
     An artefact follows one random direction of the acceleration of the window itself or of another one: partly
     rectified, as pressing and releasing differ, then delayed and smoothed, as tissue and blood follow with a time
@@ -38,11 +38,6 @@ class MotionMixing:
     window's PPG. That is where reading fails: with whole windows of 705 clean PPGs of BIDMC mixed, most of the five
     readers of ``butppg_lightning.sources.synthetic.readers`` still found the rate in 99 % at -9 dB, 88 % at -6 dB,
     47 % at -3 dB, 21 % at 0 dB and 11 % at +3 dB.
-
-    Args:
-        channels: Channel names, in the order of the windows' second axis; PPG among them.
-        probability: Probability that a window gets an artefact.
-        preprocess: What made the windows; its filter and limits are used.
     """
 
     def __init__(self, channels: Sequence[str], probability: float, preprocess: Preprocess) -> None:
@@ -79,7 +74,12 @@ class MotionMixing:
         other = (own + torch.randint(1, max(batch, 2), (batch,), device=scaled.device)) % batch
         envelope = _stretch(draw(), draw(), samples)
         source = torch.where(draw().squeeze(1) < 0.5, own, other)
-        drive = self._drive(scaled[source][:, self._acc], draw()) * envelope
+        acceleration = scaled[source][:, self._acc]
+        pressing = draw()
+        direction = torch.randn(acceleration.shape[:2], device=scaled.device)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        drive = (acceleration * direction.unsqueeze(-1)).sum(1)
+        drive = (drive + 0.8 * pressing * drive.abs()) * envelope
         moving = _power(drive).sqrt() > _LEAST_MOTION * envelope.square().mean(-1).sqrt()
         motion = _unit(self._response(drive, 0.04 + 0.11 * draw()) * envelope) * moving.unsqueeze(-1)
         there = present[other, self._ppg] & (other != own)
@@ -90,13 +90,6 @@ class MotionMixing:
         within = envelope.square().mean(-1, keepdim=True).sqrt()
         height = _power(scaled[:, self._ppg]).sqrt().unsqueeze(-1)
         return artefact * within * height * torch.pow(10, level / 20), moving | there
-
-    def _drive(self, acceleration: Tensor, draw: Tensor) -> Tensor:
-        direction = torch.randn(acceleration.shape[:2], device=acceleration.device)
-        direction = direction / direction.norm(dim=1, keepdim=True)
-        drive = (acceleration * direction.unsqueeze(-1)).sum(1)
-        rectified: Tensor = drive + 0.8 * draw * drive.abs()
-        return rectified
 
     def _response(self, drive: Tensor, time_constant: Tensor) -> Tensor:
         samples = drive.shape[-1]

@@ -99,11 +99,7 @@ class QualityNetwork(nn.Module):
         return tuple(name for name, enters in zip(self.channels, entering, strict=True) if enters or name in needed)
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Classify raw windows.
-
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
+        """Classify raw windows ``[B, C, 1250]`` of any real dtype; ``present [B, C]`` None: every channel is there.
 
         Returns:
             Logits ``[B]``; above 0 means good is likelier than poor.
@@ -195,15 +191,10 @@ def assemble(
     indices: Sequence[str] | None = None,
     encoder_channels: Sequence[str] | None = None,
 ) -> QualityNetwork:
-    """Put a network together by its options; arguments as in :class:`QualityNetwork`.
+    """Put a network together by its options.
 
-    Args:
-        preprocess: Filters and scales raw windows.
-        encoder: Maps preprocessed windows to tokens.
-        head: Name of the head; see :data:`butppg_lightning.models.heads.HEADS`.
-        head_dropout: Dropout share in the head.
-        indices: Groups of signal indices that the head is given; None or empty for none.
-        encoder_channels: Channels that enter the encoder; None for all.
+    ``head`` is the name of one of :data:`butppg_lightning.models.heads.HEADS`, with its dropout share; ``indices``
+    names the groups of signal indices that it is given; the others are those of :class:`QualityNetwork`.
 
     Raises:
         UserError: If a name is unknown.

@@ -151,9 +151,9 @@ def automatic_precision(accelerator: str) -> str:
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "16-mixed"
-    if accelerator in ("auto", "cpu") and _cpu_has_bf16():
-        return "bf16-mixed"
-    return "32-true"
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    has_bf16 = any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
+    return "bf16-mixed" if accelerator in ("auto", "cpu") and has_bf16 else "32-true"
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
@@ -162,8 +162,3 @@ def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
         return nullcontext()
     half = torch.float16 if precision.startswith("16") and device == "cuda" else torch.bfloat16
     return torch.autocast(device, dtype=half)
-
-
-def _cpu_has_bf16() -> bool:
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in probes)

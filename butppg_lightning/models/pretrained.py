@@ -34,24 +34,14 @@ _FILTERS, _ABSENT = "embedding.weight", "embedding.absent"
 
 @dataclass
 class LoadReport:
-    """What became of every key when an encoder was loaded.
+    """What became of every key when an encoder was loaded."""
 
-    Attributes:
-        path: The checkpoint.
-        matched: Keys copied as they are.
-        inflated: Keys made from the pretrained ones for other channels.
-        missing: Keys of the model that the checkpoint lacks; they keep their initial values.
-        unused: Keys of the checkpoint that the model has no place for.
-        channels: What became of each channel's filters, checked after the fact; empty when nothing was inflated.
-        notes: Things a reader should know.
-    """
-
-    path: str
-    matched: list[str] = field(default_factory=list)
-    inflated: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    channels: dict[str, str] = field(default_factory=dict)
+    path: str  # of the checkpoint
+    matched: list[str] = field(default_factory=list)  # copied as they are
+    inflated: list[str] = field(default_factory=list)  # made from the pretrained ones for other channels
+    missing: list[str] = field(default_factory=list)  # not in the checkpoint; they keep their initial values
+    unused: list[str] = field(default_factory=list)  # of the checkpoint, without a place in the model
+    channels: dict[str, str] = field(default_factory=dict)  # each channel's filters, checked; empty if none inflated
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -265,50 +255,42 @@ def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation
     return findings
 
 
-@dataclass
-class EarlierPretraining:
-    """What `butppg pretrain` left to go on from: encoder and decoder, whole, and how they were made."""
-
-    path: Path
-    channels: tuple[str, ...]
-    spec: Spec
-    preprocess: dict[str, Any]
-    state: dict[str, Tensor]
-
-    def require_channels(self, channels: Sequence[str]) -> None:
-        """Refuse other channels, or another order: two sets of one size have weights of the same shape."""
-        if tuple(channels) != self.channels:
-            raise UserError(
-                f"{self.path} was trained on {', '.join(self.channels)}, this model is of {', '.join(channels)}; "
-                "go on with the same model.channels (data.use_channels leaves some of them out)"
-            )
-
-    def load_into(self, network: nn.Module) -> None:
-        """Copy all weights into an autoencoder of the same shape; another shape, or NaN, is a UserError."""
-        wanted = network.state_dict()
-        for key, value in wanted.items():
-            found = self.state.get(key)
-            if found is None or found.shape != value.shape:
-                raise UserError(
-                    f"{self.path} holds {key} as {[] if found is None else list(found.shape)}, this model wants "
-                    f"{list(value.shape)}; go on with the same encoder and decoder "
-                    "(a classifier takes only the encoder: butppg fit)"
-                )
-            require_finite(self.path, key, found, value)
-        network.load_state_dict({key: self.state[key] for key in wanted})
-
-
-def read_pretraining(path: Path) -> EarlierPretraining:
-    """Read a checkpoint of `butppg pretrain` in order to go on from it.
+def read_pretraining(path: Path, channels: Sequence[str]) -> PretrainedEncoder:
+    """Read a checkpoint of `butppg pretrain`, in order to go on from it with :func:`load_autoencoder`.
 
     Raises:
-        UserError: If it cannot be read, or is none.
+        UserError: If it cannot be read, is none, or has other ``channels``, or in another order: two sets of one size
+            have weights of the same shape.
     """
     content = read_checkpoint(path)
     options, state = stored_options(content), network_weights(content)
     if state is None or "decoder_width" not in options:
         raise UserError(f"{path} is no checkpoint of `butppg pretrain`; give the best_model.pt that it wrote")
-    scaling, channels = options.get("preprocess"), options.get("channels")
-    names = channel_names(channels if isinstance(channels, (int, list)) else [])
+    scaling, names = options.get("preprocess"), options.get("channels")
+    stored = channel_names(names if isinstance(names, (int, list)) else [])
+    if tuple(channels) != stored:
+        raise UserError(
+            f"{path} was trained on {', '.join(stored)}, this model is of {', '.join(channels)}; "
+            "go on with the same model.channels (data.use_channels leaves some of them out)"
+        )
     preprocess = scaling if isinstance(scaling, dict) else {}
-    return EarlierPretraining(path, names, normal_spec(options.get("encoder")), preprocess, state)
+    return PretrainedEncoder(str(path), [state], normal_spec(options.get("encoder")), stored, preprocess, declared=True)
+
+
+def load_autoencoder(network: nn.Module, source: PretrainedEncoder) -> None:
+    """Copy all weights of an earlier pretraining, decoder included, into an autoencoder of the same shape.
+
+    Raises:
+        UserError: If it has another shape, or its weights are not finite; the first such part is named.
+    """
+    state, wanted = source.containers[0], network.state_dict()
+    for key, value in wanted.items():
+        found = state.get(key)
+        if found is None or found.shape != value.shape:
+            raise UserError(
+                f"{source.path} holds {key} as {[] if found is None else list(found.shape)}, this model wants "
+                f"{list(value.shape)}; go on with the same encoder and decoder "
+                "(a classifier takes only the encoder: butppg fit)"
+            )
+        require_finite(source.path, key, found, value)
+    network.load_state_dict({key: state[key] for key in wanted})

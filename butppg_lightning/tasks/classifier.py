@@ -141,7 +141,7 @@ class PPGQualityClassifier(WindowModule):
             known = None if names is None else channel_names(names)
             self.load_report = load_encoder(built, source, known, inflation)
             rank_zero_only(print)(self.load_report)
-        self.variation = Variation.from_options(self.channels, options["channel_dropout"], options["augment"], scaling)
+        self.variation = Variation(self.channels, options["channel_dropout"], scaling, **(options["augment"] or {}))
         if self.variation.changes_labels and options["indices"]:
             raise UserError(
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"
@@ -175,7 +175,7 @@ class PPGQualityClassifier(WindowModule):
         return torch.from_numpy(found.probabilities)
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Return the logits ``[B]`` of a batch of ``signals`` and ``present``, or of what the frozen prefix made of them.
+        """Return the logits ``[B]`` of a batch: ``signals`` and ``present``, or what the frozen prefix made of them.
 
         That is ``features``, their ``depth`` and, with side inputs, ``indices``.
         """

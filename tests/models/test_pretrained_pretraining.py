@@ -119,7 +119,7 @@ def test_a_classifiers_checkpoint_is_one_line(data: Path, tmp_path: Path, capsys
 
 def test_bare_encoder_weights_are_one_line(pretrained: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint of `butppg pretrain`"):
-        read_pretraining(pretrained)
+        read_pretraining(pretrained, ("PPG", "ECG"))
 
 
 def test_weights_of_a_diverged_run_are_refused(earlier: Path, tmp_path: Path) -> None:

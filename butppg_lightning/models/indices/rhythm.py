@@ -55,12 +55,10 @@ def segments(signals: Tensor) -> Tensor:
 
 
 class Beats(NamedTuple):
-    """The beats of a window, in as many places as there can be beats.
+    """The beats of a window, in P places, as many as there can be: ``[B, P]`` each.
 
-    Attributes:
-        there: ``[B, P]`` float, 1 where a place holds a beat.
-        position: ``[B, P]`` sample its cut-out begins with.
-        match: ``[B, P]`` correlation with the average of the window's beats; 0 where there is none.
+    ``there`` is 1 where a place holds a beat, ``position`` the sample its cut-out begins with, and ``match`` its
+    correlation with the average of the window's beats, 0 where there is none.
     """
 
     there: Tensor

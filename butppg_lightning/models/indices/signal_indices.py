@@ -77,43 +77,18 @@ from butppg_lightning.window import channel_names
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "ppg": (
-        "clipped_share",
-        "skewness",
-        "log_kurtosis",
-        "zero_crossing_rate",
-        "spread_variation",
-        "largest_segment",
-        "template_match",
-        "spectral_purity",
-        "spectral_entropy",
-        "local_entropy",
-        "peak_share",
-        "relative_power",
-        "autocorrelation_peak",
-        "autocorrelation_lag",
-        "harmonic_share",
-        "rate_conflict",
-    ),
-    "rhythm": (
-        *(f"local_share{part}" for part in ("", "_p20", "_p80")),
-        *(f"segment_entropy{part}" for part in ("", "_p20", "_p80")),
-        "local_harmonics",
-        "rate_step",
-        "rate_spread",
-        "centroid",
-        "centroid_spread",
-        "beats_alike",
-        "interval_deviation",
-        "loudest_second",
-        "envelope_variation",
-        "instantaneous_rate",
-    ),
-    "acc": ("motion_energy", "largest_motion", "motion_frequency", "motion_overlap"),
-    "ecg": ("ecg_regularity", "ecg_rate_difference", "power_at_ecg_rate"),
-    "amplitude": ("log_spread",),
+_NAMES = {
+    "ppg": "clipped_share skewness log_kurtosis zero_crossing_rate spread_variation largest_segment template_match "
+    "spectral_purity spectral_entropy local_entropy peak_share relative_power autocorrelation_peak autocorrelation_lag "
+    "harmonic_share rate_conflict",
+    "rhythm": "local_share local_share_p20 local_share_p80 segment_entropy segment_entropy_p20 segment_entropy_p80 "
+    "local_harmonics rate_step rate_spread centroid centroid_spread beats_alike interval_deviation loudest_second "
+    "envelope_variation instantaneous_rate",
+    "acc": "motion_energy largest_motion motion_frequency motion_overlap",
+    "ecg": "ecg_regularity ecg_rate_difference power_at_ecg_rate",
+    "amplitude": "log_spread",
 }
+GROUPS = {group: tuple(names.split()) for group, names in _NAMES.items()}
 """The indices of each group, in the order of their columns."""
 INDEX_NAMES = tuple(name for names in GROUPS.values() for name in names)
 """Every index, in the order of the columns when all groups are chosen."""
@@ -150,10 +125,7 @@ class SignalIndices(nn.Module):
     Args:
         channels: Channel names, in the order of the windows' second axis. Groups whose channels are not among them
             keep their columns, which are 0.
-        groups: Which groups; see :data:`GROUPS`.
-
-    Attributes:
-        names: The names of the K columns.
+        groups: Which groups; see :data:`GROUPS`. ``names`` are those of their K columns.
 
     Raises:
         UserError: On an unknown group or channel.
@@ -215,7 +187,8 @@ class SignalIndices(nn.Module):
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
-            ppg = _standardised(raw @ self.ppg_band)
+            ppg = raw @ self.ppg_band
+            ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
             found: list[Tensor] = []
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
@@ -294,10 +267,6 @@ def _to_unit(raw: Tensor) -> tuple[Tensor, Tensor]:
     centred = centred - centred.mean(-1, keepdim=True)
     rest = centred.abs().amax(-1, keepdim=True).clamp(min=_RELATIVE_FLOOR)
     return centred / rest, (largest * rest).squeeze(-1)
-
-
-def _standardised(filtered: Tensor) -> Tensor:
-    return filtered / filtered.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _shares(power: Tensor) -> Tensor:
