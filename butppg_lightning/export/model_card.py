@@ -19,8 +19,6 @@ from butppg_lightning.npz import read_npz
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from butppg_lightning.npz import Array
-
 GENERATED = "<!-- written by butppg_lightning; delete this line to keep the text when the model is saved again -->"
 """A README with this line is replaced when the model is saved again."""
 
@@ -143,11 +141,18 @@ def provenance(
         kept = {key: content.get(key) for key in ("metrics", "test_metrics", "data", "training", "checkpoint_sha256")}
         return {**kept, "test_metrics": metrics or kept["test_metrics"]}
     config = _mapping(content.get("config"))
+    pretrained = _mapping(config.get("model")).get("pretrained")
     return {
         "metrics": content.get("metrics"),
         "test_metrics": metrics,
         "data": _data(_mapping(config.get("data")), checkpoint),
-        "training": _training(config, content),
+        "training": {
+            "epoch": content.get("epoch"),
+            "stage": content.get("stage"),
+            "pretrained": Path(*Path(pretrained).parts[-2:]).as_posix() if isinstance(pretrained, str) else None,
+            "seed": config.get("seed_everything"),
+            "versions": config.get("versions"),
+        },
         "checkpoint_sha256": file_sha256(checkpoint),
     }
 
@@ -188,29 +193,14 @@ def _data(options: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None
         # a file that is newer than the model is not what it was trained on
         if path.is_file() and path.stat().st_mtime <= checkpoint.stat().st_mtime:
             arrays = read_npz(path)
-            splits[split] = _counts(arrays)
+            labels, subjects = arrays.get("labels"), arrays.get("subjects")
+            splits[split] = {
+                "windows": len(arrays["signals"]) if "signals" in arrays else None,
+                "good": int((np.asarray(labels) == 1).sum()) if labels is not None else None,
+                "subjects": len(np.unique(np.asarray(subjects))) if subjects is not None else None,
+            }
             synthetic = synthetic or _MADE_UP in arrays
     return {"name": root.name, "splits": splits, "synthetic": synthetic}
-
-
-def _counts(arrays: dict[str, Array]) -> dict[str, Any]:
-    labels, subjects = arrays.get("labels"), arrays.get("subjects")
-    return {
-        "windows": len(arrays["signals"]) if "signals" in arrays else None,
-        "good": int((np.asarray(labels) == 1).sum()) if labels is not None else None,
-        "subjects": len(np.unique(np.asarray(subjects))) if subjects is not None else None,
-    }
-
-
-def _training(config: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    pretrained = _mapping(config.get("model")).get("pretrained")
-    return {
-        "epoch": content.get("epoch"),
-        "stage": content.get("stage"),
-        "pretrained": Path(*Path(pretrained).parts[-2:]).as_posix() if isinstance(pretrained, str) else None,
-        "seed": config.get("seed_everything"),
-        "versions": config.get("versions"),
-    }
 
 
 def _count(value: Any) -> str:

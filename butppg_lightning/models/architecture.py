@@ -85,7 +85,14 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
     """
     spec = normal_spec(spec)
     arguments = {**spec["init_args"], "channels": list(channels)}
-    cls = _encoder_class(spec["class_path"], named_by_user)
+    path = spec["class_path"]
+    if path != PATCH_TRANSFORMER and not named_by_user:
+        refuse_unnamed(spec, None)
+    module, _, name = path.rpartition(".")
+    try:
+        cls = PatchTransformer if path == PATCH_TRANSFORMER else getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"encoder class {path} cannot be imported: {error}") from error
     known = inspect.signature(cls).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for key in arguments:
@@ -142,15 +149,3 @@ def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> 
         arguments = {"patch_size": patch_size, "width": width, "depth": max(depths) + 1, "heads": heads}
         return {"class_path": PATCH_TRANSFORMER, "init_args": {**arguments, "mlp_ratio": hidden / width}}
     return None
-
-
-def _encoder_class(path: str, named_by_user: bool) -> type[nn.Module]:
-    if path == PATCH_TRANSFORMER:
-        return PatchTransformer
-    if not named_by_user:
-        refuse_unnamed({"class_path": path}, None)
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"encoder class {path} cannot be imported: {error}") from error

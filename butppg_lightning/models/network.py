@@ -32,22 +32,13 @@ Depth = int | Literal["encoded", "pooled"]
 
 
 class Prepared(NamedTuple):
-    """Windows as they enter the encoder and the head.
+    """Windows as they enter the encoder and the head."""
 
-    Attributes:
-        scaled: ``[B, C, 1250]`` float32, filtered and scaled.
-        faults: ``[B, C]`` int8, why a channel cannot be used: an index into
-            :data:`~butppg_lightning.models.usable_channels.FAULTS`, 0 where it can.
-        usable: ``[B, C]`` bool; where random variation took a channel away, it is not usable though it has no fault.
-        side: Side inputs of the head ``[B, K]``, NaN where a channel they need is not usable; None for a head without.
-        spoiled: ``[B]`` in 0..1, the share of each window that random variation spoiled; None without variation.
-    """
-
-    scaled: Tensor
-    faults: Tensor
-    usable: Tensor
-    side: Tensor | None = None
-    spoiled: Tensor | None = None
+    scaled: Tensor  # [B, C, 1250] float32, filtered and scaled
+    faults: Tensor  # [B, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
+    usable: Tensor  # [B, C] bool; a channel that random variation took away is not usable though it has no fault
+    side: Tensor | None = None  # side inputs [B, K], NaN where a channel they need is not usable; or a head without
+    spoiled: Tensor | None = None  # [B] in 0..1, the share of each window that random variation spoiled, if any
 
 
 class QualityNetwork(nn.Module):

@@ -250,9 +250,7 @@ class PPGQualityClassifier(WindowModule):
         """Keep a batch's logits."""
         self._keep(batch, exact=True)
 
-    def on_test_epoch_start(self) -> None:
-        """Forget earlier logits."""
-        self.predictions.clear()
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_test_epoch_end(self) -> None:
         """Compute the test metrics with intervals; :attr:`test_metrics` keeps them."""
