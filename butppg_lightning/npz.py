@@ -76,7 +76,9 @@ def _read_member(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) ->
         raise UserError(f"{path}: '{key}' declares shape {shape}, but the file does not hold that much; write it again")
     if item.compress_type == zipfile.ZIP_STORED and count and dtype.itemsize:
         begin = _data_offset(path, item)
-        _check_sum(path, key, begin, item)
+        # zipfile checks what it reads; what is mapped it never sees
+        if checksum(path, item.file_size, begin) != item.CRC:
+            raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")
         order: Literal["F", "C"] = "F" if fortran else "C"
         return np.memmap(path, dtype=dtype, mode="r", offset=begin + header_bytes, shape=shape, order=order)
     if item.file_size > _LARGEST_COMPRESSED:
@@ -105,9 +107,3 @@ def _data_offset(path: Path, item: zipfile.ZipInfo) -> int:
     if header[0] != b"PK\x03\x04" or offset + item.file_size > size:
         raise zipfile.BadZipFile("local header")
     return int(offset)
-
-
-def _check_sum(path: Path, key: str, begin: int, item: zipfile.ZipInfo) -> None:
-    # zipfile checks what it reads; what is mapped it never sees
-    if checksum(path, item.file_size, begin) != item.CRC:
-        raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")

@@ -129,7 +129,9 @@ def read_windows(path: Path, *, labelled: bool) -> WindowSet:
     signals = arrays.pop("signals")
     _check_shape(path, signals)
     channels = _read_channels(path, arrays.pop("channels", None), signals.shape[1])
-    _check_rate(path, arrays.pop("fs", None))
+    rate = arrays.pop("fs", None)
+    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or rate.item() != SAMPLING_RATE):
+        raise UserError(f"{path}: 'fs' says {rate}; windows are {SAMPLING_RATE} Hz, so resample them")
     count = signals.shape[0]
     present = arrays.pop("present", None)
     if present is not None:
@@ -173,11 +175,6 @@ def _read_channels(path: Path, names: Array | None, count: int) -> tuple[str, ..
         return channel_names([str(name) for name in _as_text(path, "channels", names)])
     except UserError as error:
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-
-
-def _check_rate(path: Path, rate: Array | None) -> None:
-    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or rate.item() != SAMPLING_RATE):
-        raise UserError(f"{path}: 'fs' says {rate}; windows are {SAMPLING_RATE} Hz, so resample them")
 
 
 def _check_finite(path: Path, signals: Array) -> None:

@@ -68,6 +68,7 @@ class Variation:
         channels: Sequence[str],
         channel_dropout: Mapping[str, float] | None = None,
         preprocess: Preprocess | None = None,
+        /,  # so that an option that happens to be called so is refused like any other unknown one
         **options: float,
     ) -> None:
         for key in options:

@@ -122,11 +122,7 @@ class Calibration:
 
     @staticmethod
     def from_state(state: Any) -> Calibration:
-        """Return the calibration that :meth:`state` described.
-
-        Raises:
-            UserError: If it is not one: unknown keys, wrong types, NaN, an impossible number.
-        """
+        """Return the calibration that :meth:`state` described; refuse unknown keys, wrong types, impossible numbers."""
         if not isinstance(state, dict) or not set(state) <= set(Calibration.__dataclass_fields__):
             raise _damaged("it is no set of its keys")
         for key in ("temperature", "bias", "prior", "precision", "sensitivity"):
@@ -177,11 +173,7 @@ class Calibration:
 
 
 def stored_calibration(content: dict[str, Any], path: Path | str) -> Calibration:
-    """Return the calibration in the content of the checkpoint ``path``; the plain sigmoid if it has none.
-
-    Raises:
-        UserError: If it is damaged.
-    """
+    """Return the calibration in a checkpoint's content, the plain sigmoid if it has none; refuse a damaged one."""
     if CHECKPOINT_KEY not in content:
         return Calibration()
     try:

@@ -208,13 +208,8 @@ def write_portable(
 ) -> None:
     """Export a model as a pair of files, ``weights`` and its JSON ``config``, each written atomically.
 
-    Args:
-        weights: Where to.
-        config: Where to.
-        network: The network.
-        hyperparameters: Of the classifier; plain types.
-        licence: An SPDX name, or any text.
-        record: What :func:`~butppg_lightning.export.model_card.provenance` knows of it; plain types.
+    The classifier's hyperparameters, and the ``record`` of where it comes from
+    (:func:`~butppg_lightning.export.model_card.provenance`), are plain types; ``licence`` is an SPDX name or any text.
 
     Raises:
         UserError: If safetensors is missing or a file cannot be written.

@@ -158,13 +158,10 @@ class PatchTransformer(nn.Module):
         return tokens + positions
 
     def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
-        """Encode windows, or continue half-way.
+        """Encode windows ``[B, C, T]`` of which the channels ``present [B, C]`` count, or continue half-way.
 
-        Args:
-            inputs: Preprocessed windows ``[B, C, T]``; with ``start``, the tokens ``[B, P, width]`` that enter
-                block ``start`` (0 is the first block, ``len(blocks)`` the final norm).
-            present: ``[B, C]`` bool; only used with windows.
-            start: None to begin with windows.
+        With ``start``, ``inputs`` are the tokens ``[B, P, width]`` that enter block ``start`` (0 is the first block,
+        ``len(blocks)`` the final norm).
 
         Returns:
             Tokens ``[B, P, width]`` after the final norm.

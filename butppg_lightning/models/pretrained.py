@@ -278,11 +278,7 @@ def read_pretraining(path: Path, channels: Sequence[str]) -> PretrainedEncoder:
 
 
 def load_autoencoder(network: nn.Module, source: PretrainedEncoder) -> None:
-    """Copy all weights of an earlier pretraining, decoder included, into an autoencoder of the same shape.
-
-    Raises:
-        UserError: If it has another shape, or its weights are not finite; the first such part is named.
-    """
+    """Copy all weights of an earlier pretraining into an autoencoder, decoder included; the first misfit is refused."""
     state, wanted = source.containers[0], network.state_dict()
     for key, value in wanted.items():
         found = state.get(key)

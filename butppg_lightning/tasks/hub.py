@@ -122,9 +122,9 @@ def push_to_hub(
     Args:
         module: The classifier.
         repo_id: ``owner/name``.
-        checkpoint: As in :meth:`save_pretrained`.
-        test_metrics: As in :meth:`save_pretrained`.
-        licence: As in :meth:`save_pretrained`.
+        checkpoint: As the next two, as in :meth:`save_pretrained`.
+        test_metrics: Likewise.
+        licence: Likewise.
         options: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` of huggingface_hub.
 
     Returns:

@@ -69,8 +69,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices.rhythm import Rhythm, segments, shape_indices
-from butppg_lightning.models.indices.spectra import Spectra, squared_modulus
+from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
 from butppg_lightning.models.preprocess import band_pass_matrix
 from butppg_lightning.window import channel_names
 
