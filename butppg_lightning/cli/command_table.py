@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from butppg_lightning.errors import UserError
@@ -72,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if not {"", str(Path.cwd())} & set(sys.path):
+        sys.path.append(str(Path.cwd()))  # as `python -m` does: where a user's own encoder or callback is
     try:
         _dispatch(words)
         sys.stdout.flush()
@@ -83,8 +87,6 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as stop:  # --help and --print_config end this way
         return int(stop.code or 0)
     except BrokenPipeError:  # `butppg ... | head` has read enough
-        import os
-
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again as it ends
         return 141
     except Exception as error:

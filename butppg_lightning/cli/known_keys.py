@@ -51,6 +51,8 @@ def refuse_unknown_keys(command: str, arguments: Sequence[str]) -> None:
     """
     if any(word == "-h" or word.startswith("--help") for word in arguments):
         return
+    if not all((_PACKAGE / file).is_file() for file in _COMMANDS):
+        return  # installed without its source text
     groups, others = known_groups(command), known_options()
     for key, origin in _keys_given(arguments):
         first, _, rest = key.partition(".")

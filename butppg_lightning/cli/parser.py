@@ -102,7 +102,12 @@ def run_function(command: str, function: Callable[..., None], arguments: list[st
     Raises:
         UserError: If the arguments do not fit the function, and whatever the function raises.
     """
-    function(**function_parser(command, function).parse_args(arguments).as_dict())
+    options = function_parser(command, function).parse_args(arguments).as_dict()
+    if class_path := options.pop("encoder_class", None):
+        from butppg_lightning.models.architecture import trust_encoder
+
+        trust_encoder(class_path)
+    function(**options)
 
 
 def function_parser(command: str, function: Callable[..., None]) -> OneLineErrors:
@@ -128,6 +133,13 @@ def function_parser(command: str, function: Callable[..., None]) -> OneLineError
         default = inspect.signature(function).parameters[name].default
         needed: dict[str, Any] = {"required": True} if default is inspect.Parameter.empty else {"default": default}
         parser.add_argument(f"--{name}", type=item, nargs="+", help=helps.get(name), **needed)
+    if "checkpoint" in helps:
+        parser.add_argument(
+            "--model.encoder.class_path",
+            dest="encoder_class",
+            type=str,
+            help="The checkpoint's encoder class, where it is your own: naming it lets it be imported.",
+        )
     return parser
 
 
@@ -163,6 +175,9 @@ def one_line(message: str, known: list[str]) -> str:
     if unknown:
         name = underscored("--" + next(group for group in unknown.groups() if group))
         return f"unknown option {name}{nearest_option(name, known)}"
+    if missing := re.fullmatch(r"the following arguments are required: (.*)", text):
+        names = (f"--{name}" if f"--{name}" in known else name for name in missing[1].split(", "))
+        return f"missing: {', '.join(names)}; `--help` says what it is"
     return _in_plain_words(re.sub(r"^Parser key \"([\w.]+)\":", r"--\1:", text))
 
 

@@ -169,6 +169,7 @@ class TrainingCLI(LightningCLI):
             self.config_init = self.parser.instantiate(self.config)
             self.datamodule = self.config_init["data"]
             self.model = self.config_init["model"]
+            self.model.configure_model()  # before the trainer does: what is wrong with pretrained is said at once
             if self.trains and self.config.select == "last":
                 self.datamodule.needs_validation = False
             self.trainer = self.instantiate_trainer()

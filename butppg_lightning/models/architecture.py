@@ -22,6 +22,7 @@ Spec = dict[str, Any]
 
 PATCH_TRANSFORMER = "butppg_lightning.PatchTransformer"
 _ALIASES = {"PatchTransformer", PATCH_TRANSFORMER, "butppg_lightning.models.encoder.PatchTransformer"}
+_trusted: set[str] = set()
 _FREE = {"channels", "dropout"}  # inflation changes the first; the second is a training option, not an architecture
 _PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
 
@@ -119,11 +120,19 @@ def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | 
         UserError: Then.
     """
     path = normal_spec(stored)["class_path"]
-    if path != PATCH_TRANSFORMER and path != (asked or {}).get("class_path"):
+    if path not in (PATCH_TRANSFORMER, (asked or {}).get("class_path"), *_trusted):
         raise UserError(
             f"the checkpoint names the encoder class {path}, which is not ours: importing it could run a stranger's "
             f"code; if you trust it, name it yourself (--model.encoder.class_path {path})"
         )
+
+
+def trust_encoder(class_path: str) -> None:
+    """Let checkpoints name this encoder class from now on, in this process: it is then imported, which runs its code.
+
+    Commands call it with what the user typed after ``--model.encoder.class_path``; a notebook may too.
+    """
+    _trusted.add(class_path)
 
 
 def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,19 @@ def test_another_class_takes_other_arguments(folder: Path) -> None:
     merged = merge_encoder(["--config", "spec.yaml", "--config", "own.yaml", "--model.encoder.init_args.size", "2"])
     assert json.loads(merged[-1]) == {"class_path": "other.Encoder", "init_args": {"size": 2}}
     assert merged[-2] == "--model.encoder"
+
+
+def test_a_class_of_the_working_directory_is_found(
+    folder: Path, data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("my_encoders.py").write_text(
+        "from butppg_lightning import PatchTransformer\nclass Mine(PatchTransformer):\n    pass\n"
+    )
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(folder))])
+    words = ["--config", "tiny.yaml", "--model.encoder.class_path", "my_encoders.Mine", "--data.root", str(data_folder)]
+    spec, _ = built("fit", [*words, "--model.encoder.init_args", "{width: 16, depth: 1, heads: 2}"], monkeypatch)
+    assert spec["class_path"] == "my_encoders.Mine"
+    assert spec["init_args"]["width"] == 16
 
 
 @pytest.mark.parametrize(

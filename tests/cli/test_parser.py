@@ -63,8 +63,8 @@ def test_what_is_typed_reaches_the_function(typed: str, expected: dict) -> None:
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
-        ("kettle", "pot_size"),
-        ("--pot_size 1", "path"),
+        ("kettle", "missing: --pot_size; `--help` says"),
+        ("--pot_size 1", "missing: path; `--help` says"),
         ("kettle --pot_size big", "--pot_size: expected int, got big"),
         ("kettle --pot_size 1 --kind red", "--kind: expected one of green, black, got red"),
         ("kettle --pot_size 1 --sugar maybe", "--sugar: expected bool, got maybe"),

@@ -64,7 +64,6 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
         raise UserError(f"{plan.source}, parameters: {error}") from None
     trial.read([*arguments, *(option(key, values[0]) for key, values in ends.items())])
     FinetuneCLI.instantiate_classes(trial)
-    trial.model.configure_model()
     if trial.datamodule.has("test") and not trial.datamodule.has("val"):
         raise UserError(
             f"{trial.datamodule.root} has no val.npz, so trials would be chosen on test.npz; split by subject with: "
