@@ -177,6 +177,8 @@ def _build(path: Path, options: dict[str, Any]) -> QualityNetwork:
         return assemble(preprocess, encoder, options["head"], float(options.get("head_dropout") or 0.0), **given)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} has a head_dropout that is none: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _check_sizes(path: Path, declared: Any, state: dict[str, Tensor]) -> None:

@@ -188,11 +188,13 @@ def assemble(
     names the groups of signal indices that it is given; the others are those of :class:`QualityNetwork`.
 
     Raises:
-        UserError: If a name is unknown.
+        UserError: If a name is unknown or the dropout no share.
     """
     heads: dict[Any, type[LinearHead]] = dict(HEADS)
     if head not in heads:
         raise UserError(f"model.head is '{head}'; choose {', '.join(HEADS)}")
+    if not 0 <= head_dropout <= 1:
+        raise UserError(f"model.head_dropout is {head_dropout}; expected a share between 0 and 1")
     computed = SignalIndices(preprocess.channels, indices) if indices else None
     count = 0 if computed is None else len(computed.names)
     built = heads[head](cast("Encoder", encoder).width, head_dropout, count)
