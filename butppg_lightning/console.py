@@ -20,12 +20,9 @@ def say(line: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:
-    """Print a table.
+    """Print a table under a title.
 
-    Args:
-        title: The line above it.
-        columns: Headings, the first left-aligned and the others right; None for a table of keys and values.
-        rows: The cells.
+    ``columns`` are the headings, the first left-aligned and the others right; None for a table of keys and values.
     """
     from rich.console import Console
     from rich.table import Table

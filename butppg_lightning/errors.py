@@ -26,4 +26,4 @@ class StoppedError(UserError):
 
 def first_line(error: object) -> str:
     """Return the first line of an exception's message, or its kind if it has none."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -24,13 +24,8 @@ _PIECE = 2**24  # bytes read at a time while a checksum is computed
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a sibling temporary file; on success it replaces ``path`` in one step, on failure it vanishes.
 
-    The temporary file is a sibling because a rename is atomic only within one file system.
-
-    Args:
-        path: The file to write. Missing parent folders are made.
-
-    Yields:
-        A binary file open for writing.
+    The temporary file is a sibling because a rename is atomic only within one file system. Missing parent folders are
+    made.
 
     Raises:
         UserError: If the folder cannot be made or written (no permission, no space).
@@ -47,7 +42,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        current = os.umask(0)
+        os.umask(current)
+        temporary.chmod(0o666 & ~current)
         temporary.replace(path)
     except Exception as error:  # torch, for one, says RuntimeError when the disk is full
         failed = write_failure(error) or error
@@ -70,11 +67,7 @@ def write_failure(error: BaseException | None) -> OSError | None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON.
-
-    Raises:
-        UserError: As :func:`atomic_write`.
-    """
+    """Write ``content`` as indented JSON, atomically. NaN is refused: it is not JSON."""
     text = json.dumps(content, indent=2, allow_nan=False)
     with atomic_write(path) as file:
         file.write(f"{text}\n".encode())
@@ -91,11 +84,7 @@ def checksum(path: Path, size: int, begin: int = 0) -> int:
 
 
 def make_folder(path: Path) -> Path:
-    """Make ``path`` and its parents, or say in one line why that is impossible.
-
-    Raises:
-        UserError: If a parent is a file, or the user may not write there.
-    """
+    """Make ``path`` and its parents, or say in one line (UserError) why that is impossible."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -104,11 +93,7 @@ def make_folder(path: Path) -> Path:
 
 
 def require_writable(path: Path) -> Path:
-    """Make the folder ``path`` and prove, by writing a file there, that results can be stored in it.
-
-    Raises:
-        UserError: If nothing can be written there.
-    """
+    """Make the folder ``path`` and prove, by writing a file there, that results can be stored; a UserError if not."""
     make_folder(path)
     try:
         with tempfile.TemporaryFile(dir=path):
@@ -119,11 +104,7 @@ def require_writable(path: Path) -> Path:
 
 
 def check_writable(path: Path) -> None:
-    """Prove that results can be stored in the folder ``path``, and leave no folder behind that was not there.
-
-    Raises:
-        UserError: As :func:`require_writable`.
-    """
+    """Prove, as :func:`require_writable`, that results can be stored, and leave no folder that was not there."""
     missing = [folder for folder in (Path(path), *Path(path).parents) if not folder.exists()]
     try:
         require_writable(path)
@@ -133,18 +114,8 @@ def check_writable(path: Path) -> None:
                 folder.rmdir()
 
 
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
 def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
-    """Refuse to replace files unless the user asked for it.
-
-    Raises:
-        UserError: If one of the paths exists and ``overwrite`` is not set.
-    """
+    """Refuse (UserError) to replace files unless the user asked for it."""
     existing = next((path for path in paths if path.exists()), None)
     if existing and not overwrite:
         raise UserError(f"{existing} exists; choose another --output, or add --overwrite to replace it")

@@ -30,13 +30,7 @@ _LARGEST_COMPRESSED = 8 * 2**30  # a compressed member has to fit into memory; a
 
 
 def read_npz(path: Path) -> dict[str, Array]:
-    """Open every array of an npz file, memory-mapped where it is stored uncompressed.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Arrays by key. Mapped ones are read-only.
+    """Open every array of an npz file by key, memory-mapped (read-only) where it is stored uncompressed.
 
     Raises:
         UserError: If the file is missing, not an npz, truncated, holds pickled objects, or declares more data
@@ -57,25 +51,12 @@ def read_npz(path: Path) -> dict[str, Array]:
         raise UserError(
             f"{path} is not a complete npz (zip) file: it is truncated or of another kind; write it again"
         ) from None
-    except (
-        ValueError,
-        EOFError,
-        OSError,
-        struct.error,
-        zlib.error,
-        LZMAError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except _DAMAGE as error:
         raise UserError(f"{path} is damaged ({first_line(error)}); write it again") from None
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an uncompressed npz atomically, so that it can be memory-mapped.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write an uncompressed npz atomically, so that it can be memory-mapped."""
     with atomic_write(path) as file:
         # numpy's stub lets a keyword named allow_pickle take any array
         np.savez(file, **{key: np.asarray(value) for key, value in arrays.items()})  # type: ignore[arg-type]
@@ -95,7 +76,9 @@ def _read_member(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) ->
         raise UserError(f"{path}: '{key}' declares shape {shape}, but the file does not hold that much; write it again")
     if item.compress_type == zipfile.ZIP_STORED and count and dtype.itemsize:
         begin = _data_offset(path, item)
-        _check_sum(path, key, begin, item)
+        # zipfile checks what it reads; what is mapped it never sees
+        if checksum(path, item.file_size, begin) != item.CRC:
+            raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")
         order: Literal["F", "C"] = "F" if fortran else "C"
         return np.memmap(path, dtype=dtype, mode="r", offset=begin + header_bytes, shape=shape, order=order)
     if item.file_size > _LARGEST_COMPRESSED:
@@ -124,9 +107,3 @@ def _data_offset(path: Path, item: zipfile.ZipInfo) -> int:
     if header[0] != b"PK\x03\x04" or offset + item.file_size > size:
         raise zipfile.BadZipFile("local header")
     return int(offset)
-
-
-def _check_sum(path: Path, key: str, begin: int, item: zipfile.ZipInfo) -> None:
-    # zipfile checks what it reads; what is mapped it never sees
-    if checksum(path, item.file_size, begin) != item.CRC:
-        raise UserError(f"{path}: '{key}' does not match its checksum; copy or write the file again")

@@ -28,17 +28,13 @@ SAMPLING_RATE = 125
 WINDOW_SAMPLES = 1250
 """Samples per window: ten seconds."""
 
+_COLUMNS = ("labels", "subjects", "soft_labels", "weights", "hr_ref")
+_RANGES = {"soft_labels": (0.0, 1.0), "weights": (0.0, np.inf)}
 _SCAN_WINDOWS = 4096  # windows looked at together when a file is checked; bounds the memory of the check
 
 
 def channel_names(channels: int | Sequence[str]) -> tuple[str, ...]:
-    """Resolve the guide's channel counts and check names.
-
-    Args:
-        channels: 2 or 5 (the guide's counts, which mean the standard names) or channel names.
-
-    Returns:
-        The names, upper case.
+    """Check names of channels and make them upper case; a count of the guide, 2 or 5, means the standard names.
 
     Raises:
         UserError: On another count, an unknown name, a repeated name or an empty list.
@@ -105,11 +101,7 @@ class WindowSet:
         return WindowSet(**values)
 
     def save(self, path: Path) -> None:
-        """Write the npz file, atomically and uncompressed (so that it can be memory-mapped).
-
-        Raises:
-            UserError: If it cannot be written.
-        """
+        """Write the npz file, atomically and uncompressed (so that it can be memory-mapped)."""
         arrays: dict[str, Any] = {**self.extras, "fs": np.int64(SAMPLING_RATE), "channels": np.array(self.channels)}
         for item in fields(self):
             value = getattr(self, item.name)
@@ -119,14 +111,11 @@ class WindowSet:
 
 
 def read_windows(path: Path, *, labelled: bool) -> WindowSet:
-    """Read and check one npz file of windows.
+    """Read and check one npz file of windows; signals stay memory-mapped when the file is uncompressed.
 
     Args:
         path: The npz file.
         labelled: Whether ``labels`` must be there (fine-tuning) or may be missing (pretraining).
-
-    Returns:
-        The windows; signals stay memory-mapped when the file is uncompressed.
 
     Raises:
         UserError: If anything breaks the contract; the line names the file, the problem and the mend.
@@ -140,26 +129,16 @@ def read_windows(path: Path, *, labelled: bool) -> WindowSet:
     signals = arrays.pop("signals")
     _check_shape(path, signals)
     channels = _read_channels(path, arrays.pop("channels", None), signals.shape[1])
-    _check_rate(path, arrays.pop("fs", None))
+    rate = arrays.pop("fs", None)
+    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or rate.item() != SAMPLING_RATE):
+        raise UserError(f"{path}: 'fs' says {rate}; windows are {SAMPLING_RATE} Hz, so resample them")
     count = signals.shape[0]
     present = arrays.pop("present", None)
     if present is not None:
         present = _read_present(path, present, signals)
     _check_finite(path, signals)
-    windows = WindowSet(
-        signals=signals,
-        channels=channels,
-        labels=_read_labels(path, arrays.pop("labels"), count) if "labels" in arrays else None,
-        subjects=_read_column(path, "subjects", arrays, count),
-        present=present,
-        soft_labels=_read_numbers(path, "soft_labels", arrays, count, 0.0, 1.0),
-        weights=_read_numbers(path, "weights", arrays, count, 0.0, np.inf),
-        hr_ref=_read_column(path, "hr_ref", arrays, count),
-        extras=arrays,
-    )
-    if windows.subjects is not None:
-        windows.subjects = _as_text(path, "subjects", windows.subjects)
-    return windows
+    columns = {key: _read_column(path, key, arrays.pop(key), count) for key in _COLUMNS if key in arrays}
+    return WindowSet(signals, channels, present=present, extras=arrays, **columns)
 
 
 def _check_shape(path: Path, signals: Array) -> None:
@@ -198,11 +177,6 @@ def _read_channels(path: Path, names: Array | None, count: int) -> tuple[str, ..
         raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
-def _check_rate(path: Path, rate: Array | None) -> None:
-    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or rate.item() != SAMPLING_RATE):
-        raise UserError(f"{path}: 'fs' says {rate}; windows are {SAMPLING_RATE} Hz, so resample them")
-
-
 def _check_finite(path: Path, signals: Array) -> None:
     if signals.dtype.kind != "f":
         return
@@ -234,35 +208,33 @@ def _read_present(path: Path, present: Array, signals: Array) -> Array:
     return np.asarray(present)
 
 
-def _read_labels(path: Path, labels: Array, count: int) -> Array:
-    _check_length(path, "labels", labels, count)
-    if labels.dtype.kind not in "biuf":
-        raise UserError(f"{path}: labels are {labels.dtype}; expected 0 (poor) and 1 (good)")
-    wrong = ~np.isin(labels, (0, 1))
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
+def _read_column(path: Path, key: str, values: Array, count: int) -> Array:
+    if values.shape != (count,):
         raise UserError(
-            f"{path}: {int(wrong.sum())} labels are neither 0 (poor) nor 1 (good), "
-            f"the first is {labels[row]} at index {row}"
+            f"{path}: {key} have shape {list(values.shape)}, but there are {count} windows; expected [{count}]"
         )
-    return np.asarray(labels).astype(np.int64)
-
-
-def _read_numbers(path: Path, key: str, arrays: dict[str, Array], count: int, low: float, high: float) -> Array | None:
-    values = _read_column(path, key, arrays, count)
-    if values is None:
-        return None
+    if key == "labels":
+        return _read_labels(path, values)
+    if key == "subjects":
+        return _as_text(path, key, values)
+    if key not in _RANGES:
+        return np.asarray(values)
+    low, high = _RANGES[key]
     if values.dtype.kind not in "biuf" or not bool(((values >= low) & (values <= high) & np.isfinite(values)).all()):
         raise UserError(f"{path}: '{key}' must be finite numbers from {low:g} to {high:g}")
     return values.astype(np.float32)
 
 
-def _read_column(path: Path, key: str, arrays: dict[str, Array], count: int) -> Array | None:
-    if key not in arrays:
-        return None
-    values = arrays.pop(key)
-    _check_length(path, key, values, count)
-    return np.asarray(values)
+def _read_labels(path: Path, labels: Array) -> Array:
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"{path}: labels are {labels.dtype}; expected 0 (poor) and 1 (good)")
+    wrong = np.flatnonzero(~np.isin(labels, (0, 1)))
+    if wrong.size:
+        raise UserError(
+            f"{path}: {wrong.size} labels are neither 0 (poor) nor 1 (good), "
+            f"the first is {labels[wrong[0]]} at index {wrong[0]}"
+        )
+    return np.asarray(labels).astype(np.int64)
 
 
 def _as_text(path: Path, key: str, values: Array) -> Array:
@@ -270,10 +242,3 @@ def _as_text(path: Path, key: str, values: Array) -> Array:
         return values.astype(str)
     except UnicodeDecodeError:
         raise UserError(f"{path}: '{key}' holds bytes that are no text; save plain strings") from None
-
-
-def _check_length(path: Path, key: str, values: Array, count: int) -> None:
-    if values.shape != (count,):
-        raise UserError(
-            f"{path}: {key} have shape {list(values.shape)}, but there are {count} windows; expected [{count}]"
-        )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from butppg_lightning.data.store import StoreWriter, read_store
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.sources.recordings import read_recording
 from butppg_lightning.window import CHANNELS, read_windows
 

@@ -16,7 +16,7 @@ from exactness import Stopped, differences, outcome, stop_at
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.window import CHANNELS
 

@@ -77,7 +77,7 @@ def calibrate(
     refuse_existing((target, picture), overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.extras import require
-    from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+    from butppg_lightning.models.checkpoints import read_checkpoint
 
     require("matplotlib.figure", "the reliability diagram", "evaluation")
     require_writable(target.parent)
@@ -126,7 +126,7 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
 
 def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int) -> tuple[Array, Array, str]:
     from butppg_lightning.data.split_file import read_split
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 
     if split != "val":

@@ -59,7 +59,7 @@ def evaluate(
     from butppg_lightning.evaluation.report.cases import choose_cases, explain_cases
     from butppg_lightning.evaluation.report.evidence import Evidence
     from butppg_lightning.evaluation.report.page import report_html, require_report
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 
     require_report()

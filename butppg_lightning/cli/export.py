@@ -11,7 +11,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, refuse_existing, require_writable
 
 if TYPE_CHECKING:
-    from butppg_lightning.export.onnx_runtime import Parity
+    from butppg_lightning.export.onnx import Parity
     from butppg_lightning.npz import Array
 
 _ONNX, _SAFETENSORS = ".onnx", ".safetensors"
@@ -58,7 +58,7 @@ def export(
     outputs = [output] if output.suffix == _ONNX else [output, output.with_suffix(".json")]
     refuse_existing(outputs, overwrite)
     require_writable(output.parent)
-    from butppg_lightning.models.checkpoints.description import LICENCE
+    from butppg_lightning.models.checkpoints import LICENCE
 
     if output.suffix == _ONNX:
         _export_onnx(checkpoint, output, data_dir, split, opset, licence or LICENCE)
@@ -68,9 +68,8 @@ def export(
 
 
 def _export_portable(checkpoint: Path, output: Path, licence: str) -> None:
-    from butppg_lightning.export.training_record import provenance
-    from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.models.checkpoints.portable import read_stored, write_portable
+    from butppg_lightning.export.model_card import provenance
+    from butppg_lightning.models.checkpoints import read_stored, restore_network, write_portable
 
     network, trained = restore_network(checkpoint)
     record = provenance(checkpoint, read_stored(checkpoint), network.calibration.threshold())
@@ -80,11 +79,9 @@ def _export_portable(checkpoint: Path, output: Path, licence: str) -> None:
 def _export_onnx(
     checkpoint: Path, output: Path, data_dir: Path | None, split: str, opset: int | None, licence: str
 ) -> None:
-    from butppg_lightning.export.onnx import DEFAULT_OPSET, export_onnx
-    from butppg_lightning.export.onnx_runtime import compare, open_session
+    from butppg_lightning.export.onnx import DEFAULT_OPSET, compare, export_onnx, open_session
     from butppg_lightning.extras import require
-    from butppg_lightning.models.checkpoints.classifier import restore_network
-    from butppg_lightning.models.checkpoints.description import describe
+    from butppg_lightning.models.checkpoints import describe, restore_network
 
     require("onnxruntime")
     network, _ = restore_network(checkpoint)
@@ -111,7 +108,7 @@ def _export_onnx(
 def _windows(data_dir: Path | None, split: str, channels: tuple[str, ...]) -> tuple[Array, Array, str]:
     """Return ``signals [N, C, 1250]`` and ``present [N, C]`` to compare on, and in words what they are."""
     from butppg_lightning.data.dataset import WindowDataset
-    from butppg_lightning.export.onnx_runtime import with_damaged_copies
+    from butppg_lightning.export.onnx import with_damaged_copies
 
     if data_dir is None:
         from butppg_lightning.sources.synthetic.generate import synthesize
@@ -128,7 +125,7 @@ def _windows(data_dir: Path | None, split: str, channels: tuple[str, ...]) -> tu
 def _agreement(parity: Parity, compared_on: str) -> list[tuple[str, str]]:
     from rich.markup import escape
 
-    from butppg_lightning.export.onnx_runtime import TOLERANCE
+    from butppg_lightning.export.onnx import TOLERANCE
 
     rows = [
         ("largest difference from torch", f"{parity.largest:.2g} (at most {TOLERANCE:g} is allowed)"),

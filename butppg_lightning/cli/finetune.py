@@ -17,7 +17,7 @@ from butppg_lightning.evaluation.metrics import metric_rows
 from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, LAST, TEST_METRICS
 from butppg_lightning.window import CHANNELS, channel_names

@@ -94,8 +94,8 @@ def _checkpoint(path: Path) -> None:
     from butppg_lightning.evaluation.calibration import describe
     from butppg_lightning.models.architecture import normal_spec
     from butppg_lightning.models.calibration import stored_calibration
-    from butppg_lightning.models.checkpoints.portable import read_stored
-    from butppg_lightning.models.checkpoints.pretrained import read_encoder
+    from butppg_lightning.models.checkpoints import read_stored
+    from butppg_lightning.models.pretrained import read_encoder
 
     content = read_stored(path)
     options = content.get("hyper_parameters")

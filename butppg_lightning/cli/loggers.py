@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import Namespace
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.training.run_logs import LOGS, RunCSVLogger
 
 if TYPE_CHECKING:

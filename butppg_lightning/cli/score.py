@@ -82,7 +82,7 @@ def score(
 
         require_pyarrow()
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 

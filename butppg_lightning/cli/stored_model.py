@@ -10,7 +10,7 @@ from butppg_lightning.cli.configs import options_given
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from butppg_lightning.cli.stored_model import take_model, tell_differences
 from butppg_lightning.cli.training_parser import EXAMPLES, TrainingParser, check_values
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
-from butppg_lightning.models.precision import automatic_precision
+from butppg_lightning.models.prediction import automatic_precision
 from butppg_lightning.training.checkpoint_io import AtomicCheckpointIO
 from butppg_lightning.training.exact_resume import ExactResume
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache

@@ -10,7 +10,7 @@ import torch
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, Calibration
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,14 +1,20 @@
-"""The README.md of a model that is given away: what it is for, what it was trained and tested on, where it ends."""
+"""The README.md of a model that is given away: what it is for, where it comes from, its test metrics, where it ends."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
+from butppg_lightning.console import say
+from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
+from butppg_lightning.models.checkpoints import file_sha256, last_names, stored_options
+from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,22 +35,17 @@ _METRICS = (  # key, title, unit
     ("ece", "expected calibration error", ""),
 )
 _INDEXED = {"accuracy": ("accuracy", 0.01), "auroc": ("roc_auc", 1.0), "f1": ("f1", 1.0)}
+_BEST, _TEST_METRICS = "best_model.pt", "test_metrics.json"
+_MADE_UP = "generator_snr_db"  # a column that only `butppg mock` writes
+_SPLITS = ("train", "val", "test")
 
 
 def model_card(content: Mapping[str, Any], name: str) -> str:
-    """Write the card of a model: `model_card.md.j2`, filled in.
+    """Write the card of the model ``name``: `model_card.md.j2`, filled in. Markdown with a YAML header as hubs read it.
 
-    Args:
-        content: The JSON of a portable model, with what
-            :func:`~butppg_lightning.export.training_record.provenance` found.
-        name: The model's name: of its folder, or on a hub.
-
-    Returns:
-        Markdown with a YAML header as model hubs read it.
+    ``content`` is the JSON of an exported model, with what :func:`provenance` found.
     """
-    template_engine = require("jinja2")
-
-    environment = template_engine.Environment(trim_blocks=True, keep_trailing_newline=True)
+    environment = require("jinja2").Environment(trim_blocks=True, keep_trailing_newline=True)
     environment.filters["count"] = _count
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     test, data, training = (_mapping(content.get(key)) for key in ("test_metrics", "data", "training"))
@@ -102,7 +103,7 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _never_withheld(content: Mapping[str, Any]) -> list[str]:
-    dropout = _mapping(_mapping(content.get("hyper_parameters")).get("channel_dropout"))
+    dropout = _mapping(stored_options(content).get("channel_dropout"))
     return [name for name in content["channels"] if name != "PPG" and not dropout.get(name, dropout.get(name[:3], 0))]
 
 
@@ -116,6 +117,90 @@ def _origin(content: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str
         **{key: value for key, value in versions.items() if value is not None},
         **({"checkpoint (SHA-256)": f"`{digest}`"} if digest else {}),
     }
+
+
+def provenance(
+    checkpoint: Path, content: Mapping[str, Any], threshold: float, test_metrics: Path | None = None
+) -> dict[str, Any]:
+    """Collect what a model card says of a checkpoint, as far as the files of its run still tell.
+
+    Args:
+        checkpoint: The checkpoint's file, or an exported model that is exported again.
+        content: What is in it.
+        threshold: Where the model's probabilities are cut.
+        test_metrics: The metrics on test windows; None for the test_metrics.json beside a best_model.pt.
+
+    Returns:
+        ``metrics`` (validation), ``test_metrics``, ``data``, ``training``, each a dict or None; ``checkpoint_sha256``.
+
+    Raises:
+        UserError: If ``test_metrics`` cannot be read, or a split of the data is damaged.
+    """
+    metrics = _metrics_beside(checkpoint, threshold) if test_metrics is None else _read_metrics(test_metrics)
+    if "format_version" in content:
+        kept = {key: content.get(key) for key in ("metrics", "test_metrics", "data", "training", "checkpoint_sha256")}
+        return {**kept, "test_metrics": metrics or kept["test_metrics"]}
+    config = _mapping(content.get("config"))
+    pretrained = _mapping(config.get("model")).get("pretrained")
+    return {
+        "metrics": content.get("metrics"),
+        "test_metrics": metrics,
+        "data": _data(_mapping(config.get("data")), checkpoint),
+        "training": {
+            "epoch": content.get("epoch"),
+            "stage": content.get("stage"),
+            "pretrained": Path(*Path(pretrained).parts[-2:]).as_posix() if isinstance(pretrained, str) else None,
+            "seed": config.get("seed_everything"),
+            "versions": config.get("versions"),
+        },
+        "checkpoint_sha256": file_sha256(checkpoint),
+    }
+
+
+def _read_metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is no JSON"
+        raise UserError(f"{path} {reason}; give the test_metrics.json of a run") from None
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path} holds no metrics by name; give the test_metrics.json of a run")
+    return {key: last_names(value) if isinstance(value, str) else value for key, value in metrics.items()}
+
+
+def _metrics_beside(checkpoint: Path, threshold: float) -> dict[str, Any] | None:
+    path = checkpoint.with_name(_TEST_METRICS)
+    if checkpoint.name != _BEST or not path.is_file():  # those of a run are its best model's
+        return None
+    metrics = _read_metrics(path)
+    cut = metrics.get("threshold", threshold)
+    if isinstance(cut, (int, float)) and abs(cut - threshold) <= 1e-6:
+        return metrics
+    say(
+        f"note: {path} was made at another threshold than {checkpoint.name} has now, so the card leaves it out; "
+        "name a newer one with test_metrics"
+    )
+    return None
+
+
+def _data(options: Mapping[str, Any], checkpoint: Path) -> dict[str, Any] | None:
+    if not isinstance(options.get("root"), str):
+        return None
+    root = Path(options["root"])
+    splits, synthetic = {}, False
+    for split in _SPLITS:
+        path = root / f"{split}.npz"
+        # a file that is newer than the model is not what it was trained on
+        if path.is_file() and path.stat().st_mtime <= checkpoint.stat().st_mtime:
+            arrays = read_npz(path)
+            labels, subjects = arrays.get("labels"), arrays.get("subjects")
+            splits[split] = {
+                "windows": len(arrays["signals"]) if "signals" in arrays else None,
+                "good": int((np.asarray(labels) == 1).sum()) if labels is not None else None,
+                "subjects": len(np.unique(np.asarray(subjects))) if subjects is not None else None,
+            }
+            synthetic = synthetic or _MADE_UP in arrays
+    return {"name": root.name, "splits": splits, "synthetic": synthetic}
 
 
 def _count(value: Any) -> str:

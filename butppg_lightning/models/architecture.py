@@ -28,11 +28,7 @@ _PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
 
 
 def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
-    """Return ``spec`` with its class path spelt in one way and both keys there.
-
-    Raises:
-        UserError: If it holds anything but class_path and init_args.
-    """
+    """Return ``spec`` with its class path spelt in one way and both keys there; refuse any other key."""
     spec = dict(spec or {})
     unknown = set(spec) - {"class_path", "init_args"}
     if unknown:
@@ -50,12 +46,7 @@ def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
 
 
 def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
-    """Merge what the user asked for with what a checkpoint holds.
-
-    Args:
-        asked: The user's spec, possibly partial, or None.
-        stored: The checkpoint's spec.
-        origin: Name of the checkpoint, for the message.
+    """Merge what the user asked for, possibly partial, with the spec in the checkpoint ``origin``.
 
     Returns:
         The checkpoint's architecture with the user's free options (dropout).
@@ -79,10 +70,10 @@ def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> 
 
 
 def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_user: bool) -> tuple[nn.Module, Spec]:
-    """Build an encoder for ``channels``.
+    """Build an encoder for ``channels``, which replace ``init_args.channels``.
 
     Args:
-        spec: The architecture; ``init_args.channels`` is replaced.
+        spec: The architecture.
         channels: The channel names wanted.
         named_by_user: Whether the class path comes from the user. One that comes from a file is imported only if
             it is our own: importing runs code.
@@ -95,7 +86,14 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
     """
     spec = normal_spec(spec)
     arguments = {**spec["init_args"], "channels": list(channels)}
-    cls = _encoder_class(spec["class_path"], named_by_user)
+    path = spec["class_path"]
+    if path != PATCH_TRANSFORMER and not named_by_user:
+        refuse_unnamed(spec, None)
+    module, _, name = path.rpartition(".")
+    try:
+        cls = PatchTransformer if path == PATCH_TRANSFORMER else getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"encoder class {path} cannot be imported: {error}") from error
     known = inspect.signature(cls).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
     for key in arguments:
@@ -116,14 +114,10 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
 
 
 def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> None:
-    """Refuse a foreign encoder class that only a file names: importing it runs code.
-
-    Args:
-        stored: The checkpoint's spec.
-        asked: The user's spec.
+    """Refuse a foreign encoder class that only a file names and not the user too: importing it runs code.
 
     Raises:
-        UserError: If the class is not ours and the user has not named it too.
+        UserError: Then.
     """
     path = normal_spec(stored)["class_path"]
     if path not in (PATCH_TRANSFORMER, (asked or {}).get("class_path"), *_trusted):
@@ -142,14 +136,13 @@ def trust_encoder(class_path: str) -> None:
 
 
 def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:
-    """Read the architecture of a :class:`PatchTransformer` off its weights.
+    """Read the architecture of a :class:`PatchTransformer` off its weights, which may have any prefix.
 
-    Args:
-        state: Encoder weights with any prefix.
-        asked: The user's spec; the number of heads, which leaves no trace in the shapes, is taken from it.
+    The number of heads leaves no trace in the shapes: it is taken from what the user ``asked`` for, else one per 64 of
+    width.
 
     Returns:
-        The spec, with one head per 64 of width unless the user says otherwise, or None if these are other weights.
+        The spec, or None if these are other weights.
     """
     for key, filters in state.items():
         if not key.endswith("embedding.weight") or filters.ndim != 3:
@@ -165,15 +158,3 @@ def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> 
         arguments = {"patch_size": patch_size, "width": width, "depth": max(depths) + 1, "heads": heads}
         return {"class_path": PATCH_TRANSFORMER, "init_args": {**arguments, "mlp_ratio": hidden / width}}
     return None
-
-
-def _encoder_class(path: str, named_by_user: bool) -> type[nn.Module]:
-    if path == PATCH_TRANSFORMER:
-        return PatchTransformer
-    if not named_by_user:
-        refuse_unnamed({"class_path": path}, None)
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"encoder class {path} cannot be imported: {error}") from error

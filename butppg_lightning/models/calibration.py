@@ -25,23 +25,14 @@ _MOST_POINTS = 10_000  # a stranger's curve may not be larger
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and what the fitting predictions say of it.
+    """A threshold and what the fitting predictions say of it; shares in 0..1."""
 
-    Attributes:
-        name: One of :data:`OPERATING_POINTS`.
-        threshold: From this calibrated probability on a window is called good, 0..1.
-        sensitivity: Share of the good windows called good, 0..1.
-        false_positive_rate: Share of the poor windows called good, 0..1.
-        precision: Share of good windows among those called good, 0..1.
-        remark: One line if the point is not what its name promises, else empty.
-    """
-
-    name: str
-    threshold: float
-    sensitivity: float
-    false_positive_rate: float
-    precision: float
-    remark: str = ""
+    name: str  # one of OPERATING_POINTS
+    threshold: float  # from this calibrated probability on a window is called good
+    sensitivity: float  # share of the good windows called good
+    false_positive_rate: float  # share of the poor windows called good
+    precision: float  # share of good windows among those called good
+    remark: str = ""  # one line if the point is not what its name promises
 
 
 @dataclass(frozen=True)
@@ -78,14 +69,9 @@ class Calibration:
         return self.prior is not None
 
     def probabilities(self, logits: Tensor, prior: float | None = None) -> Tensor:
-        """Return the probability of good.
+        """Return the probability of good, ``[N]`` float32 in 0..1, of logits ``[N]``.
 
-        Args:
-            logits: ``[N]`` of the network, any floating dtype.
-            prior: Share of good windows where the model is used; None for the one it was fitted at.
-
-        Returns:
-            ``[N]`` float32 in 0..1.
+        ``prior`` is the share of good windows where the model is used; None for the one it was fitted at.
 
         Raises:
             UserError: If ``prior`` is not between 0 and 1, or given though nothing was fitted.
@@ -109,14 +95,10 @@ class Calibration:
         return found.threshold
 
     def point(self, operating_point: str = "balanced", prior: float | None = None) -> OperatingPoint:
-        """Return an operating point.
+        """Return one of :data:`OPERATING_POINTS`; ``prior`` as in :meth:`probabilities`.
 
         The balanced and the sensitivity point stay where they are on the ROC curve whatever the prior, and only their
         thresholds shift; the precision point is sought anew.
-
-        Args:
-            operating_point: One of :data:`OPERATING_POINTS`.
-            prior: Share of good windows where the model is used; None for the one it was fitted at.
 
         Raises:
             UserError: If the name is unknown, the prior impossible, or nothing was fitted.
@@ -140,11 +122,7 @@ class Calibration:
 
     @staticmethod
     def from_state(state: Any) -> Calibration:
-        """Return the calibration that :meth:`state` described.
-
-        Raises:
-            UserError: If it is not one: unknown keys, wrong types, NaN, an impossible number.
-        """
+        """Return the calibration that :meth:`state` described; refuse unknown keys, wrong types, impossible numbers."""
         if not isinstance(state, dict) or not set(state) <= set(Calibration.__dataclass_fields__):
             raise _damaged("it is no set of its keys")
         for key in ("temperature", "bias", "prior", "precision", "sensitivity"):
@@ -195,15 +173,7 @@ class Calibration:
 
 
 def stored_calibration(content: dict[str, Any], path: Path | str) -> Calibration:
-    """Return the calibration in a checkpoint's content; the plain sigmoid if it has none.
-
-    Args:
-        content: The checkpoint.
-        path: Where it is from, for the message.
-
-    Raises:
-        UserError: If it is damaged.
-    """
+    """Return the calibration in a checkpoint's content, the plain sigmoid if it has none; refuse a damaged one."""
     if CHECKPOINT_KEY not in content:
         return Calibration()
     try:

@@ -37,14 +37,9 @@ class Encoder(Protocol):
 
 
 class PatchEmbedding(nn.Module):
-    """Project each patch of all channels to one token: a filter bank per channel, summed.
+    """Project each patch of all C channels to one token of width W: a filter bank per channel, summed.
 
     An absent channel adds nothing but its own learned vector, which starts at zero.
-
-    Args:
-        channels: Number of channels C.
-        width: Token width W.
-        patch_size: Samples per patch.
     """
 
     def __init__(self, channels: int, width: int, patch_size: int) -> None:
@@ -82,11 +77,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and MLP, each with a residual connection (Vaswani 2017; pre-norm: Xiong 2020).
 
-    Args:
-        width: Token width.
-        heads: Attention heads; must divide the width.
-        mlp_ratio: Hidden width of the MLP as a multiple of the token width.
-        dropout: Share of activations dropped after attention and MLP while training.
+    Arguments as in :class:`PatchTransformer`.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float) -> None:
@@ -144,10 +135,7 @@ class PatchTransformer(nn.Module):
         super().__init__()
         if patch_size < 1 or WINDOW_SAMPLES % patch_size:
             raise UserError(f"encoder patch_size is {patch_size}; it must divide {WINDOW_SAMPLES}")
-        if depth < 1 or heads < 1 or width < 2 or width % heads or width % 2:
-            raise UserError(
-                f"encoder width {width}, heads {heads}, depth {depth}: width must be even and divisible by heads"
-            )
+        check_sizes("encoder", width, heads, depth)
         if not 0 <= dropout < 1:
             raise UserError(f"encoder dropout is {dropout}; expected 0 to below 1")
         self.channels = channel_names(channels)
@@ -157,17 +145,10 @@ class PatchTransformer(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, mlp_ratio, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.register_buffer("positions", sine_positions(WINDOW_SAMPLES // patch_size, width), persistent=False)
-        for module in self.blocks.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+        initialise(self.blocks)
 
     def embed(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Project patches and add their positions.
-
-        Args:
-            signals: Preprocessed windows ``[B, C, T]``, T a multiple of the patch size, at most 1250.
-            present: ``[B, C]`` bool, or None when every channel is there.
+        """Project patches of preprocessed windows ``[B, C, T]`` (T at most 1250) and add their positions.
 
         Returns:
             Tokens ``[B, T // patch_size, width]``.
@@ -177,13 +158,10 @@ class PatchTransformer(nn.Module):
         return tokens + positions
 
     def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
-        """Encode windows, or continue half-way.
+        """Encode windows ``[B, C, T]`` of which the channels ``present [B, C]`` count, or continue half-way.
 
-        Args:
-            inputs: Preprocessed windows ``[B, C, T]``; with ``start``, the tokens ``[B, P, width]`` that enter
-                block ``start`` (0 is the first block, ``len(blocks)`` the final norm).
-            present: ``[B, C]`` bool; only used with windows.
-            start: None to begin with windows.
+        With ``start``, ``inputs`` are the tokens ``[B, P, width]`` that enter block ``start`` (0 is the first block,
+        ``len(blocks)`` the final norm).
 
         Returns:
             Tokens ``[B, P, width]`` after the final norm.
@@ -192,6 +170,22 @@ class PatchTransformer(nn.Module):
         for block in self.blocks[start or 0 :]:
             tokens = block(tokens)
         return cast("Tensor", self.norm(tokens))
+
+
+def check_sizes(part: str, width: int, heads: int, depth: int) -> None:
+    """Refuse sizes of a transformer that do not fit together."""
+    if depth < 1 or heads < 1 or width < 2 or width % heads or width % 2:
+        raise UserError(
+            f"{part} width {width}, heads {heads}, depth {depth}: width must be even and divisible by heads"
+        )
+
+
+def initialise(part: nn.Module) -> None:
+    """Start all linear layers of a transformer's part: weights as Glorot & Bengio 2010, biases at zero."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
 
 
 def sine_positions(count: int, width: int) -> Tensor:

@@ -7,20 +7,68 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from butppg_lightning.models.standardise import RunningStandardise
-
 HeadName = Literal["linear", "mlp", "attention", "probe"]
-
-
+_LEAST_SHARE = 0.02  # of a new batch in the statistics: they forget after about 50 batches, should the encoder move
+_LEAST_VARIANCE = 1e-8
 _LARGEST_INDEX = 4.0  # standard deviations: one wild index must not decide a window
 
 
-class SideInputs(nn.Module):
-    """What side inputs add to a head's logit: each standardised by the training windows, then one linear layer.
+class RunningStandardise(nn.Module):
+    """Subtract the mean and divide by the standard deviation of the training batches so far, feature by feature.
 
-    Args:
-        count: Number of side inputs K.
+    Stands where batch normalisation without parameters stands in linear probing (He et al. 2022, appendix A), with
+    two differences: a batch is scaled by the running figures and not by its own, so that training and evaluation
+    compute the same; and the processes of a run share their figures, so that they stay equal.
     """
+
+    mean: Tensor
+    variance: Tensor
+    batches: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("variance", torch.ones(width))
+        self.register_buffer("batches", torch.zeros(width, dtype=torch.int64))
+
+    def forward(self, features: Tensor, known: Tensor | None = None) -> Tensor:
+        """Standardise features ``[B, width]``; returns float32.
+
+        Where ``known [B, width]`` is False a value is missing: whatever stands there becomes 0 and does not count.
+        """
+        features = features.float() if known is None else torch.where(known, features.float(), 0.0)
+        if self.training:
+            self._follow(features.detach(), known)
+        scaled = (features - self.mean) / self.variance.clamp(min=_LEAST_VARIANCE).sqrt()
+        return scaled if known is None else scaled * known
+
+    @torch.no_grad()
+    def _follow(self, features: Tensor, known: Tensor | None) -> None:
+        weights = torch.ones_like(features) if known is None else known.to(features.dtype)
+        count, total = _over_processes(torch.stack([weights.sum(0), (features * weights).sum(0)]))
+        there = count > 0
+        count = count.clamp(min=1)
+        mean = total / count
+        # about the batch's own mean: sums of squares of large numbers would lose what differs
+        squares = _over_processes(((features - mean) * weights).square().sum(0))
+        # a feature that was missing so far begins with the first batch that has it
+        self.batches += there
+        share = torch.clamp(1 / self.batches.clamp(min=1), min=_LEAST_SHARE) * there
+        shift = mean - self.mean
+        # total variance of the two, weighted, groups: within them and between their means
+        within = torch.lerp(self.variance, squares / count, share)
+        self.variance.copy_(within + share * (1 - share) * shift.square())
+        self.mean += share * shift
+
+
+def _over_processes(sums: Tensor) -> Tensor:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(sums)
+    return sums
+
+
+class SideInputs(nn.Module):
+    """What K side inputs add to a head's logit: each standardised by the training windows, then one linear layer."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -52,7 +100,8 @@ class LinearHead(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.score = nn.Linear(width, 1)
         self.side = SideInputs(side_inputs) if side_inputs else None
-        _start_undecided(self.score)
+        nn.init.trunc_normal_(self.score.weight, std=0.02)
+        nn.init.zeros_(self.score.bias)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Reduce tokens ``[B, P, W]`` to ``[B, W]``."""
@@ -77,13 +126,7 @@ class LinearHead(nn.Module):
 
 
 class MLPHead(LinearHead):
-    """Mean of the tokens, then a hidden layer of the same width.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before each linear layer.
-        side_inputs: Number of side inputs; 0 for none.
-    """
+    """Mean of the tokens, then a hidden layer of the same width, with dropout before each layer."""
 
     def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
         super().__init__(width, dropout, side_inputs)
@@ -99,11 +142,6 @@ class ProbeHead(LinearHead):
 
     Quality is as much about change as about level. Statistics pooling: Snyder et al. 2018; standardising before a
     linear layer: He et al. 2022, appendix A. The step is the mean distance of neighbouring tokens, feature by feature.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before the linear layer.
-        side_inputs: Number of side inputs; 0 for none.
     """
 
     def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
@@ -130,11 +168,6 @@ class AttentionHead(LinearHead):
 
     A burst of motion spoils part of a window; the learned weights let the head look for it instead of averaging
     it away.
-
-    Args:
-        width: Token width.
-        dropout: Dropout share before the linear layer.
-        side_inputs: Number of side inputs; 0 for none.
     """
 
     pools_without_parameters = False
@@ -163,8 +196,3 @@ HEADS: dict[HeadName, type[LinearHead]] = {
     "attention": AttentionHead,
     "probe": ProbeHead,
 }
-
-
-def _start_undecided(layer: nn.Linear) -> None:
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)

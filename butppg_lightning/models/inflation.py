@@ -53,17 +53,9 @@ def inflate_filters(
     inflation: Inflation,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Make the filter bank for ``target`` channels from one for ``source`` channels.
+    """Make filters ``[width, len(target), patch]`` of pretrained ones ``[width, len(source), patch]``, by channel name.
 
-    Args:
-        filters: Pretrained filters ``[width, len(source), patch]``.
-        source: Channel names of ``filters``.
-        target: Channel names wanted.
-        inflation: How new channels start.
-        generator: Source of the noise; None for torch's global one.
-
-    Returns:
-        Filters ``[width, len(target), patch]``.
+    ``generator`` draws the noise; None for torch's global one.
 
     Raises:
         UserError: If no channel is shared: then nothing would be transferred.
@@ -84,26 +76,17 @@ def inflate_filters(
             "random": filters.std() * normal,
         }
         inflated[:, row] = start[inflation.new_channels]
-    return inflated * variance_factor(filters, inflated) if inflation.preserve_variance else inflated
-
-
-def variance_factor(filters: Tensor, inflated: Tensor) -> Tensor:
-    """Return the scalar that gives ``inflated`` the squared norm of ``filters`` (token variance for white inputs)."""
-    return filters.square().sum().div(inflated.square().sum()).sqrt()
+    if not inflation.preserve_variance:
+        return inflated
+    # of the same squared norm as before, so tokens of white inputs keep their variance
+    return inflated * filters.square().sum().div(inflated.square().sum()).sqrt()
 
 
 @torch.no_grad()
 def verify_inflation(
     filters: Tensor, inflated: Tensor, source: Sequence[str], target: Sequence[str], inflation: Inflation
 ) -> dict[str, str]:
-    """Check inflated filters against the pretrained ones and what was asked.
-
-    Args:
-        filters: Pretrained filters ``[width, len(source), patch]``.
-        inflated: Inflated filters ``[width, len(target), patch]``.
-        source: Channel names of ``filters``.
-        target: Channel names of ``inflated``.
-        inflation: The options used.
+    """Check inflated filters against the pretrained ones and what was asked; arguments as in :func:`inflate_filters`.
 
     Returns:
         A finding per target channel, in words.

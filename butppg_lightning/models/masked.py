@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.decoder import MaskedDecoder
+from butppg_lightning.models.encoder import TransformerBlock, check_sizes, initialise, sine_positions
+from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
-    from butppg_lightning.models.augmentation.pretraining import Augment
+    from butppg_lightning.models.augmentation import Augment
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.preprocess import Preprocess
 
@@ -29,26 +30,15 @@ _SCALE_FLOOR = 0.1  # least divisor of a target: a nearly flat channel's noise i
 
 @dataclass
 class Reconstruction:
-    """What the autoencoder made of a batch.
+    """What the autoencoder made of a batch."""
 
-    Attributes:
-        prediction: ``[B, C, T]`` float32, in the unit of ``target``; meaningful in hidden patches only.
-        target: ``[B, C, T]`` float32, unit variance per window and channel.
-        masked: ``[B, P]`` bool, True where a patch was hidden.
-        counted: ``[B, C]`` bool, True where a channel was recorded and is not flat.
-    """
-
-    prediction: Tensor
-    target: Tensor
-    masked: Tensor
-    counted: Tensor
+    prediction: Tensor  # [B, C, T] float32, in the unit of target; meaningful in hidden patches only
+    target: Tensor  # [B, C, T] float32, unit variance per window and channel
+    masked: Tensor  # [B, P] bool, True where a patch was hidden
+    counted: Tensor  # [B, C] bool, True where a channel was recorded and is not flat
 
     def squared_error(self) -> tuple[Tensor, Tensor]:
-        """Sum the squared error of hidden patches per channel.
-
-        Returns:
-            The sums over windows, patches and samples, ``[C]``, and how many samples they run over, ``[C]``.
-        """
+        """Sum the squared error of hidden patches per channel; return sums and numbers of samples, ``[C]`` each."""
         patch = self.target.shape[-1] // self.masked.shape[-1]
         squares = (self.prediction - self.target).square()
         errors = squares.view(*squares.shape[:2], -1, patch).sum(-1)
@@ -67,8 +57,50 @@ class Reconstruction:
         return torch.where(hidden, self.prediction, self.target)
 
 
+class MaskedDecoder(nn.Module):
+    """Light transformer that predicts every patch from the encoded visible ones; thrown away after pretraining.
+
+    ``width`` of its tokens must be even and divisible by ``heads``.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self, encoder_width: int, channels: int, patch_size: int, *, width: int, depth: int, heads: int
+    ) -> None:
+        super().__init__()
+        check_sizes("decoder", width, heads, depth)
+        self.channels = channels
+        self.patch_size = patch_size
+        self.project = nn.Linear(encoder_width, width)
+        self.mask_token = nn.Parameter(torch.zeros(width))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, 4.0, 0.0) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.predict = nn.Linear(width, channels * patch_size)
+        self.register_buffer("positions", sine_positions(WINDOW_SAMPLES // patch_size, width), persistent=False)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        initialise(self)
+
+    def forward(self, latent: Tensor, visible: Tensor, patches: int) -> Tensor:
+        """Predict all P patches, ``[B, C, P · patch_size]`` float32.
+
+        Args:
+            latent: Encoded visible patches ``[B, V, encoder_width]``.
+            visible: Their places ``[B, V]``, int64.
+            patches: Number of patches P of the window.
+        """
+        known = self.project(latent)
+        tokens = self.mask_token.to(known.dtype).expand(len(known), patches, -1)
+        tokens = tokens.scatter(1, visible.unsqueeze(-1).expand_as(known), known)
+        tokens = tokens.float() + self.positions[:patches]
+        for block in self.blocks:
+            tokens = block(tokens)
+        values = self.predict(self.norm(tokens)).float()
+        return cast("Tensor", values.unflatten(-1, (self.channels, -1)).transpose(1, 2).flatten(2))
+
+
 class MaskedAutoencoder(nn.Module):
-    """Preprocessing, encoder and decoder of masked pretraining.
+    """Preprocessing, encoder and decoder (of ``decoder_width``, ``_depth`` and ``_heads``) of masked pretraining.
 
     Args:
         preprocess: Filters and scales raw windows.
@@ -122,16 +154,9 @@ class MaskedAutoencoder(nn.Module):
         augment: Augment | None = None,
         generator: torch.Generator | None = None,
     ) -> Reconstruction:
-        """Hide patches of raw windows and predict them.
+        """Hide patches of raw windows ``[B, C, 1250]`` with ``present [B, C]``, and predict them.
 
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled.
-            present: ``[B, C]`` bool, or None when every channel is there.
-            augment: Varies the preprocessed windows.
-            generator: Source of masks and augmentation; None for torch's global one.
-
-        Returns:
-            Prediction and target.
+        ``augment`` varies the preprocessed windows; ``generator`` draws masks and variation (None: torch's global one).
         """
         scaled, faults = self.preprocess.prepare(signals, present)
         usable = seen = faults == 0
@@ -145,12 +170,7 @@ class MaskedAutoencoder(nn.Module):
     def encode_visible(
         self, scaled: Tensor, seen: Tensor, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Hide patches and encode the rest.
-
-        Args:
-            scaled: Preprocessed windows ``[B, C, T]``.
-            seen: ``[B, C]`` bool, the channels the encoder is shown.
-            generator: Source of the mask.
+        """Hide patches of preprocessed windows ``[B, C, T]`` and encode the rest of the channels ``seen [B, C]``.
 
         Returns:
             The encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and the mask ``[B, P]`` (True: hidden).
@@ -169,18 +189,10 @@ class MaskedAutoencoder(nn.Module):
 
 
 def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Draw, per window, the order in which patches are hidden.
+    """Draw, per window, the order in which patches are hidden: a permutation of 0..P-1, ``[B, P]`` int64.
 
-    Args:
-        batch: Number of windows B.
-        patches: Number of patches P.
-        run: Neighbouring patches that follow each other in the order; 1 for none. Where the runs begin is random.
-        generator: Source of randomness; None for torch's global one.
-        device: Where the result is wanted.
-
-    Returns:
-        A permutation of 0..P-1 per window, ``[B, P]`` int64. Hiding its first K hides exactly K patches: whole runs,
-        and the beginning of one more (runs at the window's edges are cut by the edge).
+    In it, ``run`` neighbours follow each other; where the runs begin is random. Hiding its first K hides exactly K
+    patches: whole runs, and the beginning of one more (runs at the window's edges are cut by the edge).
     """
     # drawn where the generator lives, so that a seed means the same masks on every device
     source = device if generator is None else generator.device
@@ -193,11 +205,7 @@ def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | 
 
 
 def standardise(scaled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring each channel of each window to mean 0 and variance 1, so that all weigh the same in the loss.
-
-    Args:
-        scaled: Preprocessed windows ``[B, C, T]``.
-        present: ``[B, C]`` bool.
+    """Bring each channel of each window ``[B, C, T]`` to mean 0 and variance 1, so that all weigh the same in the loss.
 
     Returns:
         The standardised windows, and ``[B, C]`` bool: present and not flat.

@@ -22,7 +22,7 @@ from butppg_lightning.window import channel_names
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from butppg_lightning.models.augmentation.fine_tuning import Varied
+    from butppg_lightning.models.augmentation import Varied
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.heads import LinearHead
     from butppg_lightning.models.preprocess import Preprocess
@@ -32,22 +32,13 @@ Depth = int | Literal["encoded", "pooled"]
 
 
 class Prepared(NamedTuple):
-    """Windows as they enter the encoder and the head.
+    """Windows as they enter the encoder and the head."""
 
-    Attributes:
-        scaled: ``[B, C, 1250]`` float32, filtered and scaled.
-        faults: ``[B, C]`` int8, why a channel cannot be used: an index into
-            :data:`~butppg_lightning.models.usable_channels.FAULTS`, 0 where it can.
-        usable: ``[B, C]`` bool; where random variation took a channel away, it is not usable though it has no fault.
-        side: Side inputs of the head ``[B, K]``, NaN where a channel they need is not usable; None for a head without.
-        spoiled: ``[B]`` in 0..1, the share of each window that random variation spoiled; None without variation.
-    """
-
-    scaled: Tensor
-    faults: Tensor
-    usable: Tensor
-    side: Tensor | None = None
-    spoiled: Tensor | None = None
+    scaled: Tensor  # [B, C, 1250] float32, filtered and scaled
+    faults: Tensor  # [B, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
+    usable: Tensor  # [B, C] bool; a channel that random variation took away is not usable though it has no fault
+    side: Tensor | None = None  # side inputs [B, K], NaN where a channel they need is not usable; or a head without
+    spoiled: Tensor | None = None  # [B] in 0..1, the share of each window that random variation spoiled, if any
 
 
 class QualityNetwork(nn.Module):
@@ -99,11 +90,7 @@ class QualityNetwork(nn.Module):
         return tuple(name for name, enters in zip(self.channels, entering, strict=True) if enters or name in needed)
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Classify raw windows.
-
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
+        """Classify raw windows ``[B, C, 1250]`` of any real dtype; ``present [B, C]`` None: every channel is there.
 
         Returns:
             Logits ``[B]``; above 0 means good is likelier than poor.
@@ -137,12 +124,7 @@ class QualityNetwork(nn.Module):
 
     @torch.no_grad()
     def side_inputs(self, signals: Tensor, usable: Tensor) -> Tensor:
-        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable.
-
-        Args:
-            signals: ``[B, C, 1250]``, unfiltered and unscaled.
-            usable: ``[B, C]`` bool.
-        """
+        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable."""
         indices = self.indices
         assert indices is not None
         return torch.where(indices.available(usable), indices(signals, usable), torch.nan)
@@ -202,20 +184,17 @@ def assemble(
 ) -> QualityNetwork:
     """Put a network together by its options.
 
-    Args:
-        preprocess: Filters and scales raw windows.
-        encoder: Maps preprocessed windows to tokens.
-        head: Name of the head; see :data:`butppg_lightning.models.heads.HEADS`.
-        head_dropout: Dropout share in the head.
-        indices: Groups of signal indices that the head is given; None or empty for none.
-        encoder_channels: Channels that enter the encoder; None for all.
+    ``head`` is the name of one of :data:`butppg_lightning.models.heads.HEADS`, with its dropout share; ``indices``
+    names the groups of signal indices that it is given; the others are those of :class:`QualityNetwork`.
 
     Raises:
-        UserError: If a name is unknown.
+        UserError: If a name is unknown or the dropout no share.
     """
     heads: dict[Any, type[LinearHead]] = dict(HEADS)
     if head not in heads:
         raise UserError(f"model.head is '{head}'; choose {', '.join(HEADS)}")
+    if not 0 <= head_dropout <= 1:
+        raise UserError(f"model.head_dropout is {head_dropout}; expected a share between 0 and 1")
     computed = SignalIndices(preprocess.channels, indices) if indices else None
     count = 0 if computed is None else len(computed.names)
     built = heads[head](cast("Encoder", encoder).width, head_dropout, count)

@@ -83,11 +83,7 @@ class Preprocess(nn.Module):
 
     @classmethod
     def from_options(cls, channels: Sequence[str], options: Mapping[str, Any]) -> Preprocess:
-        """Build one from options that a user or a checkpoint gives.
-
-        Raises:
-            UserError: On an unknown option or an impossible value.
-        """
+        """Build one from options that a user or a checkpoint gives; an unknown or impossible one is a UserError."""
         known = list(inspect.signature(cls).parameters)[1:]
         for key in options:
             if key not in known:
@@ -105,11 +101,9 @@ class Preprocess(nn.Module):
 
     @torch.no_grad()
     def fit(self, signals: Tensor, present: Tensor | None = None) -> None:
-        """Fit what is fitted on the training windows: the acceleration's scale, its root mean square motion.
+        """Fit the acceleration's scale: the root mean square motion (g) of the training windows ``[N, C, 1250]``.
 
-        Args:
-            signals: Raw windows ``[N, C, 1250]``; acceleration in g.
-            present: ``[N, C]`` bool; absent channels are left out.
+        Absent channels (``present [N, C]`` False) are left out.
         """
         rows = self._rows.get("acc_band")
         if rows is None:
@@ -131,26 +125,18 @@ class Preprocess(nn.Module):
     def prepare(self, signals: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Judge the channels, then filter and scale; channels that are flat or railed count as absent from here on.
 
-        Args:
-            signals: Raw windows ``[B, C, 1250]``, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
-
         Returns:
-            Windows ``[B, C, 1250]`` as :meth:`forward` returns them, and ``[B, C]`` int8, an index into
-            :data:`~butppg_lightning.models.usable_channels.FAULTS`: 0 where a channel is usable.
+            Windows as :meth:`forward` returns them, and the channels' faults ``[B, C]``
+            (:func:`~butppg_lightning.models.usable_channels.channel_faults`).
         """
         faults = channel_faults(signals, self.channels, present)
         return self(signals, faults == 0), faults
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Filter and scale.
-
-        Args:
-            signals: Raw windows ``[B, C, 1250]``, any real dtype.
-            present: ``[B, C]`` bool, or None when every channel is there.
+        """Filter and scale raw windows ``[B, C, 1250]`` of any real dtype with ``present [B, C]`` bool.
 
         Returns:
-            ``[B, C, 1250]`` float32 within plus and minus ``clip``.
+            ``[B, C, 1250]`` float32 within plus and minus ``clip``; absent channels are 0.
         """
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
@@ -191,12 +177,7 @@ def _quantile(ordered: Tensor, share: float) -> Tensor:
 def band_pass_matrix(key: str, band: tuple[float, float] | None) -> Tensor:
     """Return the zero-phase band pass as a matrix ``[1250, 1250]`` to multiply windows with; a zero without a band.
 
-    Args:
-        key: Name of the option, for messages.
-        band: Lower and upper edge in Hz, or None.
-
-    Raises:
-        UserError: If the band is impossible.
+    ``key`` is the option's name, for the UserError of an impossible band (Hz).
     """
     if band is None:
         return torch.zeros(())

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
+from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation.fine_tuning import Variation
-from butppg_lightning.models.augmentation.motion_mixing import lower_targets
-from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoints.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
+from butppg_lightning.models.augmentation import Variation
+from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration, stored_calibration
 from butppg_lightning.models.heads import HeadName  # noqa: TC001  (jsonargparse resolves it at run time)
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.losses import LossOptions, quality_loss
-from butppg_lightning.models.network import assemble
+from butppg_lightning.models.motion_mixing import lower_targets
+from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.tasks.judged_module import JudgedModule
+from butppg_lightning.models.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
+from butppg_lightning.tasks import hub
+from butppg_lightning.tasks.window_module import WindowModule
 from butppg_lightning.training.schedules import ScheduleName  # noqa: TC001
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from butppg_lightning.models.network import Depth
+    from butppg_lightning.npz import Array
+
+_LOGGED = {"accuracy": "acc"}  # the guide's history says val_acc
 
 
-class PPGQualityClassifier(JudgedModule):
+class PPGQualityClassifier(WindowModule):
     """Classifies PPG windows as usable or not: preprocessing, (inflated) encoder and head.
 
     Args:
@@ -63,9 +74,25 @@ class PPGQualityClassifier(JudgedModule):
             motion_mixing}; see Variation.
         loss: Modifications of the cross-entropy: {positive_weight, focal_gamma, label_smoothing}; see LossOptions.
 
+    Attributes:
+        prior: Share of good windows that validate, test and predict assume; None for the one calibrated at.
+        operating_point: Where they cut a calibrated model's probabilities: balanced, precision or sensitivity.
+        test_metrics: The metrics of the last test.
+        load_report: What became of the keys of ``pretrained``.
+
     Raises:
         UserError: If the checkpoint cannot be read, matches nothing, or contradicts an argument.
     """
+
+    network: QualityNetwork
+    prior: float | None = None
+    operating_point: str = "balanced"
+    test_metrics: dict[str, Any]
+    load_report: LoadReport | None = None
+
+    from_pretrained = classmethod(hub.from_pretrained)
+    save_pretrained = hub.save_pretrained
+    push_to_hub = hub.push_to_hub
 
     def __init__(
         self,
@@ -93,7 +120,7 @@ class PPGQualityClassifier(JudgedModule):
     ) -> None:
         options = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         self.channels = channel_names(finetune_channels)
-        self.load_report: LoadReport | None = None
+        self.predictions = PredictionStore()
         self._class_weights = (1.0, 1.0)
         super().__init__(options, ("loss", "acc"))
 
@@ -114,7 +141,7 @@ class PPGQualityClassifier(JudgedModule):
             known = None if names is None else channel_names(names)
             self.load_report = load_encoder(built, source, known, inflation)
             rank_zero_only(print)(self.load_report)
-        self.variation = Variation.from_options(self.channels, options["channel_dropout"], options["augment"], scaling)
+        self.variation = Variation(self.channels, options["channel_dropout"], scaling, **(options["augment"] or {}))
         if self.variation.changes_labels and options["indices"]:
             raise UserError(
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"
@@ -148,10 +175,9 @@ class PPGQualityClassifier(JudgedModule):
         return torch.from_numpy(found.probabilities)
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Return the logits ``[B]`` of a batch of windows, or of what the frozen prefix made of them.
+        """Return the logits ``[B]`` of a batch: ``signals`` and ``present``, or what the frozen prefix made of them.
 
-        Args:
-            batch: ``signals`` and ``present``, or ``features``, their ``depth`` and, with side inputs, ``indices``.
+        That is ``features``, their ``depth`` and, with side inputs, ``indices``.
         """
         return self._logits(batch, vary=False)[0]
 
@@ -207,6 +233,57 @@ class PPGQualityClassifier(JudgedModule):
             None if train is None else torch.as_tensor(train.windows.labels)
         )
 
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep a batch's logits."""
+        self._keep(batch, exact=self.trainer.state.fn == "validate")
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier logits."""
+        self.predictions.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics over all ranks."""
+        labels, logits, _ = self.predictions.gather()
+        self._log_metrics("val", compute_metrics(labels, self._probabilities(logits), self.threshold()))
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Keep a batch's logits."""
+        self._keep(batch, exact=True)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_test_epoch_end(self) -> None:
+        """Compute the test metrics with intervals; :attr:`test_metrics` keeps them."""
+        labels, logits, rows = self.predictions.gather()
+        probabilities, threshold = self._probabilities(logits), self.threshold()
+        dataset = getattr(self.trainer.datamodule, "splits", {}).get("test")  # type: ignore[attr-defined]
+        subjects = None if dataset is None or dataset.windows.subjects is None else dataset.windows.subjects[rows]
+        metrics = compute_metrics(labels, probabilities, threshold)
+        self._log_metrics("test", metrics)
+        intervals = bootstrap_intervals(labels, probabilities, subjects, threshold=threshold)
+        self.test_metrics = {**metrics, "threshold": threshold, **intervals}
+
+    def predict_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return a batch's row numbers, logits, probabilities and the channels' faults ``[B, C]``."""
+        with self._exactly():
+            prepared = self.network.prepare(batch["signals"], batch["present"])
+            logits = self.network.run(prepared, "prepared", "logits", prepared.side).float()
+        probability = self.network.calibration.probabilities(logits, self.prior)
+        return {"index": batch["index"], "logit": logits, "probability": probability, "faults": prepared.faults}
+
+    def threshold(self) -> float:
+        """Return the probability from which on a window is called good, at the chosen operating point and prior."""
+        return self.network.calibration.threshold(self.operating_point, self.prior)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the calibration, if there is one."""
+        if self.network.calibration.fitted:
+            checkpoint[CHECKPOINT_KEY] = self.network.calibration.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the calibration, or the plain sigmoid where the checkpoint has none."""
+        self.network.calibration = stored_calibration(checkpoint, "the checkpoint")
+
     def _logits(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor | None]:
         """Return the logits ``[B]``, and how much of each window random variation spoiled ``[B]``."""
         network = self.network
@@ -214,6 +291,54 @@ class PPGQualityClassifier(JudgedModule):
             return network.run(batch["features"], batch["depth"], "logits", batch.get("indices")), None
         prepared = network.prepare(batch["signals"], batch["present"], self.variation.vary if vary else None)
         return network.run(prepared, "prepared", "logits", prepared.side), prepared.spoiled
+
+    def _keep(self, batch: dict[str, Tensor], *, exact: bool) -> None:
+        with self._exactly(exact):
+            self.predictions.add(batch["index"], batch["labels"], self.logits(batch))
+
+    def _exactly(self, exact: bool = True) -> AbstractContextManager[Any]:
+        """Return the context in which :func:`~butppg_lightning.models.prediction.predict` computes too.
+
+        Only the validation within a fit computes as its training does: it chooses among the run's own epochs.
+        """
+        return torch.autocast(self.device.type, enabled=False) if exact else nullcontext()
+
+    def _probabilities(self, logits: Array) -> Array:
+        return cast("Array", self.network.calibration.probabilities(torch.from_numpy(logits), self.prior).numpy())
+
+    def _log_metrics(self, split: str, metrics: Mapping[str, float | None]) -> None:
+        for key, value in metrics.items():
+            name = _LOGGED.get(key, key)
+            # an undefined figure (AUROC of a single class) is NaN here, and null in every file
+            value = math.nan if value is None else value
+            self.log(f"{split}_{name}", value, prog_bar=split == "val" and name in ("acc", "auroc"))
+
+
+class PredictionStore:
+    """Row numbers, labels and logits of a pass through a split, gathered from all processes."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._parts = []
+
+    def add(self, rows: Tensor, labels: Tensor, logits: Tensor) -> None:
+        """Keep a batch: ``rows [B]``, ``labels [B]`` and ``logits [B]``."""
+        self._parts.append((rows, labels, logits.float()))
+
+    def gather(self) -> tuple[Array, Array, Array]:
+        """Return labels, logits and row numbers of all processes, each window once, in row order."""
+        columns = [torch.cat(column).cpu().numpy() for column in zip(*self._parts, strict=True)]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            shares: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, columns)
+            columns = [np.concatenate(column) for column in zip(*(share for share in shares if share), strict=True)]
+        if not columns:
+            return np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.int64)
+        rows, first = np.unique(columns[0], return_index=True)
+        return columns[1][first], columns[2][first], rows
 
 
 def _preprocess_options(asked: dict[str, Any] | None, source: PretrainedEncoder | None) -> dict[str, Any]:

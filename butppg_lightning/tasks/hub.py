@@ -3,7 +3,8 @@
 huggingface_hub's ``ModelHubMixin`` does the saving and uploading. It is no base class of the classifier, because the
 package is optional and importing the classifier would import it; a class that has it as base is made when it is needed.
 Loading only lets it fetch the two files: the mixin would parse a stranger's JSON before it has been checked, and
-hand what it finds there to the constructor.
+hand what it finds there to the constructor. ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` are methods of
+the classifier.
 """
 
 from __future__ import annotations
@@ -14,189 +15,171 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from butppg_lightning.errors import UserError
-from butppg_lightning.export.model_card import GENERATED, model_card
-from butppg_lightning.export.training_record import provenance
+from butppg_lightning.errors import UserError, first_line
+from butppg_lightning.export.model_card import GENERATED, model_card, provenance
 from butppg_lightning.extras import quiet, require
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.calibration import stored_calibration
-from butppg_lightning.models.checkpoints.classifier import restore_network
-from butppg_lightning.models.checkpoints.description import LICENCE
-from butppg_lightning.models.checkpoints.portable import (
+from butppg_lightning.models.checkpoints import (
     CONFIG,
+    LICENCE,
     SUFFIX,
     WEIGHTS,
+    network_weights,
     read_portable,
     read_stored,
+    restore_network,
     write_portable,
 )
-from butppg_lightning.tasks.window_module import WindowModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from typing_extensions import Self
-
-    from butppg_lightning.models.network import QualityNetwork
+    from butppg_lightning.tasks.classifier import PPGQualityClassifier
 
 CARD = "README.md"
 _NEVER_STORED = {"pretrained", "pretrain_channels", "inflation"}  # a stranger's would make us read a file of ours
 
 
-class HubModule(WindowModule):
-    """Adds ``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` to a module with a quality network.
+def from_pretrained(
+    cls: type[PPGQualityClassifier],
+    source: str | Path,
+    *,
+    encoder: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> PPGQualityClassifier:
+    """Load what :meth:`save_pretrained` or ``butppg export --output model.safetensors`` wrote; no code is run.
 
-    Attributes:
-        origin: The file it was loaded from; None for one that was not.
+    Args:
+        cls: The class.
+        source: A folder, a ``.safetensors`` file, or the name of a model on the hub (``owner/name``).
+        encoder: ``{"class_path": ...}`` of an encoder that is not ours, if you trust it: it is imported.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloaded files are kept.
+        force_download: Whether to download what is there already.
+        local_files_only: Whether to use only what is there already.
+        token: Of the hub, for private models.
+
+    Returns:
+        The classifier in eval mode, on the CPU.
+
+    Raises:
+        UserError: If it is not found, cannot be downloaded, is damaged, or names a foreign encoder class.
     """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        weights = path / WEIGHTS
+    elif path.suffix == SUFFIX:
+        weights = path
+    else:
+        where: Any = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        weights = _download(str(source), force_download=force_download, local_files_only=local_files_only, **where)
+    module = _build(cls, weights, encoder)
+    module.origin = weights
+    return module.eval()
 
-    network: QualityNetwork
-    origin: Path | None = None
 
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a checkpoint as :meth:`WindowModule.load_from_checkpoint` does, and remember which."""
-        module = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-        module.origin = Path(checkpoint_path)
-        return module
+def save_pretrained(
+    module: PPGQualityClassifier,
+    folder: str | Path,
+    *,
+    checkpoint: str | Path | None = None,
+    test_metrics: str | Path | None = None,
+    licence: str = LICENCE,
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and a model card into a folder.
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path,
-        *,
-        encoder: Mapping[str, Any] | None = None,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
-        force_download: bool = False,
-        local_files_only: bool = False,
-        token: str | bool | None = None,
-    ) -> Self:
-        """Load what :meth:`save_pretrained` or ``butppg export --output model.safetensors`` wrote; no code is run.
+    Args:
+        module: The classifier.
+        folder: Made if it is not there. A README.md whose first lines say so is replaced, any other one is kept.
+        checkpoint: The checkpoint of this model, for the card; None for the file it was loaded from.
+        test_metrics: Its test_metrics.json (or the metrics.json of ``butppg evaluate``); None for the one beside.
+        licence: Of the weights, an SPDX name.
 
-        Args:
-            source: A folder, a ``.safetensors`` file, or the name of a model on the hub (``owner/name``).
-            encoder: ``{"class_path": ...}`` of an encoder that is not ours, if you trust it: it is imported.
-            revision: Branch, tag or commit on the hub.
-            cache_dir: Where downloaded files are kept.
-            force_download: Whether to download what is there already.
-            local_files_only: Whether to use only what is there already.
-            token: Of the hub, for private models.
+    Raises:
+        UserError: If a package is missing, a file cannot be read or written, or ``checkpoint`` has other weights.
+    """
+    folder = require_writable(Path(folder))
+    _publish(module, folder, folder.resolve().name, checkpoint, test_metrics, licence)
 
-        Returns:
-            The classifier in eval mode, on the CPU.
 
-        Raises:
-            UserError: If it is not found, cannot be downloaded, is damaged, or names a foreign encoder class.
-        """
-        path = Path(source).expanduser()
-        if path.is_dir():
-            weights = path / WEIGHTS
-        elif path.suffix == SUFFIX:
-            weights = path
-        else:
-            weights = _download(
-                str(source),
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-        module: Self = _build(cls, weights, encoder)
-        module.origin = weights
-        return module.eval()
+def push_to_hub(
+    module: PPGQualityClassifier,
+    repo_id: str,
+    *,
+    checkpoint: str | Path | None = None,
+    test_metrics: str | Path | None = None,
+    licence: str = LICENCE,
+    **options: Any,
+) -> str:
+    """Upload what :meth:`save_pretrained` writes to the Hugging Face hub.
 
-    def save_pretrained(
-        self,
-        folder: str | Path,
-        *,
-        checkpoint: str | Path | None = None,
-        test_metrics: str | Path | None = None,
-        licence: str = LICENCE,
-    ) -> None:
-        """Write ``model.safetensors``, ``config.json`` and a model card into a folder.
+    Args:
+        module: The classifier.
+        repo_id: ``owner/name``.
+        checkpoint: As the next two, as in :meth:`save_pretrained`.
+        test_metrics: Likewise.
+        licence: Likewise.
+        options: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` of huggingface_hub.
 
-        Args:
-            folder: Made if it is not there. A README.md whose first lines say so is replaced, any other one is kept.
-            checkpoint: The checkpoint of this model, for the card; None for the file it was loaded from.
-            test_metrics: Its test_metrics.json (or the metrics.json of ``butppg evaluate``); None for the one beside.
-            licence: Of the weights, an SPDX name.
+    Returns:
+        The address of the commit.
 
-        Raises:
-            UserError: If a package is missing, a file cannot be read or written, or ``checkpoint`` has other weights.
-        """
-        folder = require_writable(Path(folder))
-        self._publish(folder, folder.resolve().name, checkpoint, test_metrics, licence)
+    Raises:
+        UserError: As :meth:`save_pretrained`, or if the upload fails.
+    """
+    library = require("huggingface_hub")
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        checkpoint: str | Path | None = None,
-        test_metrics: str | Path | None = None,
-        licence: str = LICENCE,
-        **options: Any,
-    ) -> str:
-        """Upload what :meth:`save_pretrained` writes to the Hugging Face hub.
+    class Publication(library.ModelHubMixin):  # type: ignore[misc, name-defined]
+        def _save_pretrained(self, save_directory: Path) -> None:
+            _publish(module, save_directory, repo_id, checkpoint, test_metrics, licence)
 
-        Args:
-            repo_id: ``owner/name``.
-            checkpoint: As in :meth:`save_pretrained`.
-            test_metrics: As in :meth:`save_pretrained`.
-            licence: As in :meth:`save_pretrained`.
-            options: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` of huggingface_hub.
+    try:
+        return str(Publication().push_to_hub(repo_id, **options))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{repo_id} could not be uploaded: {first_line(error)}; is the token right?") from error
 
-        Returns:
-            The address of the commit.
 
-        Raises:
-            UserError: As :meth:`save_pretrained`, or if the upload fails.
-        """
-        library = require("huggingface_hub")
-        outer = self
+def _publish(
+    module: PPGQualityClassifier,
+    folder: Path,
+    name: str,
+    checkpoint: str | Path | None,
+    test_metrics: str | Path | None,
+    licence: str,
+) -> None:
+    """Write the two files and the card; a card that was edited stays."""
+    record = _record(module, checkpoint, None if test_metrics is None else Path(test_metrics))
+    weights = folder / WEIGHTS
+    write_portable(weights, folder / CONFIG, module.network, dict(module.hparams), licence=licence, record=record)
+    card = folder / CARD
+    if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
+        return
+    with atomic_write(card) as file:
+        file.write(model_card(read_portable(weights), name).encode())
 
-        class Publication(library.ModelHubMixin):  # type: ignore[misc, name-defined]
-            def _save_pretrained(self, save_directory: Path) -> None:
-                outer._publish(save_directory, repo_id, checkpoint, test_metrics, licence)
 
-        try:
-            return str(Publication().push_to_hub(repo_id, **options))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{repo_id} could not be uploaded: {_first_line(error)}; is the token right?") from error
-
-    def _publish(
-        self, folder: Path, name: str, checkpoint: str | Path | None, test_metrics: str | Path | None, licence: str
-    ) -> None:
-        """Write the two files and the card; a card that was edited stays."""
-        record = self._record(checkpoint, None if test_metrics is None else Path(test_metrics))
-        weights = folder / WEIGHTS
-        write_portable(weights, folder / CONFIG, self.network, dict(self.hparams), licence=licence, record=record)
-        card = folder / CARD
-        if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
-            return
-        with atomic_write(card) as file:
-            file.write(model_card(read_portable(weights), name).encode())
-
-    def _record(self, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
-        origin = self.origin if checkpoint is None else Path(checkpoint)
-        if origin is None:
-            return {}
-        content = read_stored(origin)
-        stored = content.get("state_dict")
-        state = {f"network.{name}": value.detach().cpu() for name, value in self.network.state_dict().items()}
-        if not isinstance(stored, dict) or not all(
-            key in stored and torch.equal(stored[key].to(value.dtype), value) for key, value in state.items()
-        ):
+def _record(module: PPGQualityClassifier, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
+    origin = module.origin if checkpoint is None else Path(checkpoint)
+    if origin is None:
+        return {}
+    content = read_stored(origin)
+    stored = network_weights(content) or {}
+    for name, value in module.network.state_dict().items():
+        if name not in stored or not torch.equal(stored[name].to(value.dtype), value.cpu()):
             raise UserError(
                 f"{origin} has other weights than this model (was it trained further?); name its own checkpoint, "
                 "or set model.origin = None for a card without metrics"
             )
-        return provenance(origin, content, self.network.calibration.threshold(), test_metrics)
+    return provenance(origin, content, module.network.calibration.threshold(), test_metrics)
 
 
-def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> Any:
+def _build(cls: type[PPGQualityClassifier], weights: Path, encoder: Mapping[str, Any] | None) -> PPGQualityClassifier:
     content = read_portable(weights)
     options = content["hyper_parameters"]
     refuse_unnamed(options["encoder"], encoder)
@@ -210,14 +193,14 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
     except UserError:
         raise
     except Exception as error:  # a stranger's values can make the constructor fail in any way
-        raise UserError(f"{weights}: its hyperparameters do not fit ({_first_line(error)}); export it again") from None
+        raise UserError(f"{weights}: its hyperparameters do not fit ({first_line(error)}); export it again") from None
     if restored is not None:
         module.network = restored
         return module
     try:
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
-        raise UserError(f"{weights}: the weights do not fit: {_first_line(error)}") from None
+        raise UserError(f"{weights}: the weights do not fit: {first_line(error)}") from None
     module.network.calibration = stored_calibration(content, weights)
     return module
 
@@ -230,10 +213,5 @@ def _download(name: str, **options: Any) -> Path:
         with quiet("huggingface_hub"):
             paths = [Path(library.hf_hub_download(name, file, **options)) for file in (CONFIG, WEIGHTS)]
     except (OSError, ValueError, library.errors.EntryNotFoundError) as error:
-        raise UserError(f"{name} is no folder here, and the hub did not give it: {_first_line(error)}") from None
+        raise UserError(f"{name} is no folder here, and the hub did not give it: {first_line(error)}") from None
     return paths[-1]
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

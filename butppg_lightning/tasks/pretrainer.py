@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation.pretraining import Augment
-from butppg_lightning.models.checkpoints.pretraining import read_pretraining
+from butppg_lightning.models.augmentation import Augment
+from butppg_lightning.models.losses import SpectralLoss
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.spectral_loss import SpectralLoss
+from butppg_lightning.models.pretrained import load_autoencoder, read_pretraining
 from butppg_lightning.tasks.window_module import WindowModule
 from butppg_lightning.training.schedules import ScheduleName, check_schedule
 from butppg_lightning.window import channel_names
@@ -104,18 +104,17 @@ class MaskedPretrainer(WindowModule):
     def build(self, options: dict[str, Any]) -> dict[str, Any]:
         """Build encoder and decoder, with the weights of ``pretrained`` where a fresh run names it."""
         pretrained, asked = options.pop("pretrained"), options["encoder"]
-        earlier = read_pretraining(Path(pretrained)) if pretrained else None
+        earlier = read_pretraining(Path(pretrained), self.channels) if pretrained else None
         by_user = earlier is None or bool((asked or {}).get("class_path"))
         preprocess = options["preprocess"] or {}
-        if earlier is not None:
-            earlier.require_channels(self.channels)
-            asked = resolve_spec(asked, earlier.spec, str(pretrained))
-            preprocess = {**earlier.preprocess, **preprocess}
+        if earlier is not None and earlier.spec is not None:
+            asked = resolve_spec(asked, earlier.spec, earlier.path)
+            preprocess = {**(earlier.preprocess or {}), **preprocess}
         built, spec = build_encoder(asked or {}, self.channels, named_by_user=by_user)
         scaling = Preprocess.from_options(self.channels, preprocess)
         self.network = MaskedAutoencoder(scaling, built, **{key: options[key] for key in _AUTOENCODER})
         if earlier is not None:
-            earlier.load_into(self.network)
+            load_autoencoder(self.network, earlier)
         ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
         variations = {key: options[key] for key in _VARIATIONS}
         augment = Augment(**variations, ppg=ppg, patch_size=self.network.decoder.patch_size)
@@ -126,11 +125,7 @@ class MaskedPretrainer(WindowModule):
         return {**options, **resolved}
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Encode raw windows ``[B, C, 1250]`` (``present [B, C]`` bool) with nothing hidden.
-
-        Returns:
-            Tokens ``[B, P, width]``.
-        """
+        """Encode raw windows ``[B, C, 1250]`` with nothing hidden; return tokens ``[B, P, width]``."""
         scaled, faults = self.network.preprocess.prepare(signals, present)
         tokens: Tensor = self.network.encoder(scaled, faults == 0)
         return tokens

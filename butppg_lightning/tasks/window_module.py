@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,8 +11,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint, refuse_stranger
+from butppg_lightning.models.architecture import refuse_unnamed
+from butppg_lightning.models.checkpoints import read_checkpoint, stored_options
 from butppg_lightning.training.optimizers import build_optimizer
 from butppg_lightning.training.parameter_groups import parameter_groups
 from butppg_lightning.training.schedules import StagedLR
@@ -55,6 +56,10 @@ class WindowMean(Metric):
 class WindowModule(LightningModule):
     """A LightningModule over raw windows; its ``network`` has ``preprocess`` and ``encoder``.
 
+    A subclass says in ``build(options)`` how its network is built. It is given the constructor's arguments
+    (``pretrained`` is None unless a fresh fit begins), and returns the hyperparameters: plain types with the resolved
+    architecture, which rebuild the network without ``pretrained``.
+
     Without ``pretrained`` the network is built at once. With it, the trainer builds it when a fit begins
     (:meth:`configure_model`), since only a fresh fit reads that file: whatever continues or uses a checkpoint needs
     neither the file nor its folder.
@@ -67,9 +72,11 @@ class WindowModule(LightningModule):
         channels: Names of the channels it takes, in order.
         network: The network; an AttributeError says how to build it where it is not built yet.
         train_metrics: The means of the running epoch; they survive a checkpoint in its middle.
+        origin: The file it was loaded from; None for one that was not.
     """
 
     channels: tuple[str, ...]
+    origin: Path | None = None
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's moments."""
 
@@ -82,27 +89,23 @@ class WindowModule(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a checkpoint as Lightning does, but without executing anything from it.
+        """Load a checkpoint as Lightning does, but without executing anything from it, and remember which.
 
         Raises:
             UserError: If it holds more than tensors and plain types, or names a foreign encoder class that the
                 caller does not name too (``encoder={"class_path": ...}``).
         """
-        refuse_stranger(Path(checkpoint_path), kwargs.get("encoder"))
+        stored = stored_options(read_checkpoint(Path(checkpoint_path)))
+        refuse_unnamed(stored.get("encoder"), kwargs.get("encoder"))
         # a stranger's hyperparameters must not name a file to open: the weights are in the checkpoint
         kwargs = {"pretrained": None, **kwargs, "weights_only": True}
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        module = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        module.origin = Path(checkpoint_path)
+        return module
 
+    @abstractmethod
     def build(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Build ``network`` and what goes with it.
-
-        Args:
-            options: The constructor's arguments; ``pretrained`` is None unless a fresh fit begins.
-
-        Returns:
-            The hyperparameters: plain types with the resolved architecture, which rebuild it without ``pretrained``.
-        """
-        raise UserError(f"{type(self).__name__} does not say how to build its network; override build()")
+        """Build ``network`` and what goes with it; return the hyperparameters."""
 
     def configure_model(self) -> None:
         """Build the network, once. The trainer calls it; call it to look at an inflated network before a fit.
@@ -117,8 +120,7 @@ class WindowModule(LightningModule):
         options = dict(self._options)
         path = None if self._trainer is None else self._trainer.ckpt_path
         if options.get("pretrained") is not None and path is not None:
-            stored = read_checkpoint(Path(path)).get("hyper_parameters")
-            options = {**options, **(stored if isinstance(stored, dict) else {}), "pretrained": None}
+            options = {**options, **stored_options(read_checkpoint(Path(path))), "pretrained": None}
         # buffers that are shared by all models of a process must not come to be on one trainer's device
         with torch.device("cpu"):
             hyperparameters = self.build(options)

@@ -12,7 +12,7 @@ import torch
 
 from butppg_lightning.data.features import Features
 from butppg_lightning.data.sampler import EpochBatches
-from butppg_lightning.models.prefix import blocks_in, prefix_digest
+from butppg_lightning.models.freezing import blocks_in, prefix_digest
 from butppg_lightning.training.feature_builder import CHUNK
 
 if TYPE_CHECKING:

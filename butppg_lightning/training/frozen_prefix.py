@@ -14,14 +14,14 @@ from butppg_lightning.console import say
 from butppg_lightning.data.feature_files import remove_features
 from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.freezing import evaluating
-from butppg_lightning.models.network import QualityNetwork
-from butppg_lightning.models.prefix import (
+from butppg_lightning.models.freezing import (
     depth_before,
+    evaluating,
     frozen_depth,
     prefix_digest,
     prefix_versions,
 )
+from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.training.feature_builder import FeatureBuilder, alike
 from butppg_lightning.training.feature_order import FeatureOrder, SplitClassifier, shallower_base
 from butppg_lightning.training.run_folder import CACHE, RunFolder

@@ -11,7 +11,7 @@ from torch import nn
 
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
 from butppg_lightning.training.schedules import StagedLR
 from butppg_lightning.training.selection import QUALITY, EpochFigures, Selection

@@ -26,8 +26,7 @@ from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
 from butppg_lightning.models.heads import LinearHead
 from butppg_lightning.models.network import QualityNetwork
-from butppg_lightning.models.precision import automatic_precision
-from butppg_lightning.models.prediction import predict_windows
+from butppg_lightning.models.prediction import automatic_precision, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.parameter_groups import parameter_groups

@@ -119,7 +119,7 @@ def compare_precision(checkpoint: Path, recording: Path, scores: Path, most: int
     """Score the first windows again in fp32 and tell how far the command's probabilities lie from that."""
     import csv
 
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict_windows
     from butppg_lightning.sources.recordings import read_recording
     from butppg_lightning.sources.recordings.windowing import Windows

@@ -16,7 +16,7 @@ from conftest import TINY, logits_of, make_windows
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.prediction import predict_windows
 
 pytest.importorskip("matplotlib")

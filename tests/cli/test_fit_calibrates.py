@@ -14,7 +14,7 @@ from exactness import Stopped, fit, stop_at
 
 from butppg_lightning.evaluation.calibration import too_few, write_calibration
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.prediction import predict_windows
 
 

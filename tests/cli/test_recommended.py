@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.cli.stored_model import tell_differences
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.window import CHANNELS, WindowSet
 
 FLAGS = [

@@ -17,7 +17,7 @@ from conftest import TINY
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.evaluation.scores import Scores
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.models.usable_channels import FAULTS, channel_faults
 from butppg_lightning.sources.recordings import Selection, read_recording
@@ -256,7 +256,7 @@ def test_a_run_that_is_stopped_leaves_no_folder_behind(
     """Stopped in the middle of the prediction."""
     words = ["score", "--checkpoint", str(checkpoint), "--input", str(recording), "--output-dir"]
     script = (
-        "import os, butppg_lightning.models.checkpoints.classifier\n"
+        "import os, butppg_lightning.models.checkpoints\n"
         "from butppg_lightning.cli import main\n"
         "from butppg_lightning.sources.recordings.windowing import Windows\n"
         f"Windows.__iter__ = lambda self: iter([os.kill(os.getpid(), {int(number)})])\n"
@@ -373,7 +373,7 @@ def spoil(content: dict[str, Any], what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("weights", "head.score.weight does not hold finite numbers"),
+        ("weights", "head.score.weight does not hold finite real numbers"),
         ("missing", "encoder.norm.weight it does not hold"),
         ("shape", "encoder.norm.weight it does not hold, or in another shape"),
         ("width", "declares an encoder of width 1000000000, but holds 32"),

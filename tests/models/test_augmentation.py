@@ -25,8 +25,8 @@ def test_nothing_asked_for_is_nothing_done() -> None:
     for variation in (
         Variation(CHANNELS),
         Variation(CHANNELS, {"ECG": 0.0}),
-        Variation.from_options(CHANNELS, None, None),
-        Variation.from_options(CHANNELS, {}, {"noise": 0.0}),
+        Variation(CHANNELS, None),
+        Variation(CHANNELS, {}, **{"noise": 0.0}),
         Variation(("ECG",), invert_ppg=0.5),
     ):
         assert not variation
@@ -142,7 +142,7 @@ def test_the_same_seed_varies_alike() -> None:
 )
 def test_impossible_options_are_refused(dropout: dict, options: dict, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        Variation.from_options(CHANNELS, dropout, options)
+        Variation(CHANNELS, dropout, **options)
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.augmentation.pretraining import Augment
+from butppg_lightning.models.augmentation import Augment
 
 EVERY = torch.ones(400, 2, dtype=torch.bool)
 

@@ -7,7 +7,8 @@ from conftest import TINY, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.augmentation import Variation, lower_targets
+from butppg_lightning.models.augmentation import Variation
+from butppg_lightning.models.motion_mixing import lower_targets
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.sources.synthetic.readers import read_rates
 from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES

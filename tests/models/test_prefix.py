@@ -7,16 +7,16 @@ import torch
 from conftest import TINY
 
 from butppg_lightning.models.encoder import PatchTransformer
-from butppg_lightning.models.freezing import set_trainable
-from butppg_lightning.models.heads import HEADS, HeadName
-from butppg_lightning.models.network import Depth, QualityNetwork
-from butppg_lightning.models.prefix import (
+from butppg_lightning.models.freezing import (
     blocks_in,
     depth_before,
     frozen_depth,
     prefix_digest,
     prefix_versions,
+    set_trainable,
 )
+from butppg_lightning.models.heads import HEADS, HeadName
+from butppg_lightning.models.network import Depth, QualityNetwork
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.window import CHANNELS
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from butppg_lightning.models.indices.rhythm import Rhythm
+from butppg_lightning.models.indices.rhythm import Rhythm, find_beats
 from butppg_lightning.models.indices.signal_indices import GROUPS, SignalIndices
-from butppg_lightning.models.indices.waveform import find_beats
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 SECONDS = torch.arange(WINDOW_SAMPLES) / SAMPLING_RATE

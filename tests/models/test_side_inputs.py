@@ -13,7 +13,7 @@ from conftest import TINY, make_windows
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.errors import UserError
 from butppg_lightning.export.onnx import export_onnx
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.heads import HEADS, SideInputs
 from butppg_lightning.models.indices.signal_indices import GROUPS
 from butppg_lightning.training.parameter_groups import parameter_groups

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.spectral_loss import SpectralLoss
+from butppg_lightning.models.losses import SpectralLoss
 
 TIME = torch.arange(1250) / 125
 

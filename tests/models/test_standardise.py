@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from butppg_lightning.models.standardise import RunningStandardise
+from butppg_lightning.models.heads import RunningStandardise
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -101,6 +101,6 @@ def test_absent_channels_stay_absent_and_labels_stay() -> None:
 )
 def test_impossible_options_are_refused(options: dict, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        Variation.from_options(CHANNELS, None, options)
+        Variation(CHANNELS, None, **options)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ from jsonargparse.typing import NonNegativeInt, PositiveInt
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.sources.parallel import usable_cores
 from people import figures, fingerprints, tables
 from people.data_set import DataSet, first_records, whole_release

@@ -168,7 +168,7 @@ def network_logits(checkpoint: Path, windows: WindowSet, channels: Sequence[str]
     With ``channels`` it is as if the others had not been recorded.
     """
     from butppg_lightning.data.dataset import WindowDataset
-    from butppg_lightning.models.checkpoints.classifier import restore_network
+    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 
     network, _ = restore_network(checkpoint)

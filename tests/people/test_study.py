@@ -20,7 +20,7 @@ from conftest import REAL_DATA, make_windows
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.metrics import auroc
-from butppg_lightning.models.checkpoints.classifier import restore_network
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.window import WindowSet, read_windows
 from people.command import main
 from people.figures import Held, calibrate, combine, compare, primary

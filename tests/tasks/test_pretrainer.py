@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder
-from butppg_lightning.models.checkpoints.pretrained import load_encoder, read_encoder
 from butppg_lightning.models.inflation import Inflation
+from butppg_lightning.models.pretrained import load_encoder, read_encoder
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
 

@@ -22,7 +22,7 @@ from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, p
 from butppg_lightning.cli.training_parser import check_values
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import StoppedError, UserError
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
 

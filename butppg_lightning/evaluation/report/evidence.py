@@ -20,7 +20,7 @@ from butppg_lightning.evaluation.report.groups import strata
 from butppg_lightning.evaluation.report.heart_rate import window_heart_rates
 from butppg_lightning.files import checksum
 from butppg_lightning.models.calibration import OPERATING_POINTS
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.npz import read_npz
 from butppg_lightning.version import __version__
 

@@ -69,52 +69,25 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices.rhythm import Rhythm
-from butppg_lightning.models.indices.spectra import Spectra, squared_modulus
-from butppg_lightning.models.indices.waveform import segments, shape_indices
+from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
 from butppg_lightning.models.preprocess import band_pass_matrix
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "ppg": (
-        "clipped_share",
-        "skewness",
-        "log_kurtosis",
-        "zero_crossing_rate",
-        "spread_variation",
-        "largest_segment",
-        "template_match",
-        "spectral_purity",
-        "spectral_entropy",
-        "local_entropy",
-        "peak_share",
-        "relative_power",
-        "autocorrelation_peak",
-        "autocorrelation_lag",
-        "harmonic_share",
-        "rate_conflict",
-    ),
-    "rhythm": (
-        *(f"local_share{part}" for part in ("", "_p20", "_p80")),
-        *(f"segment_entropy{part}" for part in ("", "_p20", "_p80")),
-        "local_harmonics",
-        "rate_step",
-        "rate_spread",
-        "centroid",
-        "centroid_spread",
-        "beats_alike",
-        "interval_deviation",
-        "loudest_second",
-        "envelope_variation",
-        "instantaneous_rate",
-    ),
-    "acc": ("motion_energy", "largest_motion", "motion_frequency", "motion_overlap"),
-    "ecg": ("ecg_regularity", "ecg_rate_difference", "power_at_ecg_rate"),
-    "amplitude": ("log_spread",),
+_NAMES = {
+    "ppg": "clipped_share skewness log_kurtosis zero_crossing_rate spread_variation largest_segment template_match "
+    "spectral_purity spectral_entropy local_entropy peak_share relative_power autocorrelation_peak autocorrelation_lag "
+    "harmonic_share rate_conflict",
+    "rhythm": "local_share local_share_p20 local_share_p80 segment_entropy segment_entropy_p20 segment_entropy_p80 "
+    "local_harmonics rate_step rate_spread centroid centroid_spread beats_alike interval_deviation loudest_second "
+    "envelope_variation instantaneous_rate",
+    "acc": "motion_energy largest_motion motion_frequency motion_overlap",
+    "ecg": "ecg_regularity ecg_rate_difference power_at_ecg_rate",
+    "amplitude": "log_spread",
 }
+GROUPS = {group: tuple(names.split()) for group, names in _NAMES.items()}
 """The indices of each group, in the order of their columns."""
 INDEX_NAMES = tuple(name for names in GROUPS.values() for name in names)
 """Every index, in the order of the columns when all groups are chosen."""
@@ -130,10 +103,7 @@ _NO_RATE = 2.0  # Hz: the distance between two rates of which one was not found
 
 
 def index_names(groups: Sequence[str] = DEFAULT_GROUPS) -> tuple[str, ...]:
-    """Return the names of the indices in ``groups``, in the order of their columns.
-
-    Args:
-        groups: Some of ``ppg``, ``rhythm``, ``acc``, ``ecg``, ``amplitude``; their order does not matter.
+    """Return the names of the indices in ``groups``, in the order of their columns, whatever that of the groups.
 
     Raises:
         UserError: On an unknown group.
@@ -154,10 +124,7 @@ class SignalIndices(nn.Module):
     Args:
         channels: Channel names, in the order of the windows' second axis. Groups whose channels are not among them
             keep their columns, which are 0.
-        groups: Which groups; see :data:`GROUPS`.
-
-    Attributes:
-        names: The names of the K columns.
+        groups: Which groups; see :data:`GROUPS`. ``names`` are those of their K columns.
 
     Raises:
         UserError: On an unknown group or channel.
@@ -197,11 +164,7 @@ class SignalIndices(nn.Module):
         return tuple(name for name in self.channels if name[:3] in sensors)
 
     def available(self, present: Tensor) -> Tensor:
-        """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough).
-
-        Args:
-            present: ``[B, C]`` bool.
-        """
+        """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough)."""
         ppg, acc, ecg = (present[:, rows].any(1) for rows in self.rows.values())
         needed = {"ppg": ppg, "rhythm": ppg, "acc": acc, "ecg": ecg & ppg, "amplitude": ppg}
         alone = {"motion_overlap": acc & ppg, "ecg_regularity": ecg}
@@ -223,7 +186,8 @@ class SignalIndices(nn.Module):
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
-            ppg = _standardised(raw @ self.ppg_band)
+            ppg = raw @ self.ppg_band
+            ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
             found: list[Tensor] = []
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
@@ -302,10 +266,6 @@ def _to_unit(raw: Tensor) -> tuple[Tensor, Tensor]:
     centred = centred - centred.mean(-1, keepdim=True)
     rest = centred.abs().amax(-1, keepdim=True).clamp(min=_RELATIVE_FLOOR)
     return centred / rest, (largest * rest).squeeze(-1)
-
-
-def _standardised(filtered: Tensor) -> Tensor:
-    return filtered / filtered.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
 def _shares(power: Tensor) -> Tensor:

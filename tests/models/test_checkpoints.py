@@ -17,8 +17,7 @@ from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.calibration import Calibration
-from butppg_lightning.models.checkpoints.classifier import restore_network
-from butppg_lightning.models.checkpoints.portable import read_portable
+from butppg_lightning.models.checkpoints import read_portable, restore_network
 from butppg_lightning.models.prediction import predict_windows
 
 safetensors = pytest.importorskip("safetensors.torch")

@@ -1,4 +1,4 @@
-"""Pretrained encoders in: find one in a checkpoint, load it by name and say what happened to every key."""
+"""Pretrained weights in: find an encoder in a file, load it by name, say what became of every key, verify it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.architecture import Spec, infer_spec, normal_spec
-from butppg_lightning.models.checkpoints.torch_file import HOW_TO_PRETRAIN, read_checkpoint
+from butppg_lightning.models.architecture import Spec, build_encoder, infer_spec, normal_spec
+from butppg_lightning.models.checkpoints import (
+    HOW_TO_PRETRAIN,
+    network_weights,
+    read_checkpoint,
+    require_finite,
+    stored_options,
+)
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
-from butppg_lightning.window import channel_names
+from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,24 +34,14 @@ _FILTERS, _ABSENT = "embedding.weight", "embedding.absent"
 
 @dataclass
 class LoadReport:
-    """What became of every key when an encoder was loaded.
+    """What became of every key when an encoder was loaded."""
 
-    Attributes:
-        path: The checkpoint.
-        matched: Keys copied as they are.
-        inflated: Keys made from the pretrained ones for other channels.
-        missing: Keys of the model that the checkpoint lacks; they keep their initial values.
-        unused: Keys of the checkpoint that the model has no place for.
-        channels: What became of each channel's filters, checked after the fact; empty when nothing was inflated.
-        notes: Things a reader should know.
-    """
-
-    path: str
-    matched: list[str] = field(default_factory=list)
-    inflated: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-    channels: dict[str, str] = field(default_factory=dict)
+    path: str  # of the checkpoint
+    matched: list[str] = field(default_factory=list)  # copied as they are
+    inflated: list[str] = field(default_factory=list)  # made from the pretrained ones for other channels
+    missing: list[str] = field(default_factory=list)  # not in the checkpoint; they keep their initial values
+    unused: list[str] = field(default_factory=list)  # of the checkpoint, without a place in the model
+    channels: dict[str, str] = field(default_factory=dict)  # each channel's filters, checked; empty if none inflated
     notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -64,15 +60,10 @@ class LoadReport:
 
 @dataclass
 class PretrainedEncoder:
-    """The encoder part of a checkpoint.
+    """The encoder part of the checkpoint ``path``: every state dict in it, most specific first, and what it says.
 
-    Attributes:
-        path: Where it was read.
-        containers: Every state dict found in the file, most specific first.
-        spec: The architecture; None if the file does not say and it cannot be inferred.
-        channels: Channel names of its filters, or None if the file does not say.
-        preprocess: Preprocessing options it was trained with, or None if the file does not say.
-        declared: Whether the architecture was written in the file (else inferred from shapes).
+    ``spec``, ``channels`` and ``preprocess`` are None where it does not; ``declared`` is False for a spec that was
+    inferred from shapes.
     """
 
     path: str
@@ -87,14 +78,7 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
     """Read a checkpoint and find the encoder in it.
 
     Own checkpoints, Lightning ``.ckpt`` files, bare state dicts and any of the usual prefixes (``model.``,
-    ``encoder.``, ``module.``) are understood.
-
-    Args:
-        path: The file.
-        asked: The user's architecture, possibly partial; used only where the file is silent.
-
-    Returns:
-        What was found.
+    ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts only where the file is silent.
 
     Raises:
         UserError: As :func:`read_checkpoint`, or if there are no tensors in it.
@@ -104,14 +88,13 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
     containers = [state for state in [*containers, _tensors(content)] if state]
     if not containers:
         raise UserError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
-    hparams = content.get("hyper_parameters")
-    hparams = hparams if isinstance(hparams, dict) else {}
-    declared = isinstance(hparams.get("encoder"), dict)
-    spec = normal_spec(hparams["encoder"]) if declared else None
+    options = stored_options(content)
+    declared = isinstance(options.get("encoder"), dict)
+    spec = normal_spec(options["encoder"]) if declared else None
     for state in containers:
         spec = spec or infer_spec(state, asked)
     channels = spec["init_args"].get("channels") if spec else None
-    preprocess = hparams.get("preprocess")
+    preprocess = options.get("preprocess")
     return PretrainedEncoder(
         path=str(path),
         containers=containers,
@@ -134,9 +117,6 @@ def load_encoder(
             names of its number of channels.
         inflation: How new channels start.
 
-    Returns:
-        What became of every key.
-
     Raises:
         UserError: If nothing matches, a shape differs, or the channel names contradict the checkpoint.
     """
@@ -149,7 +129,7 @@ def load_encoder(
     for key, tensor in target.items():
         stored = state.get(prefix + key)
         if stored is not None:
-            _check_numbers(source.path, key, stored)
+            require_finite(source.path, key, stored, tensor)
         if key == _ABSENT:
             if stored is not None:
                 _check_shape(source.path, key, stored, tensor[:1].expand(len(names), -1))
@@ -183,6 +163,7 @@ def load_encoder(
 
 
 def _best_match(source: PretrainedEncoder, target: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return the state dict, and the prefix in it, under which most keys of ``target`` are found."""
     best: tuple[int, dict[str, Tensor], str] = (0, {}, "")
     for state in source.containers:
         prefixes = {key.removesuffix(_FILTERS) for key in state if key.endswith(_FILTERS)}
@@ -207,9 +188,7 @@ def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, fil
         raise UserError(
             f"pretrain_channels says {list(asked)}, but {source.path} holds {list(source.channels)}; drop the flag"
         )
-    names = source.channels or (tuple(asked) if asked else None)
-    if names is None:
-        names = channel_names(count)
+    names = source.channels or (tuple(asked) if asked else channel_names(count))
     if len(names) != count:
         raise UserError(f"pretrain_channels names {len(names)} channels, but {source.path} has filters for {count}")
     return names
@@ -217,10 +196,9 @@ def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, fil
 
 def _absent_by_name(stored: Tensor | None, names: Sequence[str], initial: Tensor, channels: Sequence[str]) -> Tensor:
     vectors = torch.zeros_like(initial)
-    if stored is not None:
-        for row, name in enumerate(channels):
-            if name in names:
-                vectors[row] = stored[list(names).index(name)]
+    for row, name in enumerate(channels):
+        if stored is not None and name in names:
+            vectors[row] = stored[list(names).index(name)]
     return vectors
 
 
@@ -232,12 +210,83 @@ def _check_shape(path: str, key: str, stored: Tensor, tensor: Tensor) -> None:
         )
 
 
-def _check_numbers(path: str, key: str, stored: Tensor) -> None:
-    if stored.layout != torch.strided or not (stored.is_floating_point() and bool(stored.isfinite().all())):
-        raise UserError(
-            f"{path}: {key} does not hold finite real numbers (a diverged training leaves NaN); choose another"
-        )
-
-
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+@torch.no_grad()
+def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation) -> dict[str, str]:
+    """Compare an inflated, not yet fine-tuned encoder with the checkpoint it was made from.
+
+    Checked are the filters of every channel (copied ones bit-equal, new ones with the statistics asked for), every
+    other weight (bit-equal), and with ``zero`` inflation the output on the same PPG and ECG, with noise on the new
+    channels: it must equal the pretrained encoder's in every bit.
+
+    Args:
+        encoder: The inflated encoder, for example ``model.network.encoder``.
+        checkpoint: The pretrained checkpoint.
+        inflation: The options it was inflated with.
+
+    Returns:
+        A finding per channel, and for ``weights`` and ``output``.
+
+    Raises:
+        UserError: If something is not as it should be; the line names it.
+    """
+    source = read_encoder(checkpoint)
+    inflated = cast("Encoder", encoder)
+    if source.spec is None:
+        raise UserError(f"{checkpoint} holds no encoder that could be compared")
+    channels = source.channels or inflated.channels
+    original, _ = build_encoder(source.spec, channels, named_by_user=False)
+    load_encoder(original, source, channels, Inflation())
+    filters, copied = (cast("Tensor", module.embedding.weight) for module in (cast("Encoder", original), inflated))
+    findings = verify_inflation(filters, copied, channels, inflated.channels, inflation)
+    for key, value in original.state_dict().items():
+        if not key.startswith("embedding.") and not torch.equal(value, encoder.state_dict()[key]):
+            raise UserError(f"inflation check: {key} is not the pretrained one")
+    findings["weights"] = "all others bit-equal"
+    if inflation.new_channels == "zero" and not inflation.preserve_variance:
+        signals = torch.randn(4, len(inflated.channels), WINDOW_SAMPLES, generator=torch.Generator().manual_seed(0))
+        known = signals[:, [inflated.channels.index(name) for name in channels]]
+        if not torch.equal(original.eval()(known), encoder.eval()(signals)):
+            raise UserError("inflation check: the inflated encoder's output differs from the pretrained one's")
+        findings["output"] = "equal on the same channels, whatever the new ones hold"
+    return findings
+
+
+def read_pretraining(path: Path, channels: Sequence[str]) -> PretrainedEncoder:
+    """Read a checkpoint of `butppg pretrain`, in order to go on from it with :func:`load_autoencoder`.
+
+    Raises:
+        UserError: If it cannot be read, is none, or has other ``channels``, or in another order: two sets of one size
+            have weights of the same shape.
+    """
+    content = read_checkpoint(path)
+    options, state = stored_options(content), network_weights(content)
+    if state is None or "decoder_width" not in options:
+        raise UserError(f"{path} is no checkpoint of `butppg pretrain`; give the best_model.pt that it wrote")
+    scaling, names = options.get("preprocess"), options.get("channels")
+    stored = channel_names(names if isinstance(names, (int, list)) else [])
+    if tuple(channels) != stored:
+        raise UserError(
+            f"{path} was trained on {', '.join(stored)}, this model is of {', '.join(channels)}; "
+            "go on with the same model.channels (data.use_channels leaves some of them out)"
+        )
+    preprocess = scaling if isinstance(scaling, dict) else {}
+    return PretrainedEncoder(str(path), [state], normal_spec(options.get("encoder")), stored, preprocess, declared=True)
+
+
+def load_autoencoder(network: nn.Module, source: PretrainedEncoder) -> None:
+    """Copy all weights of an earlier pretraining into an autoencoder, decoder included; the first misfit is refused."""
+    state, wanted = source.containers[0], network.state_dict()
+    for key, value in wanted.items():
+        found = state.get(key)
+        if found is None or found.shape != value.shape:
+            raise UserError(
+                f"{source.path} holds {key} as {[] if found is None else list(found.shape)}, this model wants "
+                f"{list(value.shape)}; go on with the same encoder and decoder "
+                "(a classifier takes only the encoder: butppg fit)"
+            )
+        require_finite(source.path, key, found, value)
+    network.load_state_dict({key: state[key] for key in wanted})

@@ -4,12 +4,13 @@ import pytest
 import torch
 from conftest import TINY
 
+from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.checkpoints.pretrained import load_encoder, read_encoder
-from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of
 from butppg_lightning.models.inflation import Inflation
+from butppg_lightning.models.pretrained import load_encoder, read_encoder, verify_pretrained
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS
 
 HEADS = {"init_args": {"heads": TINY["heads"]}}
@@ -142,3 +143,22 @@ def test_blocks_that_do_not_begin_at_the_first_are_other_weights(tmp_path: Path)
     state = {"embedding.weight": torch.zeros(32, 2, 25), "blocks.1.fc1.weight": torch.zeros(128, 32)}
     torch.save({"encoder_state_dict": state}, tmp_path / "m.pt")
     assert read_encoder(tmp_path / "m.pt").spec is None
+
+
+@pytest.mark.parametrize("inflation", [Inflation(), Inflation("zero"), Inflation("random"), Inflation(noise=0.5)])
+def test_a_fresh_model_passes(inflation: Inflation, pretrained: Path) -> None:
+    model = PPGQualityClassifier(pretrained=str(pretrained), inflation=inflation)
+    model.configure_model()
+    findings = verify_pretrained(model.network.encoder, pretrained, inflation)
+    assert findings["PPG"] == findings["ECG"] == "copied, bit-equal"
+    assert ("output" in findings) == (inflation.new_channels == "zero")
+
+
+@pytest.mark.parametrize("key", ["embedding.weight", "blocks.1.fc1.bias", "norm.weight", "embedding.bias"])
+def test_a_changed_model_does_not(key: str, pretrained: Path) -> None:
+    model = PPGQualityClassifier(pretrained=str(pretrained), inflation=Inflation("zero"))
+    model.configure_model()
+    with torch.no_grad():
+        dict(model.network.encoder.named_parameters())[key].add_(0.01)
+    with pytest.raises(UserError, match="inflation check"):
+        verify_pretrained(model.network.encoder, pretrained, Inflation("zero"))

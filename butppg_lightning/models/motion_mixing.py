@@ -25,7 +25,7 @@ _TAPER = 0.25  # s
 
 
 class MotionMixing:
-    """Adds motion artefacts to the PPG of some windows.
+    """Adds motion artefacts to the PPG of windows, each with the given ``probability``.
 
     An artefact follows one random direction of the acceleration of the window itself or of another one: partly
     rectified, as pressing and releasing differ, then delayed and smoothed, as tissue and blood follow with a time
@@ -38,11 +38,6 @@ class MotionMixing:
     window's PPG. That is where reading fails: with whole windows of 705 clean PPGs of BIDMC mixed, most of the five
     readers of ``butppg_lightning.sources.synthetic.readers`` still found the rate in 99 % at -9 dB, 88 % at -6 dB,
     47 % at -3 dB, 21 % at 0 dB and 11 % at +3 dB.
-
-    Args:
-        channels: Channel names, in the order of the windows' second axis; PPG among them.
-        probability: Probability that a window gets an artefact.
-        preprocess: What made the windows; its filter and limits are used.
     """
 
     def __init__(self, channels: Sequence[str], probability: float, preprocess: Preprocess) -> None:
@@ -52,12 +47,10 @@ class MotionMixing:
         self._acc = [row for row, name in enumerate(channels) if name.startswith("ACC")]
 
     def __call__(self, scaled: Tensor, present: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix.
+        """Mix artefacts into some preprocessed windows ``[B, C, 1250]``.
 
-        Args:
-            scaled: Preprocessed windows ``[B, C, 1250]``.
-            present: ``[B, C]`` bool: what was recorded, so what an artefact can be made of.
-            seen: ``[B, C]`` bool: what the network will see; where PPG is not among it, nothing is spoiled.
+        An artefact is made of what was recorded (``present [B, C]`` bool). Where PPG is not among what the network will
+        see (``seen [B, C]`` bool), nothing is spoiled.
 
         Returns:
             Windows ``[B, C, 1250]``, and ``[B, 1250]`` float: 1 where the PPG is spoiled, else 0.
@@ -81,7 +74,12 @@ class MotionMixing:
         other = (own + torch.randint(1, max(batch, 2), (batch,), device=scaled.device)) % batch
         envelope = _stretch(draw(), draw(), samples)
         source = torch.where(draw().squeeze(1) < 0.5, own, other)
-        drive = self._drive(scaled[source][:, self._acc], draw()) * envelope
+        acceleration = scaled[source][:, self._acc]
+        pressing = draw()
+        direction = torch.randn(acceleration.shape[:2], device=scaled.device)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        drive = (acceleration * direction.unsqueeze(-1)).sum(1)
+        drive = (drive + 0.8 * pressing * drive.abs()) * envelope
         moving = _power(drive).sqrt() > _LEAST_MOTION * envelope.square().mean(-1).sqrt()
         motion = _unit(self._response(drive, 0.04 + 0.11 * draw()) * envelope) * moving.unsqueeze(-1)
         there = present[other, self._ppg] & (other != own)
@@ -92,13 +90,6 @@ class MotionMixing:
         within = envelope.square().mean(-1, keepdim=True).sqrt()
         height = _power(scaled[:, self._ppg]).sqrt().unsqueeze(-1)
         return artefact * within * height * torch.pow(10, level / 20), moving | there
-
-    def _drive(self, acceleration: Tensor, draw: Tensor) -> Tensor:
-        direction = torch.randn(acceleration.shape[:2], device=acceleration.device)
-        direction = direction / direction.norm(dim=1, keepdim=True)
-        drive = (acceleration * direction.unsqueeze(-1)).sum(1)
-        rectified: Tensor = drive + 0.8 * draw * drive.abs()
-        return rectified
 
     def _response(self, drive: Tensor, time_constant: Tensor) -> Tensor:
         samples = drive.shape[-1]
@@ -120,7 +111,7 @@ class MotionMixing:
 
 
 def lower_targets(targets: Tensor, spoiled: Tensor, *, soft: bool) -> Tensor:
-    """Return the targets of windows of which a share was spoiled.
+    """Return the targets ``[B]`` in 0..1 of windows of which the share ``spoiled [B]`` in 0..1 was spoiled.
 
     Soft targets are taken for the share of the window that is fit for use; an artefact that strikes anywhere leaves
     ``target * (1 - spoiled)`` of it. A hard label 1 says only that *less than half* was unfit: if that share is
@@ -129,14 +120,6 @@ def lower_targets(targets: Tensor, spoiled: Tensor, *, soft: bool) -> Tensor:
     Poor windows stay poor. The labels of BUT PPG, made from readings of the heart rate, go the same way: of the
     windows named at :class:`MotionMixing`, 92, 72, 54, 37 and 30 % were read right in the first five tenths of
     ``spoiled``; this says 95, 82, 67, 46 and 18 %.
-
-    Args:
-        targets: ``[B]`` in 0..1, 1 for good.
-        spoiled: ``[B]`` in 0..1.
-        soft: Whether targets are shares of the window rather than labels.
-
-    Returns:
-        ``[B]`` in 0..1.
 
     Examples:
         >>> lower_targets(torch.tensor([1.0, 1.0, 0.0]), torch.tensor([0.0, 0.25, 0.25]), soft=False)

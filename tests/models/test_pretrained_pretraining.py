@@ -14,7 +14,7 @@ from butppg_lightning import MaskedPretrainer, PPGQualityClassifier
 from butppg_lightning.cli import main
 from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.checkpoints.pretraining import read_pretraining
+from butppg_lightning.models.pretrained import read_pretraining
 from butppg_lightning.window import CHANNELS
 
 DECODER = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2}
@@ -119,14 +119,14 @@ def test_a_classifiers_checkpoint_is_one_line(data: Path, tmp_path: Path, capsys
 
 def test_bare_encoder_weights_are_one_line(pretrained: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint of `butppg pretrain`"):
-        read_pretraining(pretrained)
+        read_pretraining(pretrained, ("PPG", "ECG"))
 
 
 def test_weights_of_a_diverged_run_are_refused(earlier: Path, tmp_path: Path) -> None:
     content = torch.load(earlier, weights_only=True)
     content["state_dict"]["network.encoder.norm.weight"][3] = torch.nan
     torch.save(content, tmp_path / "diverged.pt")
-    with pytest.raises(UserError, match=r"encoder\.norm\.weight holds NaN"):
+    with pytest.raises(UserError, match=r"encoder\.norm\.weight does not hold finite"):
         MaskedPretrainer(**DECODER, pretrained=str(tmp_path / "diverged.pt")).configure_model()
 
 

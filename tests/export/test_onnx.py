@@ -10,7 +10,7 @@ import torch
 from conftest import make_windows
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.export.onnx_runtime import TOLERANCE, compare, damaged_copies
+from butppg_lightning.export.onnx import TOLERANCE, compare, damaged_copies
 from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.network import Prepared
 from butppg_lightning.models.usable_channels import FAULTS, channel_faults

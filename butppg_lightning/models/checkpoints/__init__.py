@@ -1,1 +1,0 @@
-"""Reading and writing checkpoints: torch and safetensors files, pretrained encoders, trained classifiers."""
