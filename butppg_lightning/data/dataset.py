@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from butppg_lightning.errors import UserError
+from butppg_lightning.window import read_windows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -116,3 +120,22 @@ class WindowDataset(Dataset[Batch]):
                 signals[:, row] = stored[:, column]
                 present[:, row] = there[:, column]
         return signals, present
+
+
+def read_split(folder: Path, split: str, channels: Sequence[str], *, labelled: bool) -> WindowDataset:
+    """Read a split and serve its windows with a model's channels.
+
+    ``labelled`` says whether there must be labels.
+
+    Raises:
+        UserError: If the file is missing or malformed, or has none of the channels.
+    """
+    path = folder / f"{split}.npz"
+    if not path.is_file():
+        raise UserError(f"{path} not found; --data_dir is the folder with train.npz, val.npz or test.npz (--split)")
+    windows = read_windows(path, labelled=labelled)
+    if not set(channels) & set(windows.channels):
+        raise UserError(
+            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
+        )
+    return WindowDataset(windows, channels)

@@ -12,8 +12,7 @@ from torchmetrics import Metric
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint, refuse_stranger
-from butppg_lightning.training.optimizers import build_optimizer
-from butppg_lightning.training.parameter_groups import parameter_groups
+from butppg_lightning.training.optimizers import build_optimizer, parameter_groups
 from butppg_lightning.training.schedules import StagedLR
 
 if TYPE_CHECKING:

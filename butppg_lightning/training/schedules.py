@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.torch_classes import torch_class
+from butppg_lightning.training.optimizers import torch_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
-SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine", "one_cycle")
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 _NEEDS_MORE = {
     "ReduceLROnPlateau": "it waits for a validation figure, which a resumed or staged run would count differently",
     "LambdaLR": "a function cannot be written in YAML or stored in a checkpoint",
@@ -61,11 +61,7 @@ def schedule_factor(name: ScheduleName, step: int, total_steps: int, warmup_step
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Return the warm-up in steps: ``warmup`` below 1 is a share of the run, else a number of steps.
-
-    Raises:
-        UserError: If it is negative.
-    """
+    """Return the warm-up in steps: ``warmup`` below 1 is a share of the run, else a number of steps."""
     if warmup < 0:
         raise UserError(f"warmup is {warmup}; expected a share of the run (below 1) or a number of steps")
     return round(warmup * total_steps) if warmup < 1 else round(warmup)
@@ -81,10 +77,7 @@ def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
         total_steps: Optimizer steps of the whole run; given as ``total_steps`` to a scheduler that needs it.
 
     Returns:
-        ``total_steps + 1`` factors of at least 0.
-
-    Raises:
-        UserError: If there is no such scheduler, it depends on more than the step, or an argument does not fit.
+        ``total_steps + 1`` factors of at least 0; a UserError says that there are none, or an argument does not fit.
     """
     cls, arguments = torch_class(spec, lr_scheduler, LRScheduler, "model.lr_schedule", _NEEDS_MORE)
     if cls.__name__ == "OneCycleLR":
@@ -135,10 +128,8 @@ class StagedLR(LRScheduler):
             if warmup:
                 raise UserError(f"model.warmup is {warmup}, but model.lr_schedule is a scheduler of torch; set it to 0")
             self.table = schedule_table(schedule, total_steps)
-        self.schedule = schedule
-        self.total_steps = total_steps
+        self.schedule, self.total_steps, self.stage_factor = schedule, total_steps, 1.0
         self.warmup = warmup_steps(warmup, total_steps)
-        self.stage_factor = 1.0
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
@@ -166,11 +157,7 @@ class StagedLR(LRScheduler):
 
 
 def check_schedule(name: str) -> None:
-    """Refuse an unknown schedule.
-
-    Raises:
-        UserError: If it is none of :data:`SCHEDULES`.
-    """
+    """Refuse, with a UserError, a schedule that is none of :data:`SCHEDULES`."""
     if name not in SCHEDULES:
         hint = f"; {_NEEDS_MORE['ReduceLROnPlateau']}" if "plateau" in name.lower() else ""
         raise UserError(f"model.lr_schedule is '{name}'; choose {', '.join(SCHEDULES)}{hint}")

@@ -44,19 +44,17 @@ class Selection:
         The first epoch is, whatever its figures: a finished run has a best model.
         """
         if self.monitor is None:
-            usable = [pair for pair in self.monitors if figures.get(pair[0]) is not None]
-            self.monitor = usable[0] if usable else self.monitors[0]
+            usable = (pair for pair in self.monitors if figures.get(pair[0]) is not None)
+            self.monitor = next(usable, self.monitors[0])
         name, direction = self.monitor
         value = figures.get(name)
-        better = value is not None and (
-            math.isnan(self.score) or (value > self.score if direction == "max" else value < self.score)
-        )
-        if better and value is not None:
-            self.score = value
-        if better or self.epoch < 0:
+        sign = 1 if direction == "max" else -1
+        better = self.epoch < 0
+        if value is not None and (math.isnan(self.score) or sign * value > sign * self.score):
+            self.score, better = value, True
+        if better:
             self.epoch = epoch
-            return True
-        return False
+        return better
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain types."""
