@@ -31,13 +31,10 @@ _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.
 class Features:
     """Features by row number of a dataset.
 
-    Args:
-        views: For each view of the windows, features ``[rows, ...]``.
+    Attributes:
+        views: For each view of the windows, features ``[rows, ...]``; number ``view`` is served.
         depth: Where in the network they go on.
         rows: ``[rows]`` sorted row numbers that are there; None when it is all of them.
-
-    Attributes:
-        view: Which of the views is served.
     """
 
     def __init__(self, views: Sequence[Tensor], depth: Any, rows: Array | None) -> None:
@@ -125,11 +122,7 @@ class FeatureFile:
         self._part.write_bytes(b"")
 
     def write(self, piece: Tensor, row: int, layout: Layout) -> None:
-        """Write rows from ``row`` on; several processes may write different rows.
-
-        Raises:
-            OSError: If the disk is full or fails.
-        """
+        """Write rows from ``row`` on; several processes may write different rows. An OSError says that it failed."""
         content = piece.contiguous().reshape(-1).view(torch.uint8).numpy().data
         offset = row * layout.row_bytes
         # not through a mapping: on a full disk that is a signal that ends the process
@@ -139,11 +132,7 @@ class FeatureFile:
                 content, offset = content[written:], offset + written
 
     def finish(self, layout: Layout, facts: dict[str, Any]) -> None:
-        """Make what was written valid; ``facts`` are for whoever looks into the folder.
-
-        Raises:
-            OSError: If the disk is full or fails.
-        """
+        """Make what was written valid, or raise an OSError; ``facts`` are for whoever looks into the folder."""
         self._part.replace(self.data)
         crc32 = checksum(self.data, layout.bytes)
         description = {"shape": list(layout.shape), "dtype": str(layout.dtype), "crc32": crc32, **facts}

@@ -107,19 +107,7 @@ class WindowLoader(DataLoader[Batch]):
 
 
 class WindowDataModule(LightningDataModule):
-    """Loads splits and serves batches.
-
-    Args:
-        root: Folder of the npz files.
-        batch_size: Windows per batch and process.
-        num_workers: Loader processes.
-        seed: Seed of the shuffle; None for the one of seed_everything.
-        use_channels: Use these channels only, as if the others had not been recorded; None for all.
-        allow_overlap: Accept the same subject or window in two splits.
-
-    Raises:
-        UserError: If a number is impossible.
-    """
+    """Loads splits and serves batches; the arguments are those of the two DataModules."""
 
     needs_validation = True
     """Whether a fit chooses its best epoch; else it does without validation windows where there are none."""
@@ -134,10 +122,9 @@ class WindowDataModule(LightningDataModule):
         allow_overlap: bool,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size is {batch_size}; expected at least 1")
-        if num_workers < 0:
-            raise UserError(f"data.num_workers is {num_workers}; expected at least 0")
+        for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"data.{key} is {value}; expected at least {least}")
         self.root, self.batch_size, self.num_workers = Path(root), batch_size, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.use_channels = None if use_channels is None else channel_names(use_channels)

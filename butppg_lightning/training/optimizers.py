@@ -70,15 +70,8 @@ def torch_class(
 
     Only what ``module`` itself offers is found: a checkpoint's hyperparameters cannot make us import anything.
 
-    Args:
-        spec: ``{class_path, init_args}``; the class path in full, or the class's name alone.
-        module: ``torch.optim`` or ``torch.optim.lr_scheduler``.
-        base: What the class has to be.
-        key: Name of the option, for messages.
-        refused: Class name to the reason why it cannot serve.
-
-    Raises:
-        UserError: If there is no such class, or it is refused.
+    The class path stands in full or is the class's name alone. ``key`` is the option's name, for messages; ``refused``
+    tells why a class of that name cannot serve.
     """
     path, arguments = spec.get("class_path"), spec.get("init_args") or {}
     if set(spec) - {"class_path", "init_args"} or not isinstance(path, str) or not isinstance(arguments, dict):
@@ -130,8 +123,8 @@ def parameter_groups(
     Raises:
         UserError: If a rate is not above 0 or the weight decay negative.
     """
-    rates = {"lr": lr, "head_lr_multiplier": head_lr_multiplier, "layer_decay": layer_decay}
-    for key, value in {**rates, "indices_lr_multiplier": indices_lr_multiplier}.items():
+    multipliers = {"head_lr_multiplier": head_lr_multiplier, "indices_lr_multiplier": indices_lr_multiplier}
+    for key, value in {"lr": lr, "layer_decay": layer_decay, **multipliers}.items():
         if not value > 0:
             raise UserError(f"model.{key} is {value}; expected above 0")
     if not weight_decay >= 0:

@@ -37,12 +37,7 @@ _STORED = 1e-4  # the same chunk again: a machine that rounds otherwise computes
 
 
 class SplitClassifier(Protocol):
-    """What the cache needs of a LightningModule: a network that can be cut in two, as PPGQualityClassifier has.
-
-    ``variation`` is true where training windows are varied at random; ``prefix`` maps a batch of windows to the
-    features ``[B, ...]`` at a depth, ``logits`` a batch of windows or of features to logits ``[B]``, ``side_inputs`` a
-    batch of windows to the head's side inputs ``[B, K]`` (None for a head without).
-    """
+    """What the cache needs of a LightningModule: a network that can be cut in two, as PPGQualityClassifier has."""
 
     network: QualityNetwork
     variation: Any
@@ -54,31 +49,19 @@ class SplitClassifier(Protocol):
 
 
 class Wanted(NamedTuple):
-    """A tensor of features that is to be had.
+    """A tensor of features that is to be had."""
 
-    Attributes:
-        key: Digest of everything it depends on.
-        rows: How many rows it has.
-        produce: Computes rows from the first number up to (not including) the second.
-        title: What it is, for messages.
-        facts: What it is, for the description of the file.
-    """
-
-    key: str
+    key: str  # digest of everything it depends on
     rows: int
-    produce: Callable[[int, int], Tensor]
-    title: str
-    facts: dict[str, Any]
+    produce: Callable[[int, int], Tensor]  # computes rows from the first number up to (not including) the second
+    title: str  # what it is, for messages
+    facts: dict[str, Any]  # what it is, for the description of the file
 
 
 class FeatureBuilder:
     """Computes features once, on one or several processes of a machine, into memory or a file, or takes them from one.
 
-    Args:
-        trainer: Its strategy says how many processes work together.
-        folder: Where files go; None for memory only.
-        budget: Bytes that the folder may hold.
-        memory: Bytes that may be kept in memory.
+    ``budget`` and ``memory`` are the bytes that ``folder`` and the memory may hold; no folder, no files.
     """
 
     def __init__(self, trainer: Trainer, folder: Path | None, budget: float, memory: float) -> None:
@@ -92,7 +75,7 @@ class FeatureBuilder:
         self._in_use = {key: value for key, value in self._in_use.items() if key in keys}
 
     def build(self, wanted: Wanted) -> Tensor | None:
-        """Return ``[count, ...]``, computed only if neither memory nor the folder has it; None if there is no room."""
+        """Return ``[rows, ...]``, computed only if neither memory nor the folder has it; None if there is no room."""
         if wanted.key in self._in_use:
             return self._in_use[wanted.key]
         begin = time.monotonic()
@@ -107,7 +90,7 @@ class FeatureBuilder:
             found, how = self._compute(wanted, file, first, layout), "computed"
         if found is not None:
             self._in_use[wanted.key] = found
-            place = f"{in_units(layout.bytes)} {'mapped from disk' if wanted.key in self._mapped else 'in memory'}"
+            place = f"{_in_units(layout.bytes)} {'mapped from disk' if wanted.key in self._mapped else 'in memory'}"
             say(f"frozen-prefix cache: {wanted.title}, {place}, {how} in {time.monotonic() - begin:.1f} s")
         return found
 
@@ -186,24 +169,19 @@ class FeatureBuilder:
         return min(self.budget - folder_bytes(self.folder), free_bytes(self.folder)) if self.budget > 0 else 0
 
     def _no_room(self, layout: Layout) -> str:
-        need = f"{in_units(layout.bytes)} fit neither --cache.memory_gb ({self.memory / 1e9:g})"
+        need = f"{_in_units(layout.bytes)} fit neither --cache.memory_gb ({self.memory / 1e9:g})"
         if self.folder is None:
             return f"{need} nor, without a run folder, on disk"
-        free = in_units(free_bytes(self.folder))
+        free = _in_units(free_bytes(self.folder))
         return f"{need} nor --cache.budget_gb ({self.budget / 1e9:g}) and the disk ({free})"
 
 
 class SplitFeatures:
-    """The features of one split at one depth.
+    """The features of one split (train or val) at one depth.
 
-    Args:
-        trainer: Precision and device are its own.
-        model: Whose prefix it is.
-        split: train or val.
-        depth: Where the prefix ends.
-        base: A shallower depth that a later stage needs: computed first, and gone on from; None for none.
-        views: Number of random variations; 0 for the windows as they are.
-        since: The epoch the stage began with; variations are drawn by it.
+    Where a later stage needs a shallower depth, ``base``, that is computed first, and gone on from. With ``views``
+    above 0 so many random variations are computed instead of the windows as they are, drawn by the stage's first
+    epoch, ``since``. Precision and device are the trainer's.
     """
 
     def __init__(
@@ -212,12 +190,13 @@ class SplitFeatures:
         model: SplitClassifier,
         split: str,
         depth: Depth,
-        base: int | None = None,
-        views: int = 0,
-        since: int = 0,
+        base: int | None,
+        views: int,
+        since: int,
     ) -> None:
         self.trainer, self.model, self.split, self.since = trainer, model, split, since
-        self.depth, self.base, self.views = depth, base, views
+        self.depth, self.base = depth, base
+        self.views: list[int | None] = list(range(views)) if views else [None]
         self.datamodule = cast("WindowDataModule", trainer.datamodule)  # type: ignore[attr-defined]
         self.dataset: WindowDataset = self.datamodule.splits[split]
         self.rows = _rows_needed(trainer, self.datamodule, split)
@@ -226,15 +205,15 @@ class SplitFeatures:
 
     def keys(self) -> set[str]:
         """Return the keys of all features of the split."""
-        wanted = [self._wanted(self.depth, view) for view in self._views()]
-        return {item.key for item in wanted} | ({self._wanted(self.base).key} if self.base is not None else set())
+        base = [] if self.base is None else [self._wanted(self.base)]
+        return {wanted.key for wanted in (*base, *(self._wanted(self.depth, view) for view in self.views))}
 
     def build(self, builder: FeatureBuilder) -> Features | None:
         """Compute what is not there yet; None if there is no room for it, or no row."""
         if not self.count:
             return None
         tokens = None if self.base is None else builder.build(self._wanted(self.base))
-        found = [builder.build(self._wanted(self.depth, view, tokens)) for view in self._views()]
+        found = [builder.build(self._wanted(self.depth, view, tokens)) for view in self.views]
         ready = [view for view in found if view is not None]
         return Features(ready, self.depth, self.rows) if len(ready) == len(found) else None
 
@@ -247,9 +226,6 @@ class SplitFeatures:
             found.append(cast("Tensor", self.model.side_inputs(batch)).cpu())
         return torch.cat(found)
 
-    def _views(self) -> list[int | None]:
-        return list(range(self.views)) if self.views else [None]
-
     def _wanted(self, depth: Depth, view: int | None = None, tokens: Tensor | None = None) -> Wanted:
         """Return what is to be had at a depth: from the windows, or from the base's tokens where they are there."""
         facts = self._facts(depth, view)
@@ -258,12 +234,10 @@ class SplitFeatures:
         end = f"to block {depth} of {blocks}" if isinstance(depth, int) else f"through all {blocks} blocks"
         title = f"{self.count:,} {self.split} windows {end}"
         if view is not None:
-            title += f", variation {view + 1} of {self.views}"
+            title += f", variation {view + 1} of {len(self.views)}"
 
         def produce(start: int, stop: int) -> Tensor:
-            if tokens is None:
-                return self._encoded(start, stop, depth, view)
-            return self._advanced(tokens[start:stop])
+            return self._encoded(start, stop, depth, view) if tokens is None else self._advanced(tokens[start:stop])
 
         return Wanted(key, self.count, produce, title, facts)
 
@@ -319,19 +293,8 @@ def windows_on_device(
 
 def alike(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
     """Tell whether two tensors are the same but for the rounding of another batch shape."""
-    difference = (one.double() - other.double()).norm()
     tolerance = _TOLERANCE.get(other.dtype, _TOLERANCE_HALF) if tolerance is None else tolerance
-    return bool(difference <= tolerance * other.double().norm())
-
-
-def in_units(size: float) -> str:
-    """Return a number of bytes for a person.
-
-    Examples:
-        >>> in_units(7_680_000), in_units(1_920_000_000)
-        ('7.7 MB', '1.9 GB')
-    """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+    return bool((one.double() - other.double()).norm() <= tolerance * other.double().norm())
 
 
 def _rows_needed(trainer: Trainer, datamodule: WindowDataModule, split: str) -> np.ndarray | None:
@@ -345,6 +308,16 @@ def _rows_needed(trainer: Trainer, datamodule: WindowDataModule, split: str) -> 
     epochs = range(trainer.max_epochs or 0) if split == "train" else range(1)
     asked = [batches.order(epoch)[: count * size] for epoch in epochs]
     return np.unique(torch.cat(asked).numpy()) if asked else np.empty(0, np.int64)
+
+
+def _in_units(size: float) -> str:
+    """Return a number of bytes for a person.
+
+    Examples:
+        >>> _in_units(7_680_000), _in_units(1_920_000_000)
+        ('7.7 MB', '1.9 GB')
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _attempt(work: Callable[[], None]) -> OSError | None:

@@ -38,11 +38,6 @@ class RunProgress(ProgressBar):
         self._began = (0.0, 0.0)
         self._looked = -math.inf
 
-    @property
-    def is_enabled(self) -> bool:
-        """Whether anything is shown."""
-        return self._enabled
-
     def disable(self) -> None:
         """Show nothing from now on."""
         self._enabled = False
@@ -80,7 +75,9 @@ class RunProgress(ProgressBar):
             figures.append(f"val loss {self._val_loss:.3f}")
         if (rate := learning_rate(trainer)) is not None:
             figures.append(f"lr {rate:.1e}")
-        left = self._seconds_left((trainer.max_epochs or epoch + 1) - epoch, _share(done, total))
+        share, (start, behind) = _share(done, total), self._began
+        pace = self._pace if self._pace is not None else (time.monotonic() - start) / max(share - behind, 1e-3)
+        left = pace * ((trainer.max_epochs or epoch + 1) - epoch - share)
         self._show(words, done, total, " ".join(figures), _clock(left))
 
     def on_validation_batch_end(
@@ -130,14 +127,6 @@ class RunProgress(ProgressBar):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clear the line."""
         self._stop()
-
-    def _seconds_left(self, epochs: int, share: float) -> float:
-        """Return the estimate for ``epochs`` epochs, of whose first one ``share`` is behind."""
-        start, behind = self._began
-        pace = self._pace
-        if pace is None:
-            pace = (time.monotonic() - start) / max(share - behind, 1e-3)
-        return pace * (epochs - share)
 
     def _show(self, words: str, done: int, total: float, figures: str, left: str) -> None:
         if not self._enabled:

@@ -32,11 +32,8 @@ class DataRecord(Callback):
     """Notes which data a run uses, and refuses to continue it on others.
 
     A split is known by its file's size and CRC-32 (the one that `butppg evaluate` tells of what it scored); a store by
-    those of its manifest, which holds the checksums of all its files.
-
-    Args:
-        root: The data's folder.
-        config: The run's configuration, which gets the files under ``data_files``.
+    those of its manifest, which holds the checksums of all its files. The run's ``config`` gets the files under
+    ``data_files``.
     """
 
     def __init__(self, root: Path, config: dict[str, Any]) -> None:
@@ -87,11 +84,10 @@ def data_files(root: Path) -> dict[str, DataFile]:
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions that a run is made with, and the git commit where there is a repository.
+    """Return the versions that a run is made with.
 
-    Returns:
-        ``butppg_lightning``, ``python``, ``torch``, ``lightning``, ``numpy``; and of the package's repository, or else
-        the working directory's: ``commit``, ``commit_of`` (which of the two) and ``uncommitted_changes``.
+    Where the package is in a git repository, or else the working directory: also the ``commit``, ``commit_of`` (which
+    of the two) and ``uncommitted_changes``.
     """
     found: dict[str, Any] = {
         "butppg_lightning": version("butppg_lightning"),

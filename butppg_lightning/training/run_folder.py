@@ -38,17 +38,11 @@ _SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_ms
 
 @dataclass(frozen=True)
 class Record:
-    """What a kind of run writes down.
+    """What a kind of run writes down."""
 
-    Attributes:
-        monitors: What the best epoch is chosen by, as :class:`Selection` does.
-        history: History key to metric name, one value per epoch each.
-        metrics: Key in a checkpoint's ``metrics`` to metric name.
-    """
-
-    monitors: tuple[Monitor, ...]
-    history: dict[str, str]
-    metrics: dict[str, str]
+    monitors: tuple[Monitor, ...]  # what the best epoch is chosen by, as Selection does
+    history: dict[str, str]  # history key to metric name, one value per epoch each
+    metrics: dict[str, str]  # key in a checkpoint's ``metrics`` to metric name
 
 
 _QUALITY_METRICS = ("auroc", "auprc", "f1", "mcc", "ece")
@@ -100,6 +94,7 @@ class RunFolder(EpochFigures, Checkpoint):
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"save_every_n_steps is {every_n_steps}; expected at least 1")
         self.folder, self.config, self.record = folder, dict(config), record
+        self.best_path = folder / BEST
         self.overwrite, self.every_n_steps, self.select = overwrite, every_n_steps, select
         self._step = 0
         self.history: dict[str, list[Any]] = {}
@@ -165,13 +160,16 @@ class RunFolder(EpochFigures, Checkpoint):
         self._latest = self.take_figures(trainer)
         best = self._is_best(trainer)
         self._validated = False
-        self._extend_history(trainer)
+        for key, name in self.record.history.items():
+            self.history.setdefault(key, []).append(self._latest.get(name))
+        if (stage := stage_name(trainer)) is not None:
+            self.history.setdefault("stage", []).append(stage)
         # the best one first: a crash between the two is then made good by running the epoch again
         trainer.save_checkpoint(self.folder / (BEST if best else LAST))
         if trainer.is_global_zero:
             if best:
-                same_file(self.folder / BEST, self.folder / LAST)
-            self.write_history()
+                same_file(self.best_path, self.folder / LAST)
+            write_json(self.folder / HISTORY, self.history)
             pl_module.print(self._line(trainer, best))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -184,22 +182,13 @@ class RunFolder(EpochFigures, Checkpoint):
         checkpoint["config"] = self.config
         checkpoint["stage"] = stage_name(trainer)
 
-    @property
-    def best_path(self) -> Path:
-        """The best epoch's checkpoint."""
-        return self.folder / BEST
-
-    def write_history(self) -> None:
-        """Write training_history.json."""
-        write_json(self.folder / HISTORY, self.history)
-
     def finish(self) -> None:
         """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
-        if not (self.folder / BEST).is_file():
+        if not self.best_path.is_file():
             say(f"warning: the run ended before any epoch was validated: {BEST} is the last epoch's")
-            same_file(self.folder / LAST, self.folder / BEST)
+            same_file(self.folder / LAST, self.best_path)
         same_file(self.folder / LAST, self.folder / FINAL)
-        self.write_history()
+        write_json(self.folder / HISTORY, self.history)
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
@@ -218,12 +207,6 @@ class RunFolder(EpochFigures, Checkpoint):
                 f"the best model is chosen by {self.best.monitor[0]}"
             )
         return best
-
-    def _extend_history(self, trainer: Trainer) -> None:
-        for key, name in self.record.history.items():
-            self.history.setdefault(key, []).append(self._latest.get(name))
-        if (stage := stage_name(trainer)) is not None:
-            self.history.setdefault("stage", []).append(stage)
 
     def _line(self, trainer: Trainer, best: bool) -> str:
         shown = [

@@ -33,15 +33,9 @@ _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000  # Smith & Topin 2019, as
 def schedule_factor(name: ScheduleName, step: int, total_steps: int, warmup_steps: int) -> float:
     """Return the learning rate of a step as a share of the peak.
 
-    Args:
-        name: ``constant``, ``linear`` (decay to 0), ``cosine`` (decay to 0; Loshchilov & Hutter 2017), each after a
-            linear warm-up, or ``one_cycle`` (cosine up, cosine down; Smith & Topin 2019; its warm-up is the way up).
-        step: Optimizer steps taken so far, from 0.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Steps of the warm-up.
-
-    Returns:
-        A factor in 0..1.
+    ``constant``, ``linear`` (decay to 0) and ``cosine`` (decay to 0; Loshchilov & Hutter 2017) come after a linear
+    warm-up; ``one_cycle`` is cosine up, cosine down (Smith & Topin 2019), its warm-up the way up. All numbers are
+    optimizer steps, ``step`` from 0; the share is in 0..1.
 
     Examples:
         >>> [schedule_factor("cosine", step, 12, 2) for step in (0, 1, 2, 7)]
@@ -72,12 +66,8 @@ def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
 
     A table is a function of the step alone, which is what resuming anywhere and dividing the rate by stages need.
 
-    Args:
-        spec: ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer steps.
-        total_steps: Optimizer steps of the whole run; given as ``total_steps`` to a scheduler that needs it.
-
-    Returns:
-        ``total_steps + 1`` factors of at least 0; a UserError says that there are none, or an argument does not fit.
+    ``spec`` is ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer
+    steps, of which the run has ``total_steps``.
     """
     cls, arguments = torch_class(spec, lr_scheduler, LRScheduler, "model.lr_schedule", _NEEDS_MORE)
     if cls.__name__ == "OneCycleLR":
@@ -93,7 +83,7 @@ def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
                 table.append(float(optimizer.param_groups[0]["lr"]))
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise UserError(f"model.lr_schedule {cls.__name__} does not take {arguments}: {error}") from None
-    if not all(math.isfinite(factor) and factor >= 0 for factor in table):
+    if not all(0 <= factor < math.inf for factor in table):
         raise UserError(f"model.lr_schedule {cls.__name__} with {arguments} leads to rates below 0 or not finite")
     return table
 

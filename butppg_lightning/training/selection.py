@@ -24,19 +24,12 @@ RECONSTRUCTION: tuple[Monitor, ...] = (("val_loss", "min"), ("train_loss", "min"
 
 @dataclass
 class Selection:
-    """The best epoch so far.
-
-    Attributes:
-        monitors: Metrics to choose by; the first that is a number when the first figures come counts from then on.
-        monitor: The one that counts; None as long as there were no figures.
-        score: Its best value; NaN as long as there was none.
-        epoch: The best epoch, from 0; -1 as long as there is none.
-    """
+    """The best epoch so far, by the first of ``monitors`` that is a number when the first figures come."""
 
     monitors: tuple[Monitor, ...]
-    monitor: Monitor | None = None
-    score: float = math.nan
-    epoch: int = -1
+    monitor: Monitor | None = None  # the one that counts; None as long as there were no figures
+    score: float = math.nan  # its best value; NaN as long as there was none
+    epoch: int = -1  # the best epoch, from 0; -1 as long as there is none
 
     def update(self, figures: Mapping[str, float | None], epoch: int) -> bool:
         """Take in an epoch's figures (None where undefined); return whether it is the best so far.

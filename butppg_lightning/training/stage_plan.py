@@ -43,16 +43,8 @@ def guide_plan(
 ) -> list[Stage]:
     """Return the guide's plan: head only; last N blocks; everything at lr / 10.
 
-    Args:
-        max_epochs: All epochs of the run. The last ``full_finetune_epochs`` of them are stage 3.
-        head_only_epochs: Length of stage 1; without a stage 3 a shorter run simply ends inside it.
-        unfreeze_last_n: Blocks trained in stage 2.
-        full_finetune_epochs: Length of stage 3; 0 for none.
-        lr_divisor: What stage 3 divides the learning rate by.
-        patience: Epochs without improvement after which a stage ends early; None for never.
-
-    Returns:
-        Stages whose epochs sum to ``max_epochs``; empty ones are left out.
+    The options are those of ``StagedUnfreezing``. The stages' epochs sum to ``max_epochs``; empty stages are left out.
+    Without a stage 3 a shorter run simply ends inside stage 1.
 
     Raises:
         UserError: If a number is negative, or stages 1 and 3 together are longer than the run.
@@ -71,14 +63,12 @@ def guide_plan(
             f"stages.head_only_epochs {head_only_epochs} and stages.full_finetune_epochs {full_finetune_epochs} "
             f"together exceed trainer.max_epochs {max_epochs}; raise it or shorten them"
         )
-    first = min(head_only_epochs, max_epochs)
-    middle = max_epochs - first - full_finetune_epochs
     stages = [
-        Stage("head", first, patience=patience, name=GUIDE_NAMES[0]),
-        Stage(unfreeze_last_n, middle, patience=patience, name=GUIDE_NAMES[1]),
+        Stage("head", head_only_epochs, patience=patience, name=GUIDE_NAMES[0]),
+        Stage(unfreeze_last_n, patience=patience, name=GUIDE_NAMES[1]),
         Stage("all", full_finetune_epochs, lr_divisor, patience, GUIDE_NAMES[2]),
     ]
-    return [stage for stage in stages if stage.epochs]
+    return complete_plan(stages, max_epochs)
 
 
 def complete_plan(stages: Sequence[Stage], max_epochs: int) -> list[Stage]:

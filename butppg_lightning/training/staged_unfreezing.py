@@ -155,7 +155,9 @@ class StagedUnfreezing(EpochFigures):
         self._current = index
         changed = set_trainable(_network_of(pl_module), self.stage.trainable)
         if changed and isinstance(trainer.strategy, DDPStrategy):
-            _wrap_again(trainer.strategy, pl_module)
+            # DDP registers its gradient hooks when it wraps: what is unfrozen later would silently not be averaged
+            trainer.strategy.model = trainer.strategy._setup_model(pl_module)
+            trainer.strategy._register_ddp_hooks()
         self._set_rates(trainer)
 
     on_train_epoch_start = on_train_start
@@ -229,12 +231,6 @@ def stage_name(trainer: Trainer) -> str | None:
 def _network_of(pl_module: LightningModule) -> nn.Module:
     network = getattr(pl_module, "network", pl_module)
     return network if isinstance(network, nn.Module) else pl_module
-
-
-def _wrap_again(strategy: DDPStrategy, pl_module: LightningModule) -> None:
-    # DDP registers its gradient hooks when it wraps: what is unfrozen later would silently not be averaged
-    strategy.model = strategy._setup_model(pl_module)
-    strategy._register_ddp_hooks()
 
 
 def _load_best(trainer: Trainer, pl_module: LightningModule) -> None:

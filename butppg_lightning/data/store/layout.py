@@ -47,9 +47,8 @@ class Column(NamedTuple):
         """Return the header of a ``.npy`` file (format 1.0) of so many windows."""
         shape = (windows, *self.row)
         text = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {shape!r}, }}"
-        return (
-            b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little") + f"{text:<{HEADER_BYTES - 11}}\n".encode()
-        )
+        length = (HEADER_BYTES - 10).to_bytes(2, "little")
+        return b"\x93NUMPY\x01\x00" + length + f"{text:<{HEADER_BYTES - 11}}\n".encode()
 
     def path(self, folder: Path, shard: int) -> Path:
         """Return where a shard's file is."""
@@ -75,25 +74,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a store.
-
-    Attributes:
-        channels: Names of the C channels.
-        dtype: ``float32`` or ``float16``.
-        centred: Channels stored less each window's median (in float16 only, where an offset would cost the pulse).
-        subjects: Names that the subject codes stand for, or None when subjects are unknown.
-        present: Whether each shard says which channels are there.
-        shards: The shards, in order.
-        about: What the writer was told about the whole store; plain JSON.
-    """
+    """What is in a store."""
 
     channels: tuple[str, ...]
     dtype: str
-    centred: tuple[str, ...] = ()
-    subjects: tuple[str, ...] | None = None
-    present: bool = False
+    centred: tuple[str, ...] = ()  # stored less each window's median (float16 only: an offset would cost the pulse)
+    subjects: tuple[str, ...] | None = None  # what the subject codes stand for; None when subjects are unknown
+    present: bool = False  # whether each shard says which channels are there
     shards: tuple[Shard, ...] = ()
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # what else is to be known about the store; plain JSON
 
     def __len__(self) -> int:
         return sum(shard.windows for shard in self.shards)

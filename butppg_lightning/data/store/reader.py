@@ -78,23 +78,19 @@ def check_files(folder: Path, manifest: Manifest) -> None:
 class StoredWindows(WindowSet):
     """The windows of a store, read as they are asked for; :meth:`take` brings some into memory.
 
-    Attributes:
-        folder: The store.
-        manifest: Its manifest, checked.
-        subject_names: The distinct subjects, or None.
+    ``subject_names`` are the distinct subjects, or None.
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest, self.subject_names = folder, manifest, manifest.subjects
         counts = [shard.windows for shard in manifest.shards]
-        rows = {column.name: ShardedRows(folder, column, counts) for column in manifest.columns}
-        subjects = None if manifest.subjects is None else SubjectNames(rows["subjects"], manifest.subjects)
-        super().__init__(
-            signals=cast("Array", rows["signals"]),
-            channels=manifest.channels,
-            subjects=cast("Array | None", subjects),
-            present=cast("Array | None", rows.get("present")),
-        )
+        rows: dict[str, Any] = {
+            column.name: SubjectNames(folder, column, counts, manifest.subjects or ())
+            if column.name == "subjects"
+            else ShardedRows(folder, column, counts)
+            for column in manifest.columns
+        }
+        super().__init__(channels=manifest.channels, **rows)
 
     def take(self, rows: Array) -> WindowSet:
         """Read the windows ``rows`` (indices or a mask) into memory."""
@@ -128,12 +124,7 @@ class ShardedRows:
     Rows are copied out of the memory maps one by one and joined, which costs little more than numpy's own indexing
     of a single map. The maps are opened at the first use, in each process anew. Where the column does not fit into
     memory, the system is told to read no more than the rows, and all rows of a batch at once: a random batch from the
-    disk then takes a ninth of the time.
-
-    Args:
-        folder: The store.
-        column: Which column.
-        counts: Windows of each shard.
+    disk then takes a ninth of the time. ``counts`` are the windows of each shard.
     """
 
     def __init__(self, folder: Path, column: Column, counts: list[int]) -> None:
@@ -189,7 +180,7 @@ class ShardedRows:
                 before = offset % mmap.PAGESIZE
                 maps[shard].madvise(mmap.MADV_WILLNEED, offset - before, size + before)
         joined = bytearray().join([self._views[shard][offset : offset + size] for shard, offset in places])
-        return np.frombuffer(joined, dtype=self.dtype).reshape(len(rows), *self.column.row)
+        return np.frombuffer(joined, dtype=self.column.dtype).reshape(len(rows), *self.column.row)
 
     def _open(self) -> list[mmap.mmap]:
         if self._maps is None:
@@ -202,23 +193,17 @@ class ShardedRows:
         return self._maps
 
 
-class SubjectNames:
-    """The subject of every window, indexed like an array of strings: ``codes [N]`` are positions in ``names``."""
+class SubjectNames(ShardedRows):
+    """The subject of every window, indexed like an array of strings; the column holds positions in ``names``."""
 
-    def __init__(self, codes: ShardedRows, names: tuple[str, ...]) -> None:
-        self.codes, self.names = codes, np.array(names, dtype=str)
-        self.shape, self.dtype = codes.shape, self.names.dtype
-
-    def __len__(self) -> int:
-        return len(self.codes)
+    def __init__(self, folder: Path, column: Column, counts: list[int], names: tuple[str, ...]) -> None:
+        super().__init__(folder, column, counts)
+        self.names = np.array(names, dtype=str)
+        self.dtype = self.names.dtype
 
     def __getitem__(self, rows: Any) -> Array:
-        """Return the names of windows ``rows``, as :class:`ShardedRows` indexes."""
-        return cast("Array", self.names[self.codes[rows]])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        """Read everything; what np.asarray asks for."""
-        return np.asarray(self[:], dtype=dtype)
+        """Return the names of windows ``rows``."""
+        return cast("Array", self.names[super().__getitem__(rows)])
 
 
 def _verify(path: Path, column: Column, expected: str, subjects: int) -> None:
