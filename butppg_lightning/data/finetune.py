@@ -56,10 +56,7 @@ class BUTPPGDataModule(WindowDataModule):
         return (self.root / f"{split}.npz").is_file()
 
     def setup(self, stage: str) -> None:
-        """Read and check the splits that ``stage`` needs.
-
-        Args:
-            stage: fit, validate, test or predict.
+        """Read and check the splits that ``stage`` (fit, validate, test or predict) needs.
 
         Raises:
             UserError: If one is missing or malformed, train has one class only, or splits share subjects or windows.

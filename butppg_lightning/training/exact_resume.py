@@ -53,10 +53,11 @@ class ExactResume(Callback):
         """Return the state of every rank; all ranks must ask for it together."""
         if self._trainer is None:
             return {}
-        module, loader = cast("Any", self._trainer.lightning_module), self._trainer.train_dataloader
+        metrics = getattr(self._trainer.lightning_module, "train_metrics", None)
+        loader = self._trainer.train_dataloader
         own = {
             "random": _random_state(),
-            "means": _metric_states(module.train_metrics) if hasattr(module, "train_metrics") else None,
+            "means": None if metrics is None else _metric_states(metrics),
             "loader": loader.state_dict() if isinstance(loader, WindowLoader) else None,
         }
         shares: list[Any] = [own]

@@ -197,7 +197,8 @@ class RunFolder(EpochFigures, Checkpoint):
         if self.select == "last":
             self.best.epoch = trainer.current_epoch
             return True
-        if not self.is_comparable(trainer):
+        # epochs are compared by validation figures, where the run has validation
+        if trainer.enable_validation and not self._validated:
             return False
         first = self.best.monitor is None
         best = self.best.update(self._latest, trainer.current_epoch)

@@ -105,11 +105,7 @@ class StagedLR(LRScheduler):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        schedule: ScheduleName | Mapping[str, Any],
-        total_steps: int,
-        warmup: float = 0.0,
+        self, optimizer: Optimizer, schedule: ScheduleName | Mapping[str, Any], total_steps: int, warmup: float = 0.0
     ) -> None:
         self.table: list[float] | None = None
         if isinstance(schedule, str):

@@ -75,7 +75,3 @@ class EpochFigures(Callback):
             fresh = self._validated or not name.startswith("val_")
             figures[name] = float(value) if fresh and math.isfinite(float(value)) else None
         return figures
-
-    def is_comparable(self, trainer: Trainer) -> bool:
-        """Tell whether the epoch has what epochs are compared by: validation figures, where the run has validation."""
-        return self._validated or not trainer.enable_validation

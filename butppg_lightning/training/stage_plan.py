@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -142,5 +143,4 @@ def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = (
         >>> [stage_index(guide_plan(7, head_only_epochs=5), epoch) for epoch in (0, 4, 5, 6, 99)]
         [0, 0, 1, 1, 1]
     """
-    ends = stage_ends(plan, boundaries)
-    return next((index for index, end in enumerate(ends) if epoch < end), len(plan) - 1)
+    return min(bisect_right(stage_ends(plan, boundaries), epoch), len(plan) - 1)
