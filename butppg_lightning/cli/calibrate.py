@@ -125,7 +125,7 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
 
 
 def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int) -> tuple[Array, Array, str]:
-    from butppg_lightning.data.split_file import read_split
+    from butppg_lightning.data.dataset import read_split
     from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 

@@ -55,7 +55,7 @@ def evaluate(
     require_at_least(1, batch_size=batch_size)
     require_checkpoint(checkpoint)
     refuse_earlier_results(output_dir, RESULTS, overwrite)
-    from butppg_lightning.data.split_file import read_split
+    from butppg_lightning.data.dataset import read_split
     from butppg_lightning.evaluation.report.cases import choose_cases, explain_cases
     from butppg_lightning.evaluation.report.evidence import Evidence
     from butppg_lightning.evaluation.report.page import report_html, require_report

@@ -107,7 +107,7 @@ def _export_onnx(
 
 def _windows(data_dir: Path | None, split: str, channels: tuple[str, ...]) -> tuple[Array, Array, str]:
     """Return ``signals [N, C, 1250]`` and ``present [N, C]`` to compare on, and in words what they are."""
-    from butppg_lightning.data.dataset import WindowDataset
+    from butppg_lightning.data.dataset import WindowDataset, read_split
     from butppg_lightning.export.onnx import with_damaged_copies
 
     if data_dir is None:
@@ -115,8 +115,6 @@ def _windows(data_dir: Path | None, split: str, channels: tuple[str, ...]) -> tu
 
         served, kind = WindowDataset(synthesize(_SYNTHETIC, seed=0), channels), "synthetic windows"
     else:
-        from butppg_lightning.data.split_file import read_split
-
         served, kind = read_split(data_dir, split, channels, labelled=False), f"{data_dir / split}.npz"
     batch = served.sample(_COMPARED)
     return *with_damaged_copies(batch["signals"].numpy(), batch["present"].numpy(), channels, _SYNTHETIC), kind

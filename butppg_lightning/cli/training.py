@@ -27,14 +27,12 @@ from butppg_lightning.cli.training_parser import EXAMPLES, TrainingParser, check
 from butppg_lightning.console import say
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.prediction import automatic_precision
-from butppg_lightning.training.checkpoint_io import AtomicCheckpointIO
-from butppg_lightning.training.exact_resume import ExactResume
+from butppg_lightning.training.exact_resume import AtomicCheckpointIO, ExactResume
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.training.progress import RunProgress, is_wanted
 from butppg_lightning.training.provenance import DataRecord, versions
 from butppg_lightning.training.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
-from butppg_lightning.training.run_logs import LOGS, StepLog
-from butppg_lightning.training.stage_record import StageRecord
+from butppg_lightning.training.run_logs import LOGS, StageRecord, StepLog
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.training.weight_average import WeightAverage
 

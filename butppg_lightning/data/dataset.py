@@ -9,8 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from butppg_lightning.errors import UserError
+from butppg_lightning.window import read_windows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -51,15 +55,11 @@ class WindowDataset(Dataset[Batch]):
         return len(self.windows)
 
     def __getitem__(self, rows: Tensor | Sequence[int] | int) -> Batch:
-        """Fetch a batch.
+        """Return the batch of the row numbers ``rows [B]``.
 
-        Args:
-            rows: Row numbers ``[B]``.
-
-        Returns:
-            ``signals [B, C, 1250]`` raw and ``present [B, C]`` bool (or, where features are stored, ``features`` and
-            their ``depth``), ``index [B]``, and where the file has them ``labels [B]`` int64, ``soft_labels [B]``,
-            ``weights [B]``.
+        It holds ``signals [B, C, 1250]`` raw and ``present [B, C]`` bool (or, where features are stored, ``features``
+        and their ``depth``), ``index [B]``, and where the file has them ``labels [B]`` int64, ``soft_labels [B]``,
+        ``weights [B]``.
         """
         index = np.atleast_1d(np.asarray(rows)).astype(np.int64, copy=False)
         batch = self.fetch(index) if self.features is None else self.features.batch(index)
@@ -74,7 +74,18 @@ class WindowDataset(Dataset[Batch]):
 
     def fetch(self, index: np.ndarray) -> Batch:
         """Return ``signals [B, C, 1250]`` and ``present [B, C]`` of the rows ``index [B]``, whatever else is stored."""
-        signals, present = self._signals(index)
+        stored = self.windows.signals[index]
+        # torch knows no unsigned 16 and 32 bit arithmetic, and a foreign byte order not at all
+        if stored.dtype.kind in "iu" or not stored.dtype.isnative or stored.dtype == np.longdouble:
+            stored = stored.astype(np.float32)
+        there = np.ones(stored.shape[:2], dtype=bool) if self.windows.present is None else self.windows.present[index]
+        signals, present = np.ascontiguousarray(stored), there
+        if not self._as_stored:
+            signals = np.zeros((len(index), len(self.channels), stored.shape[2]), dtype=stored.dtype)
+            present = np.zeros(signals.shape[:2], dtype=bool)
+            for row, column in enumerate(self._columns):
+                if column >= 0:
+                    signals[:, row], present[:, row] = stored[:, column], there[:, column]
         return {"signals": torch.from_numpy(signals), "present": torch.from_numpy(present)}
 
     def batches(self, size: int = 256) -> Iterator[Batch]:
@@ -86,9 +97,8 @@ class WindowDataset(Dataset[Batch]):
         """Return a digest of the signals, their channels and which are present."""
         if self._fingerprint is None:
             windows, digest = self.windows, hashlib.blake2b(digest_size=16)
-            digest.update(
-                f"{windows.channels} {self._columns} {windows.signals.dtype} {windows.signals.shape}".encode()
-            )
+            layout = f"{windows.channels} {self._columns} {windows.signals.dtype} {windows.signals.shape}"
+            digest.update(layout.encode())
             for start in range(0, len(self), _HASHED):
                 digest.update(np.ascontiguousarray(windows.signals[start : start + _HASHED]).data)
             if windows.present is not None:
@@ -101,18 +111,21 @@ class WindowDataset(Dataset[Batch]):
         count = len(self)
         return self.fetch(np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)))
 
-    def _signals(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        stored = self.windows.signals[index]
-        # torch knows no unsigned 16 and 32 bit arithmetic, and a foreign byte order not at all
-        if stored.dtype.kind in "iu" or not stored.dtype.isnative or stored.dtype == np.longdouble:
-            stored = stored.astype(np.float32)
-        there = np.ones(stored.shape[:2], dtype=bool) if self.windows.present is None else self.windows.present[index]
-        if self._as_stored:
-            return np.ascontiguousarray(stored), there
-        signals = np.zeros((len(index), len(self.channels), stored.shape[2]), dtype=stored.dtype)
-        present = np.zeros(signals.shape[:2], dtype=bool)
-        for row, column in enumerate(self._columns):
-            if column >= 0:
-                signals[:, row] = stored[:, column]
-                present[:, row] = there[:, column]
-        return signals, present
+
+def read_split(folder: Path, split: str, channels: Sequence[str], *, labelled: bool) -> WindowDataset:
+    """Read a split and serve its windows with a model's channels.
+
+    ``labelled`` says whether there must be labels.
+
+    Raises:
+        UserError: If the file is missing or malformed, or has none of the channels.
+    """
+    path = folder / f"{split}.npz"
+    if not path.is_file():
+        raise UserError(f"{path} not found; --data_dir is the folder with train.npz, val.npz or test.npz (--split)")
+    windows = read_windows(path, labelled=labelled)
+    if not set(channels) & set(windows.channels):
+        raise UserError(
+            f"{path} has the channels {', '.join(windows.channels)}, but the model wants {', '.join(channels)}"
+        )
+    return WindowDataset(windows, channels)

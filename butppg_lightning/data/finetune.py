@@ -8,9 +8,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.data.module import WindowDataModule
-from butppg_lightning.data.overlap import refuse_overlap
+from butppg_lightning.data.overlap import refuse_shared_subjects, refuse_shared_windows, window_digests
 from butppg_lightning.errors import UserError
-from butppg_lightning.window import WindowSet, channel_names, read_windows
+from butppg_lightning.window import WindowSet, read_windows
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
@@ -47,10 +47,8 @@ class BUTPPGDataModule(WindowDataModule):
         seed: int | None = None,
         use_channels: list[str] | None = None,
     ) -> None:
-        super().__init__(root, batch_size, num_workers, seed)
-        self.use_channels = None if use_channels is None else channel_names(use_channels)
+        super().__init__(root, batch_size, num_workers, seed, use_channels, allow_overlap)
         self.predict_split = predict_split
-        self.allow_overlap = allow_overlap
         self.selected_on_test = False
 
     def has(self, split: Split) -> bool:
@@ -58,22 +56,18 @@ class BUTPPGDataModule(WindowDataModule):
         return (self.root / f"{split}.npz").is_file()
 
     def setup(self, stage: str) -> None:
-        """Read and check the splits that ``stage`` needs.
-
-        Args:
-            stage: fit, validate, test or predict.
+        """Read and check the splits that ``stage`` (fit, validate, test or predict) needs.
 
         Raises:
             UserError: If one is missing or malformed, train has one class only, or splits share subjects or windows.
         """
         self.require_root(self._mock())
         if stage == "fit":
-            train = self._read("train")
-            self._check_classes(train)
-            splits = {"train": train}
+            splits = {"train": self._read("train")}
+            self._check_classes(splits["train"])
             if self.has("val") or self.needs_validation:
                 splits[self._validation_split()] = self._read(self._validation_split())
-            self._check_overlap(dict(splits))
+            self._check_overlap(splits)
             for name, windows in splits.items():
                 self.splits["train" if name == "train" else "val"] = self.serve(windows)
         elif stage == "validate":
@@ -82,14 +76,6 @@ class BUTPPGDataModule(WindowDataModule):
             self.splits["test"] = self.serve(self._read("test"))
         else:
             self.splits["predict"] = self.serve(self._read(self.predict_split))
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return shuffled batches of the training split."""
-        return self.loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return batches of the validation split, in order; none where a fit needs none and there is none."""
-        return self.loader("val", shuffle=False) if "val" in self.splits else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return batches of the test split, in order."""
@@ -135,7 +121,9 @@ class BUTPPGDataModule(WindowDataModule):
     def _check_overlap(self, splits: dict[str, WindowSet]) -> None:
         if self.allow_overlap:
             return
-        if self.has("test") and "test" not in splits:
-            splits["test"] = self._read("test")
-        named = {f"{split}.npz": windows for split, windows in splits.items()}
-        refuse_overlap(named, str(self.root), "--data.allow_overlap true")
+        test = {"test": self._read("test")} if self.has("test") and "test" not in splits else {}
+        named = {f"{split}.npz": windows for split, windows in {**splits, **test}.items()}
+        place, insist = str(self.root), "--data.allow_overlap true"
+        people = {name: windows.subjects for name, windows in named.items() if windows.subjects is not None}
+        refuse_shared_subjects(people, place, insist)
+        refuse_shared_windows({name: window_digests(windows) for name, windows in named.items()}, place, insist)

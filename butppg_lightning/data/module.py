@@ -1,23 +1,74 @@
-"""What the fine-tuning and the pretraining DataModule share: loaders over npz splits."""
+"""What both DataModules share: which windows come in which batch, and loaders that resume in the middle of an epoch."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from butppg_lightning.data.dataset import Batch, WindowDataset
-from butppg_lightning.data.sampler import EpochBatches
 from butppg_lightning.errors import UserError
+from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sized
+
+    from torch import Tensor
 
     from butppg_lightning.window import WindowSet
+
+
+class EpochBatches(DistributedSampler[Any]):
+    """Batches of row numbers, a function of (seed, epoch, rank) and of nothing else.
+
+    A global batch holds ``batch_size`` rows for each rank; rank r takes every world-size-th row from r on, so that
+    the global batches are the same for any number of processes. While training the last one is filled up from the
+    epoch's beginning, so that no rank waits for another; otherwise nothing is repeated.
+
+    It is a DistributedSampler because Lightning leaves those alone and tells them the epoch.
+
+    Args:
+        rows: The dataset; only its length counts.
+        batch_size: Windows per rank and batch.
+        seed: Seed of the shuffle.
+        shuffle: Whether to shuffle anew each epoch (training) or keep the order.
+        num_replicas: Number of processes.
+        rank: This process.
+
+    Attributes:
+        start: The next pass begins at this batch of its epoch (a resumed one).
+    """
+
+    def __init__(
+        self, rows: Sized, batch_size: int, *, seed: int, shuffle: bool, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(rows, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.count, self.batch_size, self.start = len(rows), batch_size, 0
+
+    def __len__(self) -> int:
+        """Return the number of batches of this rank."""
+        return -(-self.count // (self.batch_size * self.num_replicas))
+
+    def order(self, epoch: int) -> Tensor:
+        """Return the rows of all ranks in the order of an epoch."""
+        if not self.shuffle:
+            return torch.arange(self.count)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(self.count, generator=generator)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield row numbers, one tensor a batch."""
+        order = self.order(self.epoch)
+        if self.shuffle:
+            missing = -self.count % self.num_replicas
+            order = torch.cat([order, order[:missing]]) if missing <= self.count else order
+        size = self.batch_size * self.num_replicas
+        for start in range(self.start * size, self.count, size):
+            yield order[start : start + size][self.rank :: self.num_replicas]
 
 
 class WindowLoader(DataLoader[Batch]):
@@ -56,32 +107,28 @@ class WindowLoader(DataLoader[Batch]):
 
 
 class WindowDataModule(LightningDataModule):
-    """Loads splits and serves batches.
+    """Loads splits and serves batches; the arguments are those of the two DataModules."""
 
-    Args:
-        root: Folder of the npz files.
-        batch_size: Windows per batch and process.
-        num_workers: Loader processes.
-        seed: Seed of the shuffle; None for the one of seed_everything.
-
-    Raises:
-        UserError: If a number is impossible.
-    """
-
-    use_channels: tuple[str, ...] | None = None
     needs_validation = True
     """Whether a fit chooses its best epoch; else it does without validation windows where there are none."""
 
-    def __init__(self, root: str, batch_size: int, num_workers: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        num_workers: int,
+        seed: int | None,
+        use_channels: list[str] | None,
+        allow_overlap: bool,
+    ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size is {batch_size}; expected at least 1")
-        if num_workers < 0:
-            raise UserError(f"data.num_workers is {num_workers}; expected at least 0")
-        self.root = Path(root)
-        self.batch_size = batch_size
-        self.num_workers = num_workers
+        for key, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value < least:
+                raise UserError(f"data.{key} is {value}; expected at least {least}")
+        self.root, self.batch_size, self.num_workers = Path(root), batch_size, num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        self.use_channels = None if use_channels is None else channel_names(use_channels)
+        self.allow_overlap = allow_overlap
         self.splits: dict[str, WindowDataset] = {}
 
     @property
@@ -108,22 +155,23 @@ class WindowDataModule(LightningDataModule):
             )
         return WindowDataset(windows, wanted, self.use_channels)
 
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return shuffled batches of the training windows."""
+        return self.loader("train", shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """Return batches of the validation windows, in order; none where there are none."""
+        return self.loader("val", shuffle=False) if "val" in self.splits else []
+
     def loader(self, split: str, *, shuffle: bool) -> DataLoader[Batch]:
         """Return the loader of a split: whole batches per fetch, no collation."""
-        dataset = self.splits[split]
-        trainer = self.trainer
-        batches = EpochBatches(
-            dataset,
-            self.batch_size,
-            seed=self.seed,
-            shuffle=shuffle,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-        )
+        dataset, trainer = self.splits[split], self.trainer
+        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        options: Any = {"seed": self.seed, "shuffle": shuffle, "num_replicas": world, "rank": rank}
         return WindowLoader(
             dataset,
             batch_size=None,
-            sampler=batches,
+            sampler=EpochBatches(dataset, self.batch_size, **options),
             num_workers=self.num_workers,
             pin_memory=trainer is not None and trainer.strategy.root_device.type == "cuda",
             persistent_workers=self.num_workers > 0,

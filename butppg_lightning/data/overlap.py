@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,30 +13,14 @@ from butppg_lightning.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _READ = 4096  # windows read together; bounds the memory
 
 
-def refuse_overlap(splits: Mapping[str, WindowSet], place: str, insist: str) -> None:
-    """Refuse splits that share a person or a recorded window: every figure would look better than it is.
-
-    Args:
-        splits: Name to windows.
-        place: Where they are, for the message.
-        insist: The option that accepts it, for the message.
-
-    Raises:
-        UserError: If two of them share subjects or windows.
-    """
-    people = {name: windows.subjects for name, windows in splits.items() if windows.subjects is not None}
-    refuse_shared_subjects(people, place, insist)
-    refuse_shared_windows({name: window_digests(windows) for name, windows in splits.items()}, place, insist)
-
-
 def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place: str, insist: str) -> None:
-    """Refuse splits of which two hold the same person.
+    """Refuse splits of which two hold the same person: every figure would look better than it is.
 
     Args:
         subjects: Name to who is in it, each once or more.
@@ -56,21 +40,15 @@ def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place:
 
 
 def refuse_shared_windows(digests: Mapping[str, Array], place: str, insist: str) -> None:
-    """Refuse splits of which two hold the same window.
+    """Refuse, as :func:`refuse_shared_subjects`, splits of which two hold the same window.
 
-    Args:
-        digests: Name to what :func:`window_digests` found.
-        place: Where they are, for the message.
-        insist: The option that accepts it, for the message.
-
-    Raises:
-        UserError: If two of them share windows.
+    ``digests`` are, by name, what :func:`window_digests` found.
     """
     for first, second in combinations(digests, 2):
         one, other = digests[first], digests[second]
         same = np.flatnonzero(np.isin(one, other) & (one != 0))
         if same.size:
-            twin = int(np.flatnonzero(other == one[same[0]])[0])
+            twin = np.flatnonzero(other == one[same[0]])[0]
             raise UserError(
                 f"{place}: {same.size} windows of {first} are in {second} too, first number {same[0]} there and "
                 f"{twin} here; remove the copies, or insist with {insist}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,11 +10,9 @@ from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.data.overlap import refuse_shared_subjects
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
-from butppg_lightning.window import channel_names, read_windows
+from butppg_lightning.window import read_windows
 
 if TYPE_CHECKING:
-    from torch.utils.data import DataLoader
-
     from butppg_lightning.npz import Array
     from butppg_lightning.window import WindowSet
 
@@ -49,16 +47,11 @@ class PretrainDataModule(WindowDataModule):
         use_channels: list[str] | None = None,
         allow_overlap: bool = False,
     ) -> None:
-        super().__init__(root, batch_size, num_workers, seed)
-        self.use_channels = None if use_channels is None else channel_names(use_channels)
-        self.allow_overlap = allow_overlap
+        super().__init__(root, batch_size, num_workers, seed, use_channels, allow_overlap)
         self.verify_checksums = verify_checksums
 
     def setup(self, stage: str) -> None:
-        """Read and check the files.
-
-        Args:
-            stage: fit or validate.
+        """Read and check the files, whatever ``stage`` is.
 
         Raises:
             UserError: If the training windows are missing or there twice, a file is malformed, or subjects are in both
@@ -80,14 +73,6 @@ class PretrainDataModule(WindowDataModule):
                 )
         if not self.allow_overlap:
             refuse_shared_subjects(people, str(self.root), "--data.allow_overlap true")
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return shuffled batches of the training windows."""
-        return self.loader("train", shuffle=True)
-
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return batches of the validation windows, in order; none without a validation file."""
-        return self.loader("val", shuffle=False) if "val" in self.splits else []
 
     def _read(self, name: str) -> WindowSet | None:
         file, store = self.root / f"{name}.npz", self.root / f"{name}{STORE_SUFFIX}"

@@ -13,8 +13,7 @@ from torchmetrics import Metric
 
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.checkpoints import read_checkpoint, stored_options
-from butppg_lightning.training.optimizers import build_optimizer
-from butppg_lightning.training.parameter_groups import parameter_groups
+from butppg_lightning.training.optimizers import build_optimizer, parameter_groups
 from butppg_lightning.training.schedules import StagedLR
 
 if TYPE_CHECKING:

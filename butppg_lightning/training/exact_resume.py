@@ -1,20 +1,38 @@
-"""What a checkpoint needs besides Lightning's own state so that a resumed run continues bit for bit."""
+"""Checkpoints from which a run continues bit for bit: whole or not there, and with what Lightning leaves out."""
 
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from butppg_lightning.data.module import WindowLoader
 from butppg_lightning.errors import UserError
+from butppg_lightning.files import atomic_write
+from butppg_lightning.models.checkpoints import read_checkpoint
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from torchmetrics import Metric
+    from torch import nn
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to a sibling temporary file that then takes the name; reads tensors and plain types only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint, the old or the new one after a crash; a UserError says that it cannot be written."""
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint to the CPU, never executing anything from it; a UserError says that it cannot be read."""
+        return read_checkpoint(Path(path))
 
 
 class ExactResume(Callback):
@@ -35,10 +53,11 @@ class ExactResume(Callback):
         """Return the state of every rank; all ranks must ask for it together."""
         if self._trainer is None:
             return {}
-        module, loader = cast("Any", self._trainer.lightning_module), self._trainer.train_dataloader
+        metrics = getattr(self._trainer.lightning_module, "train_metrics", None)
+        loader = self._trainer.train_dataloader
         own = {
             "random": _random_state(),
-            "means": _metric_states(module.train_metrics) if hasattr(module, "train_metrics") else None,
+            "means": None if metrics is None else _metric_states(metrics),
             "loader": loader.state_dict() if isinstance(loader, WindowLoader) else None,
         }
         shares: list[Any] = [own]
@@ -68,29 +87,21 @@ class ExactResume(Callback):
                 "its random streams cannot be continued exactly: use as many processes, or start afresh from it with "
                 "--model.pretrained"
             )
-        state = self._stored[trainer.global_rank]
-        self._stored = None
+        state, self._stored = self._stored[trainer.global_rank], None
         _set_random_state(state["random"])
         if state["loader"] is not None and isinstance(loader, WindowLoader):
             # Lightning does so only if nothing asked for the loader before its loops were restored, which a schedule
             # that depends on the length of the run does
             loader.load_state_dict(state["loader"])
-        if state["means"] is not None:
-            _set_metric_states(cast("Any", pl_module).train_metrics, state["means"])
+        for name, values in (state["means"] or {}).items():
+            metric = cast("Any", pl_module).train_metrics[name]
+            for key, value in values.items():
+                setattr(metric, key, value.to(metric.device))
 
 
 def _metric_states(metrics: nn.ModuleDict) -> dict[str, dict[str, Any]]:
-    states = {name: cast("Metric", metric).metric_state for name, metric in metrics.items()}
-    return {
-        name: {key: cast("Tensor", value).cpu().clone() for key, value in state.items()}
-        for name, state in states.items()
-    }
-
-
-def _set_metric_states(metrics: nn.ModuleDict, states: dict[str, dict[str, Any]]) -> None:
-    for name, state in states.items():
-        for key, value in state.items():
-            setattr(metrics[name], key, value.to(cast("Metric", metrics[name]).device))
+    states = {name: cast("Any", metric).metric_state for name, metric in metrics.items()}
+    return {name: {key: value.cpu().clone() for key, value in state.items()} for name, state in states.items()}
 
 
 def _random_state() -> dict[str, Any]:

@@ -11,10 +11,11 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning
 
 from butppg_lightning.console import say
-from butppg_lightning.data.feature_files import remove_features
+from butppg_lightning.data.features import remove_features
 from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import (
+    blocks_in,
     depth_before,
     evaluating,
     frozen_depth,
@@ -22,8 +23,13 @@ from butppg_lightning.models.freezing import (
     prefix_versions,
 )
 from butppg_lightning.models.network import QualityNetwork
-from butppg_lightning.training.feature_builder import FeatureBuilder, alike
-from butppg_lightning.training.feature_order import FeatureOrder, SplitClassifier, shallower_base
+from butppg_lightning.training.prefix_features import (
+    FeatureBuilder,
+    SplitClassifier,
+    SplitFeatures,
+    alike,
+    windows_on_device,
+)
 from butppg_lightning.training.run_folder import CACHE, RunFolder
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing, staging
 
@@ -68,24 +74,22 @@ class FrozenPrefixCache(Callback):
         for name, value in (("budget_gb", budget_gb), ("memory_gb", memory_gb), ("views", views)):
             if value < 0:
                 raise UserError(f"cache.{name} is {value}; expected at least 0")
-        self.enabled = enabled
-        self.budget_gb = budget_gb
-        self.memory_gb = memory_gb
-        self.views = views
-        self.folder = folder
-        self.keep = keep
+        self.enabled, self.views = enabled, views
+        self.budget_gb, self.memory_gb = budget_gb, memory_gb
+        self.folder, self.keep = folder, keep
         self._builder: FeatureBuilder | None = None
+        self._waiting: dict[str, SplitFeatures] = {}
+        self._impossible: str | None = None
+        # what is frozen, since which epoch, and what it looked like
         self._depth: Depth | None = None
         self._since = 0
         self._resumed: tuple[Depth | None, int] | None = None
         self._versions: tuple[int, ...] = ()
         self._digest = ""
-        self._orders: dict[str, FeatureOrder] = {}
-        self._impossible: str | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Start with nothing stored."""
-        self._builder, self._orders, self._resumed, self._impossible = None, {}, None, None
+        self._builder, self._waiting, self._resumed, self._impossible = None, {}, None, None
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         for other in callbacks[callbacks.index(self) :]:
             if isinstance(other, StagedUnfreezing | BaseFinetuning):
@@ -96,11 +100,7 @@ class FrozenPrefixCache(Callback):
         return {"depth": self._depth, "since": self._since, "views": self.views}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the stored variations.
-
-        Raises:
-            UserError: If the run had another number of views; its epochs would see other windows.
-        """
+        """Continue the stored variations; with another number of views the epochs would see other windows."""
         if self.enabled and state_dict["views"] != self.views:
             raise UserError(
                 f"the checkpoint was trained with cache.views {state_dict['views']}, this run asks for {self.views}; "
@@ -113,12 +113,10 @@ class FrozenPrefixCache(Callback):
         self._serve(trainer, pl_module, ("val",))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Serve; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
+        """Serve what fits the stage and the epoch; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
         self._serve(trainer, pl_module, _SPLITS)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Serve what fits the stage and the epoch."""
-        self._serve(trainer, pl_module, _SPLITS)
+    on_train_epoch_start = on_train_start
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let go of everything; a finished run's files go too."""
@@ -134,20 +132,26 @@ class FrozenPrefixCache(Callback):
     def _forget(self, trainer: Trainer) -> None:
         for dataset in _datasets(trainer).values():
             dataset.features = dataset.indices = None
-        self._builder, self._orders = None, {}
+        self._builder, self._waiting = None, {}
 
     def _serve(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> None:
-        if not self.enabled or self._is_impossible(trainer, pl_module):
+        if not self.enabled:
+            return
+        if self._impossible is None:
+            self._impossible = _reason_against(trainer, pl_module)
+            if self._impossible:
+                say(f"frozen-prefix cache off: {self._impossible}")
+        if self._impossible:
             return
         model = cast("SplitClassifier", pl_module)
         if self._has_changed(trainer, model):
-            self._place_orders(trainer, model)
+            self._plan(trainer, model)
         datasets, builder = _datasets(trainer), cast("FeatureBuilder", self._builder)
         for split in splits:
-            if order := self._orders.pop(split, None):
-                datasets[split].features = order.build(builder)
+            if wanted := self._waiting.pop(split, None):
+                datasets[split].features = wanted.build(builder)
                 if model.network.indices is not None and datasets[split].indices is None:
-                    datasets[split].indices = order.side_inputs()
+                    datasets[split].indices = wanted.side_inputs()
         if served := datasets["train"].features:
             served.view = (trainer.current_epoch - self._since) % len(served.views)
 
@@ -161,11 +165,12 @@ class FrozenPrefixCache(Callback):
         self._depth, self._versions, self._digest = depth, versions, digest
         return changed
 
-    def _place_orders(self, trainer: Trainer, model: SplitClassifier) -> None:
+    def _plan(self, trainer: Trainer, model: SplitClassifier) -> None:
+        """Say which features each split is to have from now on; they are computed when they are first served."""
         resumed, self._resumed = self._resumed, None
         same = resumed is not None and resumed[0] == self._depth
         self._since = resumed[1] if resumed is not None and same else trainer.current_epoch
-        self._orders = {}
+        self._waiting = {}
         datasets = _datasets(trainer)
         for dataset in datasets.values():
             dataset.features = None
@@ -176,16 +181,15 @@ class FrozenPrefixCache(Callback):
             self._builder.keep_only(set())
             say("frozen-prefix cache off: the input projection trains, so that nothing stays the same")
             return
-        base = shallower_base(self._depth, _later_depths(trainer, model), model)
+        base = _shallower_base(trainer, model, self._depth)
         for split in datasets:
             varied = split == "train" and bool(model.variation)
             if varied and (reason := self._reason_against_views(model)):
                 say(f"frozen-prefix cache off for train: its windows are varied at random for every batch{reason}")
                 continue
-            views = self.views if varied else 0
-            part = None if varied else base
-            self._orders[split] = FeatureOrder(trainer, model, split, self._depth, part, views, self._since)
-        self._builder.keep_only({key for order in self._orders.values() for key in order.wanted()})
+            part, views = (None, self.views) if varied else (base, 0)
+            self._waiting[split] = SplitFeatures(trainer, model, split, self._depth, part, views, self._since)
+        self._builder.keep_only({key for wanted in self._waiting.values() for key in wanted.keys()})  # noqa: SIM118
 
     def _reason_against_views(self, model: SplitClassifier) -> str:
         variation = model.variation
@@ -194,13 +198,6 @@ class FrozenPrefixCache(Callback):
         if model.network.indices is not None and variation.drops_channels:
             return ", and the indices with the channels they lose"
         return "" if self.views else " (--cache.views K stores K variations of each)"
-
-    def _is_impossible(self, trainer: Trainer, pl_module: LightningModule) -> bool:
-        if self._impossible is None:
-            self._impossible = _reason_against(trainer, pl_module)
-            if self._impossible:
-                say(f"frozen-prefix cache off: {self._impossible}")
-        return bool(self._impossible)
 
     def _files(self, trainer: Trainer) -> Path | None:
         if self.folder is not None:
@@ -214,9 +211,12 @@ def _datasets(trainer: Trainer) -> dict[str, WindowDataset]:
     return {split: splits[split] for split in _SPLITS if split in splits}
 
 
-def _later_depths(trainer: Trainer, model: SplitClassifier) -> list[Depth | None]:
+def _shallower_base(trainer: Trainer, model: SplitClassifier, depth: Depth) -> int | None:
+    """Return the shallowest depth that a later stage needs, if the way to ``depth`` leads through it."""
     staged = staging(trainer)
-    return [depth_before(model.network, stage.trainable) for stage in (staged.later_stages if staged else [])]
+    later = [depth_before(model.network, stage.trainable) for stage in (staged.later_stages if staged else [])]
+    base = min((deep for deep in later if isinstance(deep, int)), default=None)
+    return base if base is not None and base != depth and base <= blocks_in(model.network, depth) else None
 
 
 def _reason_against(trainer: Trainer, pl_module: LightningModule) -> str:
@@ -242,12 +242,11 @@ def _goes_on_alike(trainer: Trainer, model: SplitClassifier) -> bool:
     present = dataset.windows.present
     lacking = np.empty(0, np.int64) if present is None else np.flatnonzero(~present.all(axis=1))[:1]
     rows = np.unique([0, len(dataset) - 1, *lacking])
-    batch = {key: value.to(model.device) for key, value in dataset.fetch(rows).items()}
-    precision = trainer.precision_plugin
-    batch = precision.convert_input(batch)
+    batch = windows_on_device(trainer, model, dataset, rows)
     middle = len(model.network.encoder.blocks) // 2  # type: ignore[arg-type]
+    forward = trainer.precision_plugin.forward_context()
     # without autocast: its rounding would hide a small difference
-    with evaluating(model.network), precision.forward_context(), torch.autocast(model.device.type, enabled=False):
+    with evaluating(model.network), forward, torch.autocast(model.device.type, enabled=False):
         whole = model.logits(batch)
         side = model.side_inputs(batch)
         return all(

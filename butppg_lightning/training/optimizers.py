@@ -1,7 +1,8 @@
-"""The optimizer of a run: AdamW, or another one of torch that keeps what staged training promises."""
+"""The optimizer of a run: what decays and how fast each depth learns, in AdamW or another optimizer of torch."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +10,13 @@ from torch import optim
 from torch.optim import AdamW, Optimizer
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.torch_classes import torch_class
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
+    from types import ModuleType
 
     import torch
+    from torch import nn
 
 _REFUSED = {
     "LBFGS": "it evaluates the loss several times a step, and keeps one state for all parameters",
@@ -37,7 +39,7 @@ def build_optimizer(
 
     Args:
         spec: ``{class_path, init_args}`` of a class in ``torch.optim``; None for AdamW.
-        groups: From :func:`~butppg_lightning.training.parameter_groups.parameter_groups`.
+        groups: From :func:`parameter_groups`.
         device: Where the parameters are.
         betas: Decay of AdamW's two moments, where ``spec`` does not say.
 
@@ -61,6 +63,82 @@ def build_optimizer(
         raise UserError(f"model.optimizer {cls.__name__} does not take {arguments}: {error}") from None
 
 
+def torch_class(
+    spec: Mapping[str, Any], module: ModuleType, base: type, key: str, refused: Mapping[str, str]
+) -> tuple[type[Any], dict[str, Any]]:
+    """Return the class that a specification names, and its arguments.
+
+    Only what ``module`` itself offers is found: a checkpoint's hyperparameters cannot make us import anything.
+
+    The class path stands in full or is the class's name alone. ``key`` is the option's name, for messages; ``refused``
+    tells why a class of that name cannot serve.
+    """
+    path, arguments = spec.get("class_path"), spec.get("init_args") or {}
+    if set(spec) - {"class_path", "init_args"} or not isinstance(path, str) or not isinstance(arguments, dict):
+        raise UserError(f"{key} is {dict(spec)}; expected class_path: {module.__name__}.NAME and init_args")
+    home, _, name = path.rpartition(".")
+    known = {
+        item: cls
+        for item, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, base) and cls is not base and not item.startswith("_")
+    }
+    if name not in known or home not in ("", module.__name__, "torch.optim"):
+        near = difflib.get_close_matches(name, known, n=1)
+        raise UserError(
+            f"{key} is {path}; choose one of {module.__name__}{f': the nearest is {near[0]}' if near else ''}"
+        )
+    if name in refused:
+        raise UserError(f"{key} cannot be {name}: {refused[name]}")
+    return known[name], dict(arguments)
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    *,
+    lr: float,
+    weight_decay: float,
+    depth: int = 0,
+    head_lr_multiplier: float = 1.0,
+    indices_lr_multiplier: float = 1.0,
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Group named parameters for an optimizer: every parameter from the start, frozen or not.
+
+    Biases, norms and other vectors do not decay (as in timm). A frozen parameter has no gradient, and AdamW then
+    neither moves nor decays it, so that one optimizer serves all stages.
+
+    Args:
+        parameters: Names as in ``encoder.blocks.3.fc1.weight`` and ``head.score.weight``.
+        lr: Base learning rate.
+        weight_decay: Decoupled weight decay of matrices.
+        depth: Number of encoder blocks, for ``layer_decay``.
+        head_lr_multiplier: The head's rate as a multiple of ``lr``.
+        indices_lr_multiplier: The rate of the head's side inputs as a multiple of the head's.
+        layer_decay: Each block's rate as a multiple of the next one's (Clark et al. 2020); the input projection
+            counts as the block before the first, the final norm as part of the last.
+
+    Returns:
+        Groups with ``params``, ``lr``, ``weight_decay`` and a ``name``.
+
+    Raises:
+        UserError: If a rate is not above 0 or the weight decay negative.
+    """
+    multipliers = {"head_lr_multiplier": head_lr_multiplier, "indices_lr_multiplier": indices_lr_multiplier}
+    for key, value in {"lr": lr, "layer_decay": layer_decay, **multipliers}.items():
+        if not value > 0:
+            raise UserError(f"model.{key} is {value}; expected above 0")
+    if not weight_decay >= 0:
+        raise UserError(f"model.weight_decay is {weight_decay}; expected at least 0")
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in parameters:
+        multiplier = _multiplier(name, depth, head_lr_multiplier, layer_decay)
+        multiplier *= indices_lr_multiplier if name.startswith("head.side.") else 1
+        decay = weight_decay if parameter.ndim > 1 and not name.endswith("embedding.absent") else 0.0
+        fresh = {"params": [], "lr": lr * multiplier, "weight_decay": decay, "name": f"lr_x{multiplier:g}_wd{decay:g}"}
+        groups.setdefault((multiplier, decay), fresh)["params"].append(parameter)
+    return list(groups.values())
+
+
 def _adamw(groups: list[dict[str, Any]], device: torch.device, betas: tuple[float, ...]) -> AdamW:
     """Return AdamW (Loshchilov & Hutter 2019), on a CPU in the fused form: one pass instead of a dozen."""
     if device.type != "cpu":
@@ -70,3 +148,12 @@ def _adamw(groups: list[dict[str, Any]], device: torch.device, betas: tuple[floa
     # nothing is scaled
     optimizer._step_supports_amp_scaling = False
     return optimizer
+
+
+def _multiplier(name: str, depth: int, head_lr_multiplier: float, layer_decay: float) -> float:
+    words = name.split(".")
+    if words[0] == "head":
+        return head_lr_multiplier
+    if "blocks" in words:
+        return float(layer_decay ** (depth - 1 - int(words[words.index("blocks") + 1])))
+    return float(layer_decay**depth) if "embedding" in words else 1.0

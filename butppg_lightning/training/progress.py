@@ -9,9 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import ProgressBar
-from torch import Tensor
 
-from butppg_lightning.training.schedules import StagedLR
+from butppg_lightning.training.run_logs import learning_rate, step_loss
 from butppg_lightning.training.staged_unfreezing import stage_name
 
 if TYPE_CHECKING:
@@ -33,17 +32,11 @@ class RunProgress(ProgressBar):
         super().__init__()
         self._enabled = True
         self._progress: Progress | None = None
-        self._auroc = math.nan
-        self._val_loss = math.nan
+        self._auroc = self._val_loss = math.nan
         self._stage: str | None = None
         self._pace: float | None = None
         self._began = (0.0, 0.0)
         self._looked = -math.inf
-
-    @property
-    def is_enabled(self) -> bool:
-        """Whether anything is shown."""
-        return self._enabled
 
     def disable(self) -> None:
         """Show nothing from now on."""
@@ -75,14 +68,16 @@ class RunProgress(ProgressBar):
             return
         epoch = trainer.current_epoch
         words = f"{epoch + 1}/{trainer.max_epochs} {stage_name(trainer) or 'pretraining'}"
-        figures = [f"loss {loss:.3f}"] if (loss := _loss(outputs, trainer)) is not None else []
+        figures = [f"loss {loss:.3f}"] if (loss := step_loss(outputs, trainer)) is not None else []
         if not math.isnan(self._auroc):
             figures.append(f"val AUROC {self._auroc:.3f}")
         elif not math.isnan(self._val_loss):
             figures.append(f"val loss {self._val_loss:.3f}")
         if (rate := learning_rate(trainer)) is not None:
             figures.append(f"lr {rate:.1e}")
-        left = self._seconds_left((trainer.max_epochs or epoch + 1) - epoch, _share(done, total))
+        share, (start, behind) = _share(done, total), self._began
+        pace = self._pace if self._pace is not None else (time.monotonic() - start) / max(share - behind, 1e-3)
+        left = pace * ((trainer.max_epochs or epoch + 1) - epoch - share)
         self._show(words, done, total, " ".join(figures), _clock(left))
 
     def on_validation_batch_end(
@@ -94,33 +89,15 @@ class RunProgress(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show a validation on its own; within an epoch the epoch's line stays."""
-        if trainer.state.fn == "validate":
+        """Show a validation, test or prediction on its own; within an epoch the epoch's line stays."""
+        if trainer.testing:
+            self._show("testing", batch_idx + 1, sum(trainer.num_test_batches), "", "")
+        elif trainer.predicting:
+            self._show("predicting", batch_idx + 1, sum(trainer.num_predict_batches), "", "")
+        elif trainer.state.fn == "validate":
             self._show("validating", batch_idx + 1, sum(trainer.num_val_batches), "", "")
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move on."""
-        self._show("testing", batch_idx + 1, sum(trainer.num_test_batches), "", "")
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Move on."""
-        self._show("predicting", batch_idx + 1, sum(trainer.num_predict_batches), "", "")
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the figures (those of the check before training do not count)."""
@@ -141,9 +118,7 @@ class RunProgress(ProgressBar):
         """Clear the line."""
         self._stop()
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear the line."""
-        self._stop()
+    on_predict_end = on_test_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Clear the line: the error is told below."""
@@ -152,14 +127,6 @@ class RunProgress(ProgressBar):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clear the line."""
         self._stop()
-
-    def _seconds_left(self, epochs: int, share: float) -> float:
-        """Return the estimate for ``epochs`` epochs, of whose first one ``share`` is behind."""
-        start, behind = self._began
-        pace = self._pace
-        if pace is None:
-            pace = (time.monotonic() - start) / max(share - behind, 1e-3)
-        return pace * (epochs - share)
 
     def _show(self, words: str, done: int, total: float, figures: str, left: str) -> None:
         if not self._enabled:
@@ -183,24 +150,6 @@ class RunProgress(ProgressBar):
 def is_wanted() -> bool:
     """Tell whether a progress bar belongs where the messages go: a terminal that may be drawn on."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-
-def learning_rate(trainer: Trainer) -> float | None:
-    """Return the learning rate in force, as ``--model.lr`` means it (before the multipliers of groups)."""
-    if not trainer.optimizers:
-        return None
-    asked = getattr(trainer.lightning_module.hparams, "lr", None)
-    for config in trainer.lr_scheduler_configs:
-        schedule = config.scheduler
-        if isinstance(schedule, StagedLR) and asked is not None and schedule.base_lrs[0]:
-            return float(asked * schedule.get_last_lr()[0] / schedule.base_lrs[0])
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def _loss(outputs: Any, trainer: Trainer) -> float | None:
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    # Lightning divides what it hands on by the batches that make a step
-    return float(loss) * trainer.accumulate_grad_batches if isinstance(loss, Tensor) else None
 
 
 def _share(done: float, total: float) -> float:

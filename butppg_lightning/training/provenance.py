@@ -23,9 +23,7 @@ DATA_FILES = "data_files"
 """Key of a run's configuration that holds the files it was trained and tested on."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PACKAGES = ("torch", "lightning", "numpy")
 _SECONDS = 10  # git on a slow shared disk must not keep a run from starting
-_SPLITS = ("train", "val", "test")
 
 DataFile = dict[str, Any]
 
@@ -34,16 +32,12 @@ class DataRecord(Callback):
     """Notes which data a run uses, and refuses to continue it on others.
 
     A split is known by its file's size and CRC-32 (the one that `butppg evaluate` tells of what it scored); a store by
-    those of its manifest, which holds the checksums of all its files.
-
-    Args:
-        root: The data's folder.
-        config: The run's configuration, which gets the files under ``data_files``.
+    those of its manifest, which holds the checksums of all its files. The run's ``config`` gets the files under
+    ``data_files``.
     """
 
     def __init__(self, root: Path, config: dict[str, Any]) -> None:
-        self.root = root
-        self.config = config
+        self.root, self.config = root, config
         self.files: dict[str, DataFile] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -57,10 +51,10 @@ class DataRecord(Callback):
         return {"files": self.files}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the files with those that the checkpoint's run used.
+        """Compare the files with those that the checkpoint's run used; a split for testing may come or go.
 
         Raises:
-            UserError: If one has changed; it is named. A split for testing may come or go.
+            UserError: If one has changed; it is named.
         """
         if not self.files:  # validate, test, predict
             return
@@ -80,27 +74,25 @@ class DataRecord(Callback):
 def data_files(root: Path) -> dict[str, DataFile]:
     """Return, by split, the name, size in bytes and CRC-32 (8 hexadecimal digits) of the data files of a folder."""
     found: dict[str, DataFile] = {}
-    for split in _SPLITS:
-        for stem in (split, f"{split}_windows"):
-            for name in (f"{stem}.npz", f"{stem}{STORE_SUFFIX}/{MANIFEST}"):
-                path = root / name
-                if path.is_file() and split not in found:
-                    size = path.stat().st_size
-                    found[split] = {"file": name, "bytes": size, "crc32": f"{checksum(path, size):08x}"}
+    for split in ("train", "val", "test"):
+        stems = (split, f"{split}_windows")
+        names = [f"{stem}{end}" for stem in stems for end in (".npz", f"{STORE_SUFFIX}/{MANIFEST}")]
+        if name := next((name for name in names if (root / name).is_file()), None):
+            size = (root / name).stat().st_size
+            found[split] = {"file": name, "bytes": size, "crc32": f"{checksum(root / name, size):08x}"}
     return found
 
 
 def versions() -> dict[str, Any]:
-    """Return the versions that a run is made with, and the git commit where there is a repository.
+    """Return the versions that a run is made with.
 
-    Returns:
-        ``butppg_lightning``, ``python``, ``torch``, ``lightning``, ``numpy``; and of the package's repository, or else
-        the working directory's: ``commit``, ``commit_of`` (which of the two) and ``uncommitted_changes``.
+    Where the package is in a git repository, or else the working directory: also the ``commit``, ``commit_of`` (which
+    of the two) and ``uncommitted_changes``.
     """
     found: dict[str, Any] = {
         "butppg_lightning": version("butppg_lightning"),
         "python": platform.python_version(),
-        **{name: version(name) for name in _PACKAGES},
+        **{name: version(name) for name in ("torch", "lightning", "numpy")},
     }
     # an installed package may lie inside the repository of a project that merely uses it: then it is not tracked there
     if _git(_PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is not None:
@@ -121,17 +113,11 @@ def _git(folder: Path, *words: str) -> str | None:
     # a run only looks: it takes no lock that somebody's own git command would stumble over
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *words],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=True,
-        )
+        command = ["git", "-C", str(folder), *words]
+        done = subprocess.check_output(command, env=environment, stderr=subprocess.DEVNULL, text=True, timeout=_SECONDS)
+        return done.strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
 
 
 def _difference(before: DataFile | None, now: DataFile | None) -> str:

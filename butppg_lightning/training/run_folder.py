@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.console import say
-from butppg_lightning.data.feature_files import remove_features
+from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.training.provenance import DATA_FILES
@@ -38,40 +38,30 @@ _SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_ms
 
 @dataclass(frozen=True)
 class Record:
-    """What a kind of run writes down.
+    """What a kind of run writes down."""
 
-    Attributes:
-        monitors: Metrics to choose the best epoch by; the first that is a number after the first epoch counts for
-            the whole run.
-        history: History key to metric name, one value per epoch each.
-        metrics: Key in a checkpoint's ``metrics`` to metric name.
-    """
-
-    monitors: tuple[Monitor, ...]
-    history: dict[str, str]
-    metrics: dict[str, str]
+    monitors: tuple[Monitor, ...]  # what the best epoch is chosen by, as Selection does
+    history: dict[str, str]  # history key to metric name, one value per epoch each
+    metrics: dict[str, str]  # key in a checkpoint's ``metrics`` to metric name
 
 
-_FIGURES = ("auroc", "auprc", "f1", "mcc", "ece")
+_QUALITY_METRICS = ("auroc", "auprc", "f1", "mcc", "ece")
 FINETUNING = Record(
     monitors=QUALITY,
     history={
         **{name: name for name in ("train_loss", "train_acc", "val_loss", "val_acc")},
-        **{f"val_{name}": f"val_{name}" for name in _FIGURES},
+        **{f"val_{name}": f"val_{name}" for name in _QUALITY_METRICS},
     },
     metrics={
-        "loss": "val_loss",
-        "accuracy": "val_acc",
-        **{name: f"val_{name}" for name in ("class_0_acc", "class_1_acc", *_FIGURES)},
+        **{"loss": "val_loss", "accuracy": "val_acc"},
+        **{name: f"val_{name}" for name in ("class_0_acc", "class_1_acc", *_QUALITY_METRICS)},
     },
 )
+_VALIDATION = {name: name for name in ("val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")}
 PRETRAINING = Record(
     monitors=RECONSTRUCTION,
-    history={
-        **{name: f"train_{name}" for name in ("loss", "msm", "stft")},
-        **{name: name for name in ("val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")},
-    },
-    metrics={name: name for name in ("train_loss", "val_loss", "val_msm", "val_stft", "val_msm_ppg", "val_msm_ecg")},
+    history={**{name: f"train_{name}" for name in ("loss", "msm", "stft")}, **_VALIDATION},
+    metrics={"train_loss": "train_loss", **_VALIDATION},
 )
 
 
@@ -101,25 +91,18 @@ class RunFolder(EpochFigures, Checkpoint):
         select: Literal["best", "last"] = "best",
     ) -> None:
         super().__init__()
-        self.folder = folder
-        self.config = dict(config)
-        self.record = record
-        self.overwrite = overwrite
         if every_n_steps is not None and every_n_steps < 1:
             raise UserError(f"save_every_n_steps is {every_n_steps}; expected at least 1")
-        self.every_n_steps = every_n_steps
-        self.select = select
+        self.folder, self.config, self.record = folder, dict(config), record
+        self.best_path = folder / BEST
+        self.overwrite, self.every_n_steps, self.select = overwrite, every_n_steps, select
         self._step = 0
         self.history: dict[str, list[Any]] = {}
         self.best = Selection(record.monitors)
         self._latest: dict[str, float | None] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Prove that the folder can be written, and that some epoch will be validated.
-
-        Raises:
-            UserError: If not.
-        """
+        """Prove that the folder can be written, and that some epoch will be validated; else a UserError says so."""
         if stage != "fit":
             return
         every, epochs = trainer.check_val_every_n_epoch or 1, trainer.max_epochs or 0
@@ -133,11 +116,7 @@ class RunFolder(EpochFigures, Checkpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history and the best epoch so far, in plain types."""
-        return {
-            "config": self.config,
-            "history": self.history,
-            "best": self.best.state_dict(),
-        }
+        return {"config": self.config, "history": self.history, "best": self.best.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the stored history."""
@@ -155,9 +134,12 @@ class RunFolder(EpochFigures, Checkpoint):
         """Replace an earlier run only now, when data, model and optimizer have passed their checks."""
         self._step = trainer.global_step
         if trainer.is_global_zero:
-            _remove_halves(self.folder)
-            if self.overwrite:
-                remove_run(self.folder)
+            for name in RUN_FILES:
+                # a killed process leaves what it was writing under a temporary name
+                for half in self.folder.glob(f".{name}.*"):
+                    shutil.rmtree(half) if half.is_dir() else half.unlink()
+                if self.overwrite:
+                    (self.folder / name).unlink(missing_ok=True)
             # a resumed run keeps the words it was started with (they name the pretrained encoder)
             if not (self.folder / CONFIG).exists():
                 write_json(self.folder / CONFIG, self.config)
@@ -178,13 +160,16 @@ class RunFolder(EpochFigures, Checkpoint):
         self._latest = self.take_figures(trainer)
         best = self._is_best(trainer)
         self._validated = False
-        self._extend_history(trainer)
+        for key, name in self.record.history.items():
+            self.history.setdefault(key, []).append(self._latest.get(name))
+        if (stage := stage_name(trainer)) is not None:
+            self.history.setdefault("stage", []).append(stage)
         # the best one first: a crash between the two is then made good by running the epoch again
         trainer.save_checkpoint(self.folder / (BEST if best else LAST))
         if trainer.is_global_zero:
             if best:
-                same_file(self.folder / BEST, self.folder / LAST)
-            self.write_history()
+                same_file(self.best_path, self.folder / LAST)
+            write_json(self.folder / HISTORY, self.history)
             pl_module.print(self._line(trainer, best))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -197,31 +182,23 @@ class RunFolder(EpochFigures, Checkpoint):
         checkpoint["config"] = self.config
         checkpoint["stage"] = stage_name(trainer)
 
-    @property
-    def best_path(self) -> Path:
-        """The best epoch's checkpoint."""
-        return self.folder / BEST
-
-    def write_history(self) -> None:
-        """Write training_history.json."""
-        write_json(self.folder / HISTORY, self.history)
-
     def finish(self) -> None:
         """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
-        if not (self.folder / BEST).is_file():
+        if not self.best_path.is_file():
             say(f"warning: the run ended before any epoch was validated: {BEST} is the last epoch's")
-            same_file(self.folder / LAST, self.folder / BEST)
+            same_file(self.folder / LAST, self.best_path)
         same_file(self.folder / LAST, self.folder / FINAL)
-        self.write_history()
+        write_json(self.folder / HISTORY, self.history)
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
-            file.write(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).encode())
+            yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.select == "last":
             self.best.epoch = trainer.current_epoch
             return True
-        if not self.is_comparable(trainer):
+        # epochs are compared by validation figures, where the run has validation
+        if trainer.enable_validation and not self._validated:
             return False
         first = self.best.monitor is None
         best = self.best.update(self._latest, trainer.current_epoch)
@@ -231,13 +208,6 @@ class RunFolder(EpochFigures, Checkpoint):
                 f"the best model is chosen by {self.best.monitor[0]}"
             )
         return best
-
-    def _extend_history(self, trainer: Trainer) -> None:
-        for key, name in self.record.history.items():
-            self.history.setdefault(key, []).append(self._latest.get(name))
-        stage = stage_name(trainer)
-        if stage is not None:
-            self.history.setdefault("stage", []).append(stage)
 
     def _line(self, trainer: Trainer, best: bool) -> str:
         shown = [
@@ -255,19 +225,6 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in RUN_FILES)
 
 
-def remove_run(folder: Path) -> None:
-    """Remove the files of a run from ``folder``, and nothing else."""
-    for name in RUN_FILES:
-        (folder / name).unlink(missing_ok=True)
-
-
-def _remove_halves(folder: Path) -> None:
-    # a killed process leaves what it was writing under a temporary name
-    for name in RUN_FILES:
-        for half in folder.glob(f".{name}.*"):
-            shutil.rmtree(half) if half.is_dir() else half.unlink()
-
-
 def same_file(source: Path, target: Path) -> None:
     """Give ``source`` the second name ``target`` in one step, or copy it where the file system has no links.
 
@@ -282,7 +239,6 @@ def same_file(source: Path, target: Path) -> None:
             try:
                 shutil.copyfile(source, temporary)
             except OSError as error:
-                raise UserError(
-                    f"cannot write {target}: {error.strerror}; free space or choose another folder"
-                ) from error
+                reason = f"{error.strerror}; free space or choose another folder"
+                raise UserError(f"cannot write {target}: {reason}") from error
         temporary.replace(target)

@@ -1,29 +1,131 @@
-"""What loggers get of a run besides its epochs' figures, and a CSV log that a resumed run continues."""
+"""What is kept of a run beside its epochs' figures: each stage's time, where it failed, and logs of its steps."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import time
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from torch import Tensor
 
+from butppg_lightning.console import print_table, say
 from butppg_lightning.files import atomic_write
-from butppg_lightning.training.progress import learning_rate
-from butppg_lightning.training.staged_unfreezing import staging
+from butppg_lightning.training.schedules import StagedLR
+from butppg_lightning.training.staged_unfreezing import stage_name, staging
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from lightning.pytorch import LightningModule, Trainer
 
 LOGS = "logs"
 """Name of the folder in a run's folder that holds what loggers write."""
 
 _FILES = ("metrics.csv", "hparams.yaml", "events.out.tfevents.*")
+_COLUMNS = ("stage", "epochs", "best val AUROC", "in epoch", "train loss", "val loss", "time")
+
+
+def learning_rate(trainer: Trainer) -> float | None:
+    """Return the learning rate in force, as ``--model.lr`` means it (before the multipliers of groups)."""
+    if not trainer.optimizers:
+        return None
+    asked = getattr(trainer.lightning_module.hparams, "lr", None)
+    for config in trainer.lr_scheduler_configs:
+        schedule = config.scheduler
+        if isinstance(schedule, StagedLR) and asked is not None and schedule.base_lrs[0]:
+            return float(asked * schedule.get_last_lr()[0] / schedule.base_lrs[0])
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def step_loss(outputs: Any, trainer: Trainer) -> float | None:
+    """Return the loss of a training step's batch; None where the step returned none."""
+    loss = _loss(outputs)
+    # Lightning divides what it hands on by the batches that make a step
+    return None if loss is None else float(loss) * trainer.accumulate_grad_batches
+
+
+class StageRecord(Callback):
+    """Measures every epoch and warns once when the loss is no longer a number.
+
+    Attributes:
+        seconds: What each epoch of the run took, validation included; it is in the checkpoint.
+        place: Where the run was when an exception ended it, in words.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.place = ""
+        self._start: float | None = None
+        self._before = 0.0
+        self._steps = 0
+        self._lost: Any = 0
+        self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the times so far."""
+        return {"seconds": list(self.seconds), "elapsed": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the stored times."""
+        self.seconds, self._before = list(state_dict["seconds"]), state_dict["elapsed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock: a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
+        self._start = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock and count."""
+        self._start, self._before = time.monotonic(), 0.0
+        self._steps, self._lost = 0, 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batches whose loss is no number, without making a device wait."""
+        self._steps += 1
+        if (loss := _loss(outputs)) is not None:
+            self._lost = self._lost + ~torch.isfinite(loss)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the epoch's time, and say so if it diverged; comes before the run folder's checkpoint."""
+        self.seconds.append(self._elapsed())
+        self._start, self._before = None, 0.0
+        if not self._warned and (lost := int(self._lost)):
+            self._warned = True
+            rate = learning_rate(trainer)
+            now = "" if rate is None else f" (now {rate:g})"
+            clip = "" if trainer.gradient_clip_val else ", set --trainer.gradient_clip_val 1.0"
+            half = ", use --trainer.precision 32-true" if str(trainer.precision).startswith("16") else ""
+            say(
+                f"warning: the loss was NaN or infinite in {lost} of {self._steps} batches of epoch "
+                f"{trainer.current_epoch + 1}: the training diverges; lower --model.lr{now}{clip}{half} and start "
+                "again with --overwrite; best_model.pt stays the best epoch so far"
+            )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Note where the run was."""
+        doing = str(trainer.state.stage.value if trainer.state.stage else trainer.state.fn)
+        if trainer.state.fn != "fit":
+            self.place = doing
+            return
+        stage = stage_name(trainer)
+        self.place = f"epoch {trainer.current_epoch + 1}{f' of {stage}' if stage else ''} ({doing})"
+
+    def print_summary(self, history: Mapping[str, Sequence[Any]]) -> None:
+        """Print one row per stage of a run's history, as in training_history.json."""
+        if history.get("stage"):
+            print_table("Stages of this run", _COLUMNS, stage_rows(history, self.seconds))
+
+    def _elapsed(self) -> float:
+        return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
 
 
 class StepLog(Callback):
@@ -62,11 +164,8 @@ class StepLog(Callback):
         if not trainer.loggers or not (last or due):
             return
         self._step = step
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        staged = staging(trainer)
-        figures = {"lr": self._rate, "stage": None if staged is None else staged.number}
-        if isinstance(loss, Tensor):
-            figures["train_loss_step"] = float(loss) * trainer.accumulate_grad_batches
+        number = None if (staged := staging(trainer)) is None else staged.number
+        figures = {"lr": self._rate, "stage": number, "train_loss_step": step_loss(outputs, trainer)}
         known = {name: float(value) for name, value in figures.items() if value is not None}
         for logger in trainer.loggers:
             logger.log_metrics({**known, "epoch": trainer.current_epoch}, step=step)
@@ -114,3 +213,33 @@ class _ContinuedWriter(ExperimentWriter):
         with atomic_write(path) as target:
             target.write(text.getvalue().encode())
         self.metrics_keys = keys
+
+
+def stage_rows(history: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> list[tuple[str, ...]]:
+    """Return the summary's cells: stage, epochs run, best val AUROC and its epoch, last losses, time.
+
+    Args:
+        history: One value per epoch under each key; None where a figure is undefined.
+        seconds: What each epoch took; fewer where an earlier version of the package ran the first ones.
+    """
+    rows: list[tuple[str, ...]] = []
+    count = len(history["stage"])
+    times = [math.nan] * (count - len(seconds)) + list(seconds)
+    for name, numbers in groupby(range(count), key=lambda number: history["stage"][number]):
+        epochs = list(numbers)
+        scores = [(history["val_auroc"][epoch], -epoch) for epoch in epochs if history["val_auroc"][epoch] is not None]
+        best, at = max(scores, default=(None, 0))
+        losses = (_figure(history[key][epochs[-1]]) for key in ("train_loss", "val_loss"))
+        took = sum(times[epoch] for epoch in epochs)
+        spent = "unknown" if math.isnan(took) else f"{took:.1f} s" if took < 600 else f"{took / 60:.0f} min"
+        rows.append((str(name), str(len(epochs)), _figure(best), "" if best is None else str(1 - at), *losses, spent))
+    return rows
+
+
+def _loss(outputs: Any) -> torch.Tensor | None:
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return loss if isinstance(loss, torch.Tensor) else None
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch.optim import SGD, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.torch_classes import torch_class
+from butppg_lightning.training.optimizers import torch_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 ScheduleName = Literal["constant", "linear", "cosine", "one_cycle"]
-SCHEDULES: tuple[ScheduleName, ...] = ("constant", "linear", "cosine", "one_cycle")
+SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
 _NEEDS_MORE = {
     "ReduceLROnPlateau": "it waits for a validation figure, which a resumed or staged run would count differently",
     "LambdaLR": "a function cannot be written in YAML or stored in a checkpoint",
@@ -33,15 +33,9 @@ _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000  # Smith & Topin 2019, as
 def schedule_factor(name: ScheduleName, step: int, total_steps: int, warmup_steps: int) -> float:
     """Return the learning rate of a step as a share of the peak.
 
-    Args:
-        name: ``constant``, ``linear`` (decay to 0), ``cosine`` (decay to 0; Loshchilov & Hutter 2017), each after a
-            linear warm-up, or ``one_cycle`` (cosine up, cosine down; Smith & Topin 2019; its warm-up is the way up).
-        step: Optimizer steps taken so far, from 0.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Steps of the warm-up.
-
-    Returns:
-        A factor in 0..1.
+    ``constant``, ``linear`` (decay to 0) and ``cosine`` (decay to 0; Loshchilov & Hutter 2017) come after a linear
+    warm-up; ``one_cycle`` is cosine up, cosine down (Smith & Topin 2019), its warm-up the way up. All numbers are
+    optimizer steps, ``step`` from 0; the share is in 0..1.
 
     Examples:
         >>> [schedule_factor("cosine", step, 12, 2) for step in (0, 1, 2, 7)]
@@ -61,11 +55,7 @@ def schedule_factor(name: ScheduleName, step: int, total_steps: int, warmup_step
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Return the warm-up in steps: ``warmup`` below 1 is a share of the run, else a number of steps.
-
-    Raises:
-        UserError: If it is negative.
-    """
+    """Return the warm-up in steps: ``warmup`` below 1 is a share of the run, else a number of steps."""
     if warmup < 0:
         raise UserError(f"warmup is {warmup}; expected a share of the run (below 1) or a number of steps")
     return round(warmup * total_steps) if warmup < 1 else round(warmup)
@@ -76,15 +66,8 @@ def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
 
     A table is a function of the step alone, which is what resuming anywhere and dividing the rate by stages need.
 
-    Args:
-        spec: ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer steps.
-        total_steps: Optimizer steps of the whole run; given as ``total_steps`` to a scheduler that needs it.
-
-    Returns:
-        ``total_steps + 1`` factors of at least 0.
-
-    Raises:
-        UserError: If there is no such scheduler, it depends on more than the step, or an argument does not fit.
+    ``spec`` is ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer
+    steps, of which the run has ``total_steps``.
     """
     cls, arguments = torch_class(spec, lr_scheduler, LRScheduler, "model.lr_schedule", _NEEDS_MORE)
     if cls.__name__ == "OneCycleLR":
@@ -100,7 +83,7 @@ def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
                 table.append(float(optimizer.param_groups[0]["lr"]))
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise UserError(f"model.lr_schedule {cls.__name__} does not take {arguments}: {error}") from None
-    if not all(math.isfinite(factor) and factor >= 0 for factor in table):
+    if not all(0 <= factor < math.inf for factor in table):
         raise UserError(f"model.lr_schedule {cls.__name__} with {arguments} leads to rates below 0 or not finite")
     return table
 
@@ -122,11 +105,7 @@ class StagedLR(LRScheduler):
     """
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        schedule: ScheduleName | Mapping[str, Any],
-        total_steps: int,
-        warmup: float = 0.0,
+        self, optimizer: Optimizer, schedule: ScheduleName | Mapping[str, Any], total_steps: int, warmup: float = 0.0
     ) -> None:
         self.table: list[float] | None = None
         if isinstance(schedule, str):
@@ -135,10 +114,8 @@ class StagedLR(LRScheduler):
             if warmup:
                 raise UserError(f"model.warmup is {warmup}, but model.lr_schedule is a scheduler of torch; set it to 0")
             self.table = schedule_table(schedule, total_steps)
-        self.schedule = schedule
-        self.total_steps = total_steps
+        self.schedule, self.total_steps, self.stage_factor = schedule, total_steps, 1.0
         self.warmup = warmup_steps(warmup, total_steps)
-        self.stage_factor = 1.0
         super().__init__(optimizer)
 
     def factor(self, step: int) -> float:
@@ -166,11 +143,7 @@ class StagedLR(LRScheduler):
 
 
 def check_schedule(name: str) -> None:
-    """Refuse an unknown schedule.
-
-    Raises:
-        UserError: If it is none of :data:`SCHEDULES`.
-    """
+    """Refuse, with a UserError, a schedule that is none of :data:`SCHEDULES`."""
     if name not in SCHEDULES:
         hint = f"; {_NEEDS_MORE['ReduceLROnPlateau']}" if "plateau" in name.lower() else ""
         raise UserError(f"model.lr_schedule is '{name}'; choose {', '.join(SCHEDULES)}{hint}")

@@ -24,19 +24,12 @@ RECONSTRUCTION: tuple[Monitor, ...] = (("val_loss", "min"), ("train_loss", "min"
 
 @dataclass
 class Selection:
-    """The best epoch so far.
-
-    Attributes:
-        monitors: Metrics to choose by; the first that is a number when the first figures come counts from then on.
-        monitor: The one that counts; None as long as there were no figures.
-        score: Its best value; NaN as long as there was none.
-        epoch: The best epoch, from 0; -1 as long as there is none.
-    """
+    """The best epoch so far, by the first of ``monitors`` that is a number when the first figures come."""
 
     monitors: tuple[Monitor, ...]
-    monitor: Monitor | None = None
-    score: float = math.nan
-    epoch: int = -1
+    monitor: Monitor | None = None  # the one that counts; None as long as there were no figures
+    score: float = math.nan  # its best value; NaN as long as there was none
+    epoch: int = -1  # the best epoch, from 0; -1 as long as there is none
 
     def update(self, figures: Mapping[str, float | None], epoch: int) -> bool:
         """Take in an epoch's figures (None where undefined); return whether it is the best so far.
@@ -44,19 +37,17 @@ class Selection:
         The first epoch is, whatever its figures: a finished run has a best model.
         """
         if self.monitor is None:
-            usable = [pair for pair in self.monitors if figures.get(pair[0]) is not None]
-            self.monitor = usable[0] if usable else self.monitors[0]
+            usable = (pair for pair in self.monitors if figures.get(pair[0]) is not None)
+            self.monitor = next(usable, self.monitors[0])
         name, direction = self.monitor
         value = figures.get(name)
-        better = value is not None and (
-            math.isnan(self.score) or (value > self.score if direction == "max" else value < self.score)
-        )
-        if better and value is not None:
-            self.score = value
-        if better or self.epoch < 0:
+        sign = 1 if direction == "max" else -1
+        better = self.epoch < 0
+        if value is not None and (math.isnan(self.score) or sign * value > sign * self.score):
+            self.score, better = value, True
+        if better:
             self.epoch = epoch
-            return True
-        return False
+        return better
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state in plain types."""
@@ -84,7 +75,3 @@ class EpochFigures(Callback):
             fresh = self._validated or not name.startswith("val_")
             figures[name] = float(value) if fresh and math.isfinite(float(value)) else None
         return figures
-
-    def is_comparable(self, trainer: Trainer) -> bool:
-        """Tell whether the epoch has what epochs are compared by: validation figures, where the run has validation."""
-        return self._validated or not trainer.enable_validation

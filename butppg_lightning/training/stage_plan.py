@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from butppg_lightning.errors import UserError
 
@@ -43,16 +44,8 @@ def guide_plan(
 ) -> list[Stage]:
     """Return the guide's plan: head only; last N blocks; everything at lr / 10.
 
-    Args:
-        max_epochs: All epochs of the run. The last ``full_finetune_epochs`` of them are stage 3.
-        head_only_epochs: Length of stage 1; without a stage 3 a shorter run simply ends inside it.
-        unfreeze_last_n: Blocks trained in stage 2.
-        full_finetune_epochs: Length of stage 3; 0 for none.
-        lr_divisor: What stage 3 divides the learning rate by.
-        patience: Epochs without improvement after which a stage ends early; None for never.
-
-    Returns:
-        Stages whose epochs sum to ``max_epochs``; empty ones are left out.
+    The options are those of ``StagedUnfreezing``. The stages' epochs sum to ``max_epochs``; empty stages are left out.
+    Without a stage 3 a shorter run simply ends inside stage 1.
 
     Raises:
         UserError: If a number is negative, or stages 1 and 3 together are longer than the run.
@@ -60,8 +53,6 @@ def guide_plan(
     Examples:
         >>> [(stage.name, stage.epochs) for stage in guide_plan(30)]
         [('stage1_head_only', 5), ('stage2_partial', 25)]
-        >>> [(stage.name, stage.epochs) for stage in guide_plan(1)]
-        [('stage1_head_only', 1)]
     """
     if max_epochs < 1:
         raise UserError(f"trainer.max_epochs is {max_epochs}; a staged run needs a number of epochs of at least 1")
@@ -73,25 +64,18 @@ def guide_plan(
             f"stages.head_only_epochs {head_only_epochs} and stages.full_finetune_epochs {full_finetune_epochs} "
             f"together exceed trainer.max_epochs {max_epochs}; raise it or shorten them"
         )
-    first = min(head_only_epochs, max_epochs)
-    middle = max_epochs - first - full_finetune_epochs
     stages = [
-        Stage("head", first, patience=patience, name=GUIDE_NAMES[0]),
-        Stage(unfreeze_last_n, middle, patience=patience, name=GUIDE_NAMES[1]),
+        Stage("head", head_only_epochs, patience=patience, name=GUIDE_NAMES[0]),
+        Stage(unfreeze_last_n, patience=patience, name=GUIDE_NAMES[1]),
         Stage("all", full_finetune_epochs, lr_divisor, patience, GUIDE_NAMES[2]),
     ]
-    return [stage for stage in stages if stage.epochs]
+    return complete_plan(stages, max_epochs)
 
 
 def complete_plan(stages: Sequence[Stage], max_epochs: int) -> list[Stage]:
     """Return a user's plan with every length and name filled in.
 
-    Args:
-        stages: The plan; at most one stage may leave its epochs open.
-        max_epochs: All epochs of the run; a longer plan is cut there.
-
-    Returns:
-        Stages whose epochs sum to ``max_epochs``.
+    At most one stage may leave its epochs open. They sum to ``max_epochs``; a longer plan is cut there.
 
     Raises:
         UserError: If the plan is empty, shorter than the run, or leaves more than one length open.
@@ -108,27 +92,17 @@ def complete_plan(stages: Sequence[Stage], max_epochs: int) -> list[Stage]:
             "leave the last stage's epochs out"
         )
     plan, left = [], max_epochs
-    rest = max(0, max_epochs - fixed)
-    for index, stage in enumerate(stages):
-        asked = rest if stage.epochs is None else stage.epochs
-        epochs = min(asked, left)
+    for number, stage in enumerate(stages, start=1):
+        epochs = min(max(0, max_epochs - fixed) if stage.epochs is None else stage.epochs, left)
         left -= epochs
+        part = {"head": "head_only", "all": "full"}.get(str(stage.trainable), f"last_{stage.trainable}")
         if epochs:
-            name = stage.name or f"stage{index + 1}_{_word(stage.trainable)}"
-            plan.append(Stage(stage.trainable, epochs, stage.lr_divisor, stage.patience, name))
+            plan.append(replace(stage, epochs=epochs, name=stage.name or f"stage{number}_{part}"))
     return plan
 
 
 def check_plan(plan: Sequence[Stage], depth: int) -> None:
-    """Refuse a plan that this encoder cannot follow.
-
-    Args:
-        plan: The plan.
-        depth: The encoder's number of blocks.
-
-    Raises:
-        UserError: On an impossible part, length or divisor.
-    """
+    """Refuse, with a UserError, a plan that an encoder of ``depth`` blocks cannot follow."""
     for number, stage in enumerate(plan):
         part, name = stage.trainable, stage.name or f"{number + 1} of stages.plan"
         if isinstance(part, bool) or not (isinstance(part, int) or part in ("head", "all")):
@@ -149,44 +123,24 @@ def check_plan(plan: Sequence[Stage], depth: int) -> None:
 def stage_ends(plan: Sequence[Stage], boundaries: Sequence[int] = ()) -> list[int]:
     """Return the epoch at which each stage ends (the first one not in it).
 
-    Args:
-        plan: The plan.
-        boundaries: Ends of the first stages that handed over early, as recorded so far. Later stages keep their
-            length, so that they begin and end earlier.
+    ``boundaries`` are the ends of the first stages that handed over early, as recorded so far. Later stages keep their
+    length, so that they begin and end earlier.
 
     Examples:
-        >>> stage_ends(guide_plan(30))
-        [5, 30]
-        >>> stage_ends(guide_plan(30), [3])
-        [3, 28]
+        >>> stage_ends(guide_plan(30)), stage_ends(guide_plan(30), [3])
+        ([5, 30], [3, 28])
     """
-    ends: list[int] = []
-    for index, stage in enumerate(plan):
-        begin = ends[-1] if ends else 0
-        ends.append(boundaries[index] if index < len(boundaries) else begin + (stage.epochs or 0))
+    ends = list(boundaries)
+    for stage in plan[len(ends) :]:
+        ends.append((ends[-1] if ends else 0) + (stage.epochs or 0))
     return ends
 
 
 def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = ()) -> int:
     """Return which stage an epoch (from 0) belongs to; epochs beyond the plan belong to the last one.
 
-    Args:
-        plan: The plan.
-        epoch: The epoch.
-        boundaries: As in :func:`stage_ends`.
-
     Examples:
         >>> [stage_index(guide_plan(7, head_only_epochs=5), epoch) for epoch in (0, 4, 5, 6, 99)]
         [0, 0, 1, 1, 1]
     """
-    ends = stage_ends(plan, boundaries)
-    return next((index for index, end in enumerate(ends) if epoch < end), len(plan) - 1)
-
-
-def plan_as_dicts(plan: Sequence[Stage]) -> list[dict[str, Any]]:
-    """Return the plan in plain types, for checkpoints and JSON."""
-    return [asdict(stage) for stage in plan]
-
-
-def _word(trainable: Trainable) -> str:
-    return {"head": "head_only", "all": "full"}.get(str(trainable), f"last_{trainable}")
+    return min(bisect_right(stage_ends(plan, boundaries), epoch), len(plan) - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, StochasticWeightAveraging
@@ -15,15 +15,7 @@ from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
 from butppg_lightning.training.schedules import StagedLR
 from butppg_lightning.training.selection import QUALITY, EpochFigures, Selection
-from butppg_lightning.training.stage_plan import (
-    Stage,
-    check_plan,
-    complete_plan,
-    guide_plan,
-    plan_as_dicts,
-    stage_ends,
-    stage_index,
-)
+from butppg_lightning.training.stage_plan import Stage, check_plan, complete_plan, guide_plan, stage_ends, stage_index
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -69,13 +61,9 @@ class StagedUnfreezing(EpochFigures):
         restore_best: bool = False,
         plan: list[Stage] | None = None,
     ) -> None:
-        self.head_only_epochs = head_only_epochs
-        self.unfreeze_last_n = unfreeze_last_n
-        self.full_finetune_epochs = full_finetune_epochs
-        self.lr_divisor = lr_divisor
-        self.patience = patience
-        self.restore_best = restore_best
-        self.plan = plan
+        self.head_only_epochs, self.unfreeze_last_n = head_only_epochs, unfreeze_last_n
+        self.full_finetune_epochs, self.lr_divisor = full_finetune_epochs, lr_divisor
+        self.patience, self.restore_best, self.plan = patience, restore_best, plan
         self.stages: list[Stage] = []
         self.boundaries: list[int] = []
         self._network: nn.Module | None = None
@@ -123,7 +111,7 @@ class StagedUnfreezing(EpochFigures):
     def state_dict(self) -> dict[str, Any]:
         """Return the plan and where in it the run is, in plain types."""
         return {
-            "plan": plan_as_dicts(self.stages),
+            "plan": [asdict(stage) for stage in self.stages],
             "stage": self._current,
             "boundaries": list(self.boundaries),
             "best": self._best.state_dict(),
@@ -139,17 +127,15 @@ class StagedUnfreezing(EpochFigures):
         """
         if self._network is None:  # validate, test, predict: nothing to freeze
             return
-        stored, present = state_dict["plan"], plan_as_dicts(self.stages)
+        stored, present = state_dict["plan"], [asdict(stage) for stage in self.stages]
         if stored != present:
             raise UserError(
                 f"the checkpoint was trained with the stages {_in_words(stored)}, this run asks for "
                 f"{_in_words(present)}; resume with the same plan, or start afresh with --model.pretrained"
             )
-        self._current = state_dict["stage"]
-        self.boundaries = list(state_dict["boundaries"])
+        self._current, self.boundaries = state_dict["stage"], list(state_dict["boundaries"])
         self._best.load_state_dict(state_dict["best"])
-        self._waited = state_dict["waited"]
-        self._finished = state_dict["finished"]
+        self._waited, self._finished = state_dict["waited"], state_dict["finished"]
         set_trainable(self._network, self.stage.trainable)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,16 +147,29 @@ class StagedUnfreezing(EpochFigures):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the stage of the epoch; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
-        self._enter(trainer, pl_module)
+        index = stage_index(self.stages, trainer.current_epoch, self.boundaries)
+        if index != self._current:
+            self._best, self._waited = Selection(QUALITY), 0
+            if self.restore_best:
+                _load_best(trainer, pl_module)
+        self._current = index
+        changed = set_trainable(_network_of(pl_module), self.stage.trainable)
+        if changed and isinstance(trainer.strategy, DDPStrategy):
+            # DDP registers its gradient hooks when it wraps: what is unfrozen later would silently not be averaged
+            trainer.strategy.model = trainer.strategy._setup_model(pl_module)
+            trainer.strategy._register_ddp_hooks()
+        self._set_rates(trainer)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the stage of the epoch."""
-        self._enter(trainer, pl_module)
+    on_train_epoch_start = on_train_start
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let a stage that no longer improves hand over; end the run with its last stage."""
         epoch = trainer.current_epoch
-        stalled = self.stage.patience is not None and self._validated and self._has_stalled(trainer)
+        stalled = False
+        if self.stage.patience is not None and self._validated:
+            better = self._best.update(self.take_figures(trainer), epoch)
+            self._waited = 0 if better else self._waited + 1
+            stalled = self._waited >= self.stage.patience
         self._validated = False
         if stalled:
             say(f"{self.stage.name} ends early, after epoch {epoch + 1}: no better figure")
@@ -186,25 +185,8 @@ class StagedUnfreezing(EpochFigures):
         check_plan([Stage(self.unfreeze_last_n, lr_divisor=self.lr_divisor, name="stage2_partial")], depth)
         options = (self.head_only_epochs, self.unfreeze_last_n, self.full_finetune_epochs, self.lr_divisor)
         stages = guide_plan(epochs, *options, self.patience)
-        check_plan(stages, depth)
+        check_plan(stages, depth)  # and the patience
         return stages
-
-    def _enter(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        index = stage_index(self.stages, trainer.current_epoch, self.boundaries)
-        if index != self._current:
-            self._best, self._waited = Selection(QUALITY), 0
-            if self.restore_best:
-                _load_best(trainer, pl_module)
-        self._current = index
-        changed = set_trainable(_network_of(pl_module), self.stage.trainable)
-        if changed and isinstance(trainer.strategy, DDPStrategy):
-            _wrap_again(trainer.strategy, pl_module)
-        self._set_rates(trainer)
-
-    def _has_stalled(self, trainer: Trainer) -> bool:
-        better = self._best.update(self.take_figures(trainer), trainer.current_epoch)
-        self._waited = 0 if better else self._waited + 1
-        return self._waited >= (self.stage.patience or math.inf)
 
     def _set_rates(self, trainer: Trainer) -> None:
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -225,9 +207,9 @@ class StagedUnfreezing(EpochFigures):
         for stage, end in zip(self.stages, stage_ends(self.stages, self.boundaries), strict=True):
             parts = trainable_parts(network, stage.trainable)
             count = sum(parameter.numel() for part in parts for parameter in part.parameters())
-            trains = (
-                f"last {stage.trainable} blocks, norm, head" if isinstance(stage.trainable, int) else stage.trainable
-            )
+            trains = str(stage.trainable)
+            if isinstance(stage.trainable, int):
+                trains = f"last {trains} blocks, norm, head"
             shown = f"{rate / stage.lr_divisor:g}" if rate is not None else f"/ {stage.lr_divisor:g}"
             rows.append((str(stage.name), f"{first}-{end}", trains, f"{count:,}", shown))
             first = end + 1
@@ -249,12 +231,6 @@ def stage_name(trainer: Trainer) -> str | None:
 def _network_of(pl_module: LightningModule) -> nn.Module:
     network = getattr(pl_module, "network", pl_module)
     return network if isinstance(network, nn.Module) else pl_module
-
-
-def _wrap_again(strategy: DDPStrategy, pl_module: LightningModule) -> None:
-    # DDP registers its gradient hooks when it wraps: what is unfrozen later would silently not be averaged
-    strategy.model = strategy._setup_model(pl_module)
-    strategy._register_ddp_hooks()
 
 
 def _load_best(trainer: Trainer, pl_module: LightningModule) -> None:

@@ -51,6 +51,7 @@ class WeightAverage(Callback):
         # the average; while it has taken the weights' place, the weights
         self._other: dict[nn.Parameter, Tensor] = {}
         self._swapped = False
+        # optimizer steps in each average, and of the run
         self._steps: dict[nn.Parameter, int] = {}
         self._step = 0
         self._later_stages: int | None = None
@@ -65,23 +66,21 @@ class WeightAverage(Callback):
         if self._module is None or not self._other:
             return {}
         names = {name: value for name, value in self._module.named_parameters() if value in self._other}
-        return {
-            "weights": {name: self._other[value] if self._swapped else value.detach() for name, value in names.items()},
-            "steps": {name: self._steps[value] for name, value in names.items()},
-            "later_stages": self._later_stages,
-        }
+        weights = {name: self._other[value] if self._swapped else value.detach() for name, value in names.items()}
+        steps = {name: self._steps[value] for name, value in names.items()}
+        return {"weights": weights, "steps": steps, "later_stages": self._later_stages}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the module's weights, just loaded, for the average, and the stored ones to train on with."""
         if self._module is None:
             return
-        parameters = dict(self._module.named_parameters())
         for name, weights in state_dict["weights"].items():
+            parameter = self._module.get_parameter(name)
             if self.decay is not None:
-                self._other[parameters[name]] = parameters[name].detach().clone()
-                self._steps[parameters[name]] = state_dict["steps"][name]
+                self._other[parameter] = parameter.detach().clone()
+                self._steps[parameter] = state_dict["steps"][name]
             with torch.no_grad():
-                parameters[name].copy_(weights)
+                parameter.copy_(weights)
         self._later_stages = state_dict["later_stages"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -105,11 +104,22 @@ class WeightAverage(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Follow the stage; a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
         self._step = trainer.global_step
-        self._follow_stage(trainer, pl_module)
+        if self.decay is None:
+            return
+        if (staged := staging(trainer)) is not None:
+            later = len(staged.later_stages)
+            if staged.restore_best and later != self._later_stages:
+                self._other = {}  # the weights are those of the best model now
+            self._later_stages = later
+        # frozen weights have no average and are never written to: stored features of theirs stay valid
+        trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        self._steps = {parameter: self._steps[parameter] if parameter in self._other else 0 for parameter in trained}
+        self._other = {
+            parameter: self._other[parameter] if parameter in self._other else parameter.detach().clone()
+            for parameter in trained
+        }
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Follow the stage."""
-        self._follow_stage(trainer, pl_module)
+    on_train_epoch_start = on_train_start
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -127,6 +137,9 @@ class WeightAverage(Callback):
         """Validate the average."""
         self._swap(to_average=True)
 
+    # after the fit too, the average: the module is then what the last checkpoint holds
+    on_fit_end = on_validation_start
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Train on with the weights."""
         self._swap(to_average=False)
@@ -135,32 +148,12 @@ class WeightAverage(Callback):
         """Leave the weights, wherever the run broke off."""
         self._swap(to_average=False)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average: the module is then what the last checkpoint holds."""
-        self._swap(to_average=True)
-
-    def _follow_stage(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.decay is None:
-            return
-        if (staged := staging(trainer)) is not None:
-            later = len(staged.later_stages)
-            if staged.restore_best and later != self._later_stages:
-                self._other = {}  # the weights are those of the best model now
-            self._later_stages = later
-        # frozen weights have no average and are never written to: stored features of theirs stay valid
-        trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
-        self._steps = {parameter: self._steps[parameter] if parameter in self._other else 0 for parameter in trained}
-        self._other = {
-            parameter: self._other[parameter] if parameter in self._other else parameter.detach().clone()
-            for parameter in trained
-        }
-
     @torch.no_grad()
     def _swap(self, *, to_average: bool) -> None:
         if self._swapped == to_average or not self._other:
             return
         for parameter, other in self._other.items():
-            held = parameter.detach().clone()
+            held = parameter.clone()
             parameter.copy_(other)
             other.copy_(held)
         self._swapped = to_average

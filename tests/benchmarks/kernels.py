@@ -29,7 +29,7 @@ from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.models.prediction import automatic_precision, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
-from butppg_lightning.training.parameter_groups import parameter_groups
+from butppg_lightning.training.optimizers import parameter_groups
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
 
 TRAIN_BATCH, FORWARD_BATCH, SCORE_BATCH = 32, 128, 256

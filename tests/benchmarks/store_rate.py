@@ -23,7 +23,7 @@ import numpy as np
 
 from butppg_lightning.console import print_table
 from butppg_lightning.data.dataset import WindowDataset
-from butppg_lightning.data.sampler import EpochBatches
+from butppg_lightning.data.module import EpochBatches
 from butppg_lightning.data.store import StoreWriter, read_store
 from butppg_lightning.window import PRETRAIN_CHANNELS, WINDOW_SAMPLES
 

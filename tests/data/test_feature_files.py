@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from butppg_lightning.data.feature_files import FeatureFile, Layout, folder_bytes, free_bytes, remove_features
+from butppg_lightning.data.features import FeatureFile, Layout, folder_bytes, free_bytes, remove_features
 
 ROWS = torch.arange(60.0).view(10, 3, 2)
 LAYOUT = Layout((10, 3, 2), torch.float32)

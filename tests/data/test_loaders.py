@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.data.finetune import BUTPPGDataModule
+from butppg_lightning.data.module import EpochBatches
 from butppg_lightning.data.pretrain import PretrainDataModule
-from butppg_lightning.data.sampler import EpochBatches
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from butppg_lightning.data.dataset import WindowDataset
 from butppg_lightning.data.pretrain import PretrainDataModule
-from butppg_lightning.data.store import StoredWindows, StoreWriter, read_store, rows
+from butppg_lightning.data.store import StoredWindows, StoreWriter, read_store, reader
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet, read_windows
 
@@ -100,7 +100,7 @@ def test_what_is_read_may_be_changed_and_sent_to_another_process(tmp_path: Path)
 def test_what_does_not_fit_into_memory_reads_the_same(tmp_path: Path, monkeypatch) -> None:
     windows = with_absent()
     stored(tmp_path / "a.store", windows)
-    monkeypatch.setattr(rows, "_memory_bytes", lambda: 1000.0)
+    monkeypatch.setattr(reader, "_memory_bytes", lambda: 1000.0)
     found = read_store(tmp_path / "a.store")
     assert found.signals._beyond_memory
     assert np.array_equal(found.signals[[19, 3, 3, 8]], windows.signals[[19, 3, 3, 8]])

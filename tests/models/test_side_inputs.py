@@ -16,7 +16,7 @@ from butppg_lightning.export.onnx import export_onnx
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.heads import HEADS, SideInputs
 from butppg_lightning.models.indices.signal_indices import GROUPS
-from butppg_lightning.training.parameter_groups import parameter_groups
+from butppg_lightning.training.optimizers import parameter_groups
 from butppg_lightning.window import CHANNELS
 
 if TYPE_CHECKING:

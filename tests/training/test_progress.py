@@ -6,7 +6,7 @@ import torch
 from rich.console import Console
 
 from butppg_lightning.training import progress
-from butppg_lightning.training.stage_record import stage_rows
+from butppg_lightning.training.run_logs import stage_rows
 
 
 def stub_trainer(epoch: int, epochs: int, batches: int) -> SimpleNamespace:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.parameter_groups import parameter_groups
+from butppg_lightning.training.optimizers import parameter_groups
 from butppg_lightning.training.schedules import SCHEDULES, StagedLR, schedule_factor
 
 CLOSED_FORMS = {

@@ -48,7 +48,7 @@ def sweep(
     from butppg_lightning.cli.sweep.outcome import CACHE, finish, remove_outcome
     from butppg_lightning.cli.sweep.study import make_method, open_study
     from butppg_lightning.cli.sweep.worker import Worker, check_trials
-    from butppg_lightning.data.feature_files import remove_features
+    from butppg_lightning.data.features import remove_features
 
     folder = Path(output_dir or f"artifacts/sweep_{plan.name}")
     make_method(plan, "sampler"), make_method(plan, "pruning")

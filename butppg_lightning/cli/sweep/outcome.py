@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from butppg_lightning.cli.sweep.study import replaced_by, trial_folder
 from butppg_lightning.console import print_table
-from butppg_lightning.data.feature_files import remove_features
+from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.drawing import save_figure
 from butppg_lightning.files import atomic_write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -47,9 +47,8 @@ class Column(NamedTuple):
         """Return the header of a ``.npy`` file (format 1.0) of so many windows."""
         shape = (windows, *self.row)
         text = f"{{'descr': '{self.dtype.str}', 'fortran_order': False, 'shape': {shape!r}, }}"
-        return (
-            b"\x93NUMPY\x01\x00" + (HEADER_BYTES - 10).to_bytes(2, "little") + f"{text:<{HEADER_BYTES - 11}}\n".encode()
-        )
+        length = (HEADER_BYTES - 10).to_bytes(2, "little")
+        return b"\x93NUMPY\x01\x00" + length + f"{text:<{HEADER_BYTES - 11}}\n".encode()
 
     def path(self, folder: Path, shard: int) -> Path:
         """Return where a shard's file is."""
@@ -66,13 +65,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class Shard:
-    """One shard.
-
-    Attributes:
-        windows: How many windows it holds.
-        files: Size and checksum of its files, by column name.
-        notes: What the writer was told about these windows; plain JSON.
-    """
+    """One shard: how many windows, its files by column name, and notes about these windows in plain JSON."""
 
     windows: int
     files: dict[str, ShardFile]
@@ -81,25 +74,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is in a store.
-
-    Attributes:
-        channels: Names of the C channels.
-        dtype: ``float32`` or ``float16``.
-        centred: Channels stored less each window's median (in float16 only, where an offset would cost the pulse).
-        subjects: Names that the subject codes stand for, or None when subjects are unknown.
-        present: Whether each shard says which channels are there.
-        shards: The shards, in order.
-        about: What the writer was told about the whole store; plain JSON.
-    """
+    """What is in a store."""
 
     channels: tuple[str, ...]
     dtype: str
-    centred: tuple[str, ...] = ()
-    subjects: tuple[str, ...] | None = None
-    present: bool = False
+    centred: tuple[str, ...] = ()  # stored less each window's median (float16 only: an offset would cost the pulse)
+    subjects: tuple[str, ...] | None = None  # what the subject codes stand for; None when subjects are unknown
+    present: bool = False  # whether each shard says which channels are there
     shards: tuple[Shard, ...] = ()
-    about: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)  # what else is to be known about the store; plain JSON
 
     def __len__(self) -> int:
         return sum(shard.windows for shard in self.shards)
@@ -116,25 +99,14 @@ class Manifest:
         return tuple(found)
 
     def write(self, folder: Path) -> None:
-        """Replace a store's manifest in one step.
-
-        Raises:
-            UserError: If it cannot be written.
-        """
-        shape = {"windows": len(self), "samples": WINDOW_SAMPLES, "fs": SAMPLING_RATE}
+        """Replace a store's manifest in one step; a UserError says that it cannot be written."""
+        head = {"format": _FORMAT, "version": _VERSION, "windows": len(self), "samples": WINDOW_SAMPLES}
         # the writer lets no NaN or Inf in
-        head = {"format": _FORMAT, "version": _VERSION, **shape, "finite": True}
-        write_json(folder / MANIFEST, {**head, **asdict(self)})
+        write_json(folder / MANIFEST, {**head, "fs": SAMPLING_RATE, "finite": True, **asdict(self)})
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a store's manifest.
-
-    Args:
-        folder: The store.
-
-    Returns:
-        The manifest. Nothing of the shards has been looked at.
+    """Read and check a store's manifest; nothing of the shards is looked at.
 
     Raises:
         UserError: If there is none, or it is damaged, or of a version this one does not know.
@@ -143,32 +115,29 @@ def read_manifest(folder: Path) -> Manifest:
     content = _Part(path, "the manifest", _load(path))
     if content.get("format", str) != _FORMAT:
         raise UserError(f"{path} is not that of a window store; write one with: butppg prepare vitaldb-windows")
-    if content.get("version", int) != _VERSION:
+    if (version := content.get("version", int)) != _VERSION:
         raise UserError(
-            f"{path} is of version {content.get('version', int)}, but version {_VERSION} is read here: "
+            f"{path} is of version {version}, but version {_VERSION} is read here: "
             "update butppg-lightning, or write the store again"
         )
     if content.get("fs", int) != SAMPLING_RATE or content.get("samples", int) != WINDOW_SAMPLES:
         raise UserError(f"{path}: windows are {WINDOW_SAMPLES} samples at {SAMPLING_RATE} Hz; these are not")
-    channels = content.names("channels")
     try:
-        channels = channel_names(channels)
+        channels = channel_names(content.names("channels"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    if content.get("dtype", str) not in DTYPES:
-        raise UserError(f"{path}: dtype is {content.get('dtype', str)!r}; expected {' or '.join(DTYPES)}")
+    if (dtype := content.get("dtype", str)) not in DTYPES:
+        raise UserError(f"{path}: dtype is {dtype!r}; expected {' or '.join(DTYPES)}")
     manifest = Manifest(
         channels=channels,
-        dtype=content.get("dtype", str),
+        dtype=dtype,
         centred=content.names("centred"),
         subjects=None if content.content.get("subjects") is None else content.names("subjects"),
         present=content.get("present", bool),
         about=content.get("about", dict),
     )
-    shards = content.get("shards", list)
-    return Manifest(
-        **{**vars(manifest), "shards": tuple(_shard(path, manifest, row, item) for row, item in enumerate(shards))}
-    )
+    shards = enumerate(content.get("shards", list))
+    return replace(manifest, shards=tuple(_shard(path, manifest, number, item) for number, item in shards))
 
 
 def _load(path: Path) -> Any:
@@ -194,13 +163,13 @@ def _shard(path: Path, manifest: Manifest, number: int, item: Any) -> Shard:
     stored = _Part(path, f"shard {number}", shard.get("files", dict))
     files = {}
     for column in manifest.columns:
-        file = _Part(path, f"{column.name} of shard {number}", stored.get(column.name, dict))
-        expected = HEADER_BYTES + windows * column.row_bytes
-        if file.get("bytes", int) != expected:
-            raise UserError(f"{path}: {file.what} cannot have {file.get('bytes', int)} bytes; write the store again")
-        if not re.fullmatch("[0-9a-f]{8}", file.get("crc32", str)):
-            raise UserError(f"{path}: {file.what} has no CRC-32; write the store again")
-        files[column.name] = ShardFile(expected, file.get("crc32", str))
+        part = _Part(path, f"{column.name} of shard {number}", stored.get(column.name, dict))
+        file = ShardFile(part.get("bytes", int), part.get("crc32", str))
+        if file.bytes != HEADER_BYTES + windows * column.row_bytes:
+            raise UserError(f"{path}: {part.what} cannot have {file.bytes} bytes; write the store again")
+        if not re.fullmatch("[0-9a-f]{8}", file.crc32):
+            raise UserError(f"{path}: {part.what} has no CRC-32; write the store again")
+        files[column.name] = file
     return Shard(windows, files, shard.get("notes", list))
 
 

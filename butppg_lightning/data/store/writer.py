@@ -117,7 +117,7 @@ class StoreWriter:
         expected = (count, len(self.manifest.channels), WINDOW_SAMPLES)
         if signals.shape != expected:
             raise UserError(f"windows have shape {list(signals.shape)}; {self.folder} takes {list(expected)}")
-        columns = {"signals": encode_signals(signals, self.manifest, first=len(self))}
+        columns = {"signals": _encode_signals(signals, self.manifest, len(self))}
         if self.manifest.present:
             columns["present"] = self._check_present(present, signals)
         elif present is not None and not present.all():
@@ -140,14 +140,12 @@ class StoreWriter:
             return
         number = len(self.manifest.shards)
         files = {
-            column.name: _write(self.folder, column, number, self._waiting[column.name], self._windows)
+            column.name: _write(column.path(self.folder, number), column, self._waiting[column.name], self._windows)
             for column in self.manifest.columns
         }
-        self.manifest = dataclasses.replace(
-            self.manifest,
-            subjects=None if self.manifest.subjects is None else tuple(self._codes),
-            shards=(*self.manifest.shards, Shard(self._windows, files, self._notes)),
-        )
+        subjects = None if self.manifest.subjects is None else tuple(self._codes)
+        shards = (*self.manifest.shards, Shard(self._windows, files, self._notes))
+        self.manifest = dataclasses.replace(self.manifest, subjects=subjects, shards=shards)
         self.manifest.write(self.folder)
         self._clear()
 
@@ -164,9 +162,8 @@ class StoreWriter:
         for key in ("channels", "dtype", "centred", "present", "about"):
             there, asked = getattr(self.manifest, key), getattr(wanted, key)
             if there != asked:
-                raise UserError(
-                    f"{self.folder} was begun with {_difference(key, there, asked)}; write into another folder"
-                )
+                difference = _difference(key, there, asked)
+                raise UserError(f"{self.folder} was begun with {difference}; write into another folder")
         if (self.manifest.subjects is None) != (wanted.subjects is None):
             raise UserError(f"{self.folder} was begun {'without' if wanted.subjects == () else 'with'} subjects")
         check_files(self.folder, self.manifest)
@@ -190,20 +187,8 @@ class StoreWriter:
         return present
 
 
-def encode_signals(signals: Array, manifest: Manifest, first: int = 0) -> Array:
-    """Bring windows into the form a store keeps them in.
-
-    Args:
-        signals: ``[n, C, 1250]``.
-        manifest: Says which dtype, and which channels are centred.
-        first: Number of the first window, for messages.
-
-    Returns:
-        ``[n, C, 1250]`` of the store's dtype.
-
-    Raises:
-        UserError: If a window is not finite or does not fit float16.
-    """
+def _encode_signals(signals: Array, manifest: Manifest, first: int) -> Array:
+    """Return windows ``[n, C, 1250]`` as the store keeps them; ``first`` is the first one's number, for messages."""
     with np.errstate(over="ignore"):
         values = np.array(signals, dtype="<f4")
     bad = np.flatnonzero(~np.isfinite(values).all(axis=(1, 2)))
@@ -228,8 +213,7 @@ def encode_signals(signals: Array, manifest: Manifest, first: int = 0) -> Array:
     return stored
 
 
-def _write(folder: Path, column: Column, number: int, parts: list[Array], windows: int) -> ShardFile:
-    path = column.path(folder, number)
+def _write(path: Path, column: Column, parts: list[Array], windows: int) -> ShardFile:
     size, checksum = 0, 0
     with atomic_write(path) as file:
         for piece in (column.header(windows), *parts):
