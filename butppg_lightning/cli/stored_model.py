@@ -56,16 +56,13 @@ def take_model(
     """
     content = read_checkpoint(checkpoint)
     stored = _hyperparameters(content, checkpoint, command)
-    unknown = set(stored) - set(model.keys())
-    if unknown:
+    if unknown := sorted(set(stored) - set(model.keys())):
         raise UserError(
-            f"{checkpoint} was written by another kind of module (its hyperparameters have {sorted(unknown)[0]}); "
+            f"{checkpoint} was written by another kind of module (its hyperparameters have {unknown[0]}); "
             f"`butppg {command}` cannot use it as --ckpt_path"
         )
     config = content.get("config")
-    words = config.get("model") if isinstance(config, dict) else None
-    words = words if isinstance(words, dict) else {}
-    started = {key: _canonical(key, words.get(key)) for key in _FRESH_ONLY}
+    started = {key: _canonical(key, _value(config, f"model.{key}")) for key in _FRESH_ONLY}
     _refuse_contradictions({**started, **stored}, model, options_given(arguments, "model"), checkpoint)
     refuse_unnamed(stored.get("encoder"), _canonical("encoder", model.get("encoder")))
     for key, value in stored.items():
@@ -80,7 +77,7 @@ def take_model(
     return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, config
 
 
-def tell_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
+def report_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
     """Say, in one line, what makes a continued run differ from what the uninterrupted one would have become.
 
     Args:
@@ -88,25 +85,22 @@ def tell_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
         stored: The configuration that :func:`take_model` found in it.
         config: The resolved configuration.
     """
-    if not isinstance(stored, dict):
-        return
-    changed = []
-    for key in _MUST_AGREE:
-        before: Any = stored
-        for part in key.split("."):
-            before = before.get(part) if isinstance(before, dict) else None
-        before = _FORMERLY.get(key) if before is None else before
-        if before != config.get(key):
-            changed.append(f"{key} was {before}, is {config.get(key)}")
-    if changed:
+    earlier = {key: _value(stored, key, _FORMERLY.get(key)) for key in _MUST_AGREE}
+    changed = [f"{key} was {was}, is {config.get(key)}" for key, was in earlier.items() if was != config.get(key)]
+    if changed and isinstance(stored, dict):
         say(f"warning: this run continues {checkpoint}, but not exactly: {'; '.join(changed)}")
+
+
+def _value(config: Any, key: str, default: Any = None) -> Any:
+    """Return what a stored configuration says of a dotted key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return default if config is None else config
 
 
 def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) -> dict[str, Any]:
     needed = {"hyper_parameters", "state_dict", "pytorch-lightning_version"}
-    if command in _TRAINING:
-        needed |= {"optimizer_states"}
-    lacking = needed - set(content)
+    lacking = (needed | {"optimizer_states"} if command in _TRAINING else needed) - set(content)
     stored = content.get("hyper_parameters")
     if lacking or not isinstance(stored, dict):
         raise UserError(

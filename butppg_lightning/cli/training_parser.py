@@ -1,13 +1,17 @@
-"""The parser of the training commands: its help, and the checks of what it parsed."""
+"""The parser of the training commands: options of a run, help, and checks of what it parsed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import argparse
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from butppg_lightning.cli.parser import OneLineErrors
 from butppg_lightning.errors import UserError
+from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
+from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -25,41 +29,74 @@ EXAMPLES = {
         for command in ("validate", "test", "predict")
     },
 }
-
-
 _USUAL = ("max_epochs", "accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches")
+_Logger = Literal["csv", "tensorboard"]
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with errors of one line, and a help that begins with our own keys."""
 
     def format_help(self, *formatter: Any, trainer: bool = False) -> str:
-        """Return the help.
+        """Return the help, which is the last thing that the parser is asked for.
 
         Args:
             formatter: Given by Python from 3.15 on.
             trainer: Show all keys of Lightning's trainer, and nothing else; otherwise only the usual ones are shown.
         """
-        shown, groups = self._action_groups, dict(self.groups or {})
+        groups = dict(self.groups or {})
         lightning, data = groups.pop("trainer"), groups.pop("data")
         own = {"data": data, **groups}
-        first = [group for group in shown if group not in (lightning, *own.values())]
         for name, group in {**own, "trainer": lightning}.items():
             group.title = f"{name}: {str(group.title).removeprefix(f'{name}: ').rstrip('.:')}"
+            keys = [action for action in group._group_actions if "." in action.dest]
+            group._group_actions = [action for action in keys if not action.dest.endswith(".help")]
         lightning.title = "trainer: Lightning's keys" if trainer else "trainer: the usual ones of Lightning's keys"
-        kept = {group: group._group_actions for group in (*own.values(), lightning)}
-        try:
-            self._action_groups = [lightning] if trainer else [*first, *own.values(), lightning]
-            for group, actions in kept.items():
-                keys = [action for action in actions if "." in action.dest and not action.dest.endswith(".help")]
-                usual = [action for action in keys if action.dest.partition(".")[2] in _USUAL]
-                group._group_actions = usual if group is lightning and not trainer else keys
-            text = super().format_help(*formatter)
-        finally:
-            self._action_groups = shown
-            for group, actions in kept.items():
-                group._group_actions = actions
-        return text if trainer else f"{text}\nAll keys of Lightning's trainer: {self.prog} --help.trainer\n"
+        if trainer:
+            self._action_groups = [lightning]
+            return super().format_help(*formatter)
+        usual = [action for action in lightning._group_actions if action.dest.partition(".")[2] in _USUAL]
+        lightning._group_actions = usual
+        first = [group for group in self._action_groups if group not in (lightning, *own.values())]
+        self._action_groups = [*first, *own.values(), lightning]
+        return f"{super().format_help(*formatter)}\nAll keys of Lightning's trainer: {self.prog} --help.trainer\n"
+
+
+def add_run_options(parser: LightningArgumentParser, command: str) -> None:
+    """Add what a run needs beside module, data and trainer."""
+    add = parser.add_argument
+    folder = "artifacts/foundation_model" if command == "pretrain" else "artifacts/but_ppg_finetuned"
+    add("--output_dir", type=str, default=folder, help="Folder for everything of the run.")
+    if command != "pretrain":
+        parser.add_lightning_class_args(StagedUnfreezing, "stages")
+        parser.add_lightning_class_args(FrozenPrefixCache, "cache")
+        parser.add_lightning_class_args(WeightAverage, "average")
+    trains = command in ("fit", "pretrain")
+    if trains:
+        how = "Continue a run: 'auto' for last.ckpt of output_dir if it is there, or the path of a checkpoint."
+        add("--resume", type=str | None, default=None, help=how)
+        how = "Also write last.ckpt every so many optimizer steps; null for at every epoch's end only."
+        add("--save_every_n_steps", type=int | None, default=None, help=how)
+    how = "What best_model.pt is: the best epoch on the validation data, or the last one (needs none)."
+    # finetune_recommended.yaml says it, and serves the other commands as finetune.yaml does
+    add("--select", type=Literal["best", "last"], default="best", help=how if trains else argparse.SUPPRESS)
+    if trains:
+        add("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
+        how = "Write logs/ in output_dir: csv (metrics.csv), tensorboard, or [csv, tensorboard]. Others by config: "
+        how += "--config loggers/wandb.yaml, loggers/mlflow.yaml."
+        add("--loggers", type=_Logger | list[_Logger] | None, default=None, help=how)
+    if command == "test":
+        how = "Test once for each of these sets of channels, for example [all, PPG, PPG+ACC, PPG+ECG]."
+        add("--subsets", type=list[str] | None, default=None, help=how)
+    add("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to use.")
+    if command == "fit":
+        add("--calibrate", type=bool, default=True, help="Calibrate best_model.pt on val.npz after the training.")
+        add("--test", type=bool, default=True, help="Test best_model.pt on test.npz after the training.")
+    elif not trains:
+        how = "Share of good windows to expect: shifts probabilities."
+        add("--prior", type=float | None, default=None, help=how)
+        points = Literal["balanced", "precision", "sensitivity"] | None
+        how = "Which of a calibrated checkpoint's thresholds decides; null for balanced (0.5 if not calibrated)."
+        add("--operating_point", type=points, default=None, help=how)
 
 
 def check_values(config: Namespace, command: str) -> None:

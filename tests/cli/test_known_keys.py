@@ -11,7 +11,7 @@ import pytest
 
 from butppg_lightning.cli import main
 from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.known_keys import known_groups, known_options, refuse_unknown_keys
+from butppg_lightning.cli.configs import known_groups, known_options, refuse_unknown_keys
 from butppg_lightning.errors import UserError
 
 COMMANDS = ("fit", "validate", "test", "predict", "pretrain")
@@ -20,7 +20,7 @@ COMMANDS = ("fit", "validate", "test", "predict", "pretrain")
 @pytest.fixture(scope="module")
 def real_options() -> dict[str, set[str]]:
     """The options of the real parsers."""
-    from butppg_lightning.cli import finetune, pretrain, training
+    from butppg_lightning.cli import finetune, training
 
     found: dict[str, set[str]] = {}
 
@@ -34,7 +34,7 @@ def real_options() -> dict[str, set[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.TrainingCLI, "parse_arguments", note)
         for command in COMMANDS:
-            module = pretrain if command == "pretrain" else finetune
+            module = training if command == "pretrain" else finetune
             with pytest.raises(Stop):
                 getattr(module, command)([])
     return found

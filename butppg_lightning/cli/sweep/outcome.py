@@ -34,14 +34,9 @@ _SHOWN, _MOST_COLUMNS = 10, 5
 _FEWEST = 4  # complete trials below which importance says nothing
 
 
-def finish(plan: Plan, study: optuna.Study, folder: Path) -> None:
-    """Write and print the outcome so far.
-
-    Args:
-        plan: The sweep.
-        study: Its study.
-        folder: Its folder.
-    """
+def finish(plan: Plan, study: optuna.Study) -> None:
+    """Write and print the outcome of a sweep so far."""
+    folder = plan.folder
     trials = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
     rows = [_row(plan, trial) for trial in trials]
     columns = ["trial", "state", plan.metric, *plan.search, "epochs", "seconds", "begun", "instead_of", "reason"]
@@ -58,8 +53,8 @@ def finish(plan: Plan, study: optuna.Study, folder: Path) -> None:
         print(f"no trial is complete, so there is no best one; see {folder / _TABLE}")
         return
     _print_best(plan, sorted(complete, key=lambda row: row[plan.metric], reverse=study.direction.name == "MAXIMIZE"))
-    draw(plan, study, len(complete), folder)
-    _write_best(plan, study.best_trial, folder)
+    draw(plan, study, len(complete))
+    _write_best(plan, study.best_trial)
 
 
 def remove_outcome(folder: Path) -> None:
@@ -70,16 +65,10 @@ def remove_outcome(folder: Path) -> None:
     remove_features(folder / CACHE)
 
 
-def draw(plan: Plan, study: optuna.Study, complete: int, folder: Path) -> None:
-    """Draw how the sweep went, and the share of the metric's variance that each parameter explains.
+def draw(plan: Plan, study: optuna.Study, complete: int) -> None:
+    """Draw how a sweep with so many complete trials went, and the share of variance that each parameter explains.
 
     The shares are those of a random forest, taken apart by functional ANOVA (Hutter, Hoos and Leyton-Brown 2014).
-
-    Args:
-        plan: The sweep.
-        study: Its study.
-        complete: Number of its complete trials.
-        folder: Where the pictures go.
     """
     import matplotlib as mpl
 
@@ -88,14 +77,14 @@ def draw(plan: Plan, study: optuna.Study, complete: int, folder: Path) -> None:
     from optuna.importance import FanovaImportanceEvaluator
     from optuna.visualization import matplotlib as pictures
 
-    save_figure(pictures.plot_optimization_history(study, target_name=plan.metric).figure, folder / _HISTORY)
+    save_figure(pictures.plot_optimization_history(study, target_name=plan.metric).figure, plan.folder / _HISTORY)
     try:
         if complete < _FEWEST:
             raise ValueError(f"{complete} complete trials say nothing of importance; {_FEWEST} are the least")
         forest = FanovaImportanceEvaluator(seed=plan.seed)
         figure: Any = pictures.plot_param_importances(study, evaluator=forest, target_name=plan.metric).figure
         figure.set_layout_engine("constrained")
-        save_figure(figure, folder / _IMPORTANCE)
+        save_figure(figure, plan.folder / _IMPORTANCE)
     except (RuntimeError, ValueError) as reason:  # of Optuna: where all trials are alike
         print(f"no {_IMPORTANCE}: {reason}")
     pyplot.close("all")
@@ -124,23 +113,21 @@ def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _print_best(plan: Plan, ranked: list[dict[str, Any]]) -> None:
-    last = {key: key.rpartition(".")[2] for key in plan.search}
-    names = last.values() if len(set(last.values())) == len(last) else last
-    wide = len(last) > _MOST_COLUMNS
+    names = [key.rpartition(".")[2] for key in plan.search]
+    names = names if len(set(names)) == len(names) else list(plan.search)
+    wide = len(names) > _MOST_COLUMNS
     best = ranked[: _SHOWN // 2 if wide else _SHOWN]
-    columns = ("trial", plan.metric, *last, "epochs", "seconds")
-    table = [
-        ("trial", plan.metric, *names, "epochs", "seconds"),
-        *(tuple(shown(row[key]) for key in columns) for row in best),
-    ]
+    columns = ("trial", plan.metric, *plan.search, "epochs", "seconds")
+    table = [("trial", plan.metric, *names, "epochs", "seconds")]
+    table += [tuple(shown(row[key]) for key in columns) for row in best]
     if wide:  # a row for each parameter: that many columns would be cut
         table = list(zip(*table, strict=True))
     title = f"The best {len(best)} of {len(ranked)} complete trials" if len(ranked) > 1 else "The complete trial"
     print_table(title, table[0], table[1:])
 
 
-def _write_best(plan: Plan, trial: FrozenTrial, folder: Path) -> None:
-    own = trial_folder(folder, trial.number)
+def _write_best(plan: Plan, trial: FrozenTrial) -> None:
+    folder, own = plan.folder, trial_folder(plan.folder, trial.number)
     try:
         config = yaml.safe_load((own / SETTINGS).read_text(encoding="utf-8"))
     except OSError as error:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
 import re
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,8 @@ _MACHINE = (
 class Plan:
     """What to search, and how.
 
+    Beside its arguments it has ``folder``, and ``search``: the parameters as Optuna's distributions.
+
     Args:
         source: The YAML.
         parameters: What is searched, by dotted key of `butppg fit`: each a range {low, high, log, step}, of whole
@@ -50,6 +52,9 @@ class Plan:
         seed: Seed of the sampler.
         keep: best: only the best trial keeps its weights. all: every trial does.
         name: Name of the study; null for the YAML's.
+        study: File (SQLite) or database (postgresql://...) of the study; null for study.db in output_dir.
+        output_dir: Folder of the sweep, the same for all workers; null for artifacts/sweep_NAME.
+        overwrite: Replace the sweep that output_dir holds.
 
     Raises:
         UserError: If something impossible is asked for.
@@ -67,11 +72,16 @@ class Plan:
     seed: NonNegativeInt = 0
     keep: Literal["best", "all"] = "best"
     name: str | None = None
+    study: str | None = None
+    output_dir: str | None = None
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         self.name = self.name or self.source.stem
+        self.folder = Path(self.output_dir or f"artifacts/sweep_{self.name}")
         self.fixed = _opened(self.source, self.fixed or {})
         self.parameters = _opened(self.source, self.parameters)
+        self.search = {key: _distribution(f"{self.source}: {key}", value) for key, value in self.parameters.items()}
         if not self.search:
             raise UserError(
                 f"{self.source} names no parameters; write, say, parameters: {{model.lr: [1.0e-4, 1.0e-3]}}"
@@ -83,26 +93,15 @@ class Plan:
             raise UserError(f"{self.source}: metric is {self.metric}, but {only}{nearest(self.metric, METRICS)}")
         if self.direction not in (None, METRICS[self.metric]):
             raise UserError(f"{self.source}: direction is {self.direction}, which looks for the worst {self.metric}")
+        self.grid: list[list[Any]] = []
         if method_of(self.sampler)[0] == "grid":
-            self.trials = min(self.trials, math.prod(map(len, self.grid.values())))
-
-    @cached_property
-    def search(self) -> dict[str, Any]:
-        """The parameters, as Optuna's distributions."""
-        return {key: _distribution(f"{self.source}: {key}", value) for key, value in self.parameters.items()}
-
-    @cached_property
-    def grid(self) -> dict[str, list[Any]]:
-        """The values of each parameter, for a grid."""
-        return {key: _values(f"{self.source}: {key}", one) for key, one in self.search.items()}
+            self.grid = [_values(f"{self.source}: {key}", one) for key, one in self.search.items()]
+            self.trials = min(self.trials, math.prod(map(len, self.grid)))
 
     def grid_point(self, place: int) -> dict[str, Any]:
         """Return a point of the grid; the last parameter changes fastest."""
-        point = {}
-        for key, values in reversed(self.grid.items()):
-            place, position = divmod(place, len(values))
-            point[key] = values[position]
-        return point
+        points = itertools.cycle(itertools.product(*self.grid))
+        return dict(zip(self.search, next(itertools.islice(points, place, None)), strict=True))
 
     def fit_arguments(self) -> list[str]:
         """Return the arguments of `butppg fit` that every trial starts with."""
@@ -113,11 +112,7 @@ class Plan:
         return [*configs, *(option(key, value) for key, value in (self.fixed or {}).items())]
 
     def record(self, shared: dict[str, Any]) -> dict[str, Any]:
-        """Return what may not change while a study goes on: all but what is a machine's own affair.
-
-        Args:
-            shared: What all trials share: dotted key of `butppg fit` to value.
-        """
+        """Return what may not change while a study goes on: of what trials share all but a machine's own affair."""
         free = (*_MACHINE, *self.search)
         same = {key: shared[key] for key in shared if not any(f"{key}.".startswith(f"{name}.") for name in free)}
         methods = {"sampler": method_of(self.sampler), "pruning": method_of(self.pruning)}

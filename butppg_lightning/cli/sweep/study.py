@@ -64,7 +64,7 @@ class PlacedSampler(PartialFixedSampler):
         """Seed the sampler for the trial."""
         # all trials: hyperband shows the sampler but some of them
         place = place_of(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
-        fixed = self.plan.grid_point(place) if method_of(self.plan.sampler)[0] == "grid" else {}
+        fixed = self.plan.grid_point(place) if self.plan.grid else {}
         seed = zlib.crc32(f"{self.plan.seed}/{place}".encode())
         super().__init__(fixed, make_method(self.plan, "sampler", seed=seed))
         super().before_trial(study, trial)
@@ -89,25 +89,21 @@ def make_method(plan: Plan, key: str, **more: Any) -> Any:
         raise UserError(f"{plan.source}: {key}: {' '.join(str(error).split())}") from error
 
 
-def open_study(
-    plan: Plan, record: dict[str, Any], where: str | None, folder: Path, overwrite: bool = False
-) -> optuna.Study:
-    """Open the study of a sweep, or begin it.
+def open_study(plan: Plan, record: dict[str, Any]) -> optuna.Study:
+    """Open the study of a sweep, or begin it; anew if it is to be overwritten, unless a worker is still at it.
 
     Args:
         plan: The sweep.
         record: What may not change while it goes on.
-        where: File or URL of the database; None for a file in ``folder``.
-        folder: The sweep's folder, the same for all workers.
-        overwrite: Whether to begin anew, unless a worker is still at it.
 
     Raises:
         UserError: If it cannot be opened, is another sweep's, or is not to be overwritten.
     """
-    if (folder / "study.journal").exists() and not overwrite:
+    folder, where = plan.folder, plan.study
+    if (folder / "study.journal").exists() and not plan.overwrite:
         raise UserError(f"{folder} holds a sweep of an earlier version; choose another --output_dir, or --overwrite it")
     storage = _storage(where, require_writable(folder))
-    if overwrite and plan.name in optuna.get_all_study_names(storage):
+    if plan.overwrite and plan.name in optuna.get_all_study_names(storage):
         old = optuna.load_study(study_name=plan.name, storage=storage)
         give_up_lost(old, folder)
         if old.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

@@ -14,16 +14,14 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from butppg_lightning.cli.configs import merge_encoder
-from butppg_lightning.cli.finetune import FinetuneCLI
 from butppg_lightning.cli.sweep.outcome import shown
 from butppg_lightning.cli.sweep.plan import option
 from butppg_lightning.cli.sweep.process import TrialProcess
 from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, trial_folder
+from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.cli.training_parser import check_values
-from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.checkpoints.torch_file import read_checkpoint
-from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
 
 if TYPE_CHECKING:
@@ -53,17 +51,16 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: If a key or a value is refused, or the best model would be chosen on the test split.
     """
-    trial = _Unbuilt("fit", PPGQualityClassifier, BUTPPGDataModule, arguments)
+    trial = _Unbuilt("fit", arguments)
     shared = _flat(trial.plain_config())
     ends = {key: list(getattr(one, "choices", ())) or [one.low, one.high] for key, one in plan.search.items()}
     try:
-        for key, values in ends.items():
-            for value in values:
-                trial.read([*arguments, option(key, value)])
+        for found in (option(key, value) for key, values in ends.items() for value in values):
+            trial.read([*arguments, found])
     except UserError as error:
         raise UserError(f"{plan.source}, parameters: {error}") from None
     trial.read([*arguments, *(option(key, values[0]) for key, values in ends.items())])
-    FinetuneCLI.instantiate_classes(trial)
+    TrainingCLI.instantiate_classes(trial)
     if trial.datamodule.has("test") and not trial.datamodule.has("val"):
         raise UserError(
             f"{trial.datamodule.root} has no val.npz, so trials would be chosen on test.npz; split by subject with: "
@@ -80,14 +77,13 @@ class Worker:
         plan: The sweep.
         study: Its study.
         arguments: What every trial's `butppg fit` starts with.
-        folder: The sweep's folder.
     """
 
-    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str], folder: Path) -> None:
+    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str]) -> None:
         self.plan = plan
         self.study = study
         self.arguments = arguments
-        self.folder = folder
+        self.folder = plan.folder
         self._signals: list[int] = []
         self._failures = 0
         self._given_up = False
@@ -107,13 +103,13 @@ class Worker:
                     running = self._numbers(TrialState.RUNNING)
                     if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
                         self.run_one()
-                    elif not running:
+                        continue
+                    if not running:
                         return
-                    else:
-                        if running != reported:
-                            _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
-                        reported = running
-                        time.sleep(_WAIT)
+                    if running != reported:
+                        _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
+                    reported = running
+                    time.sleep(_WAIT)
                 self._stop()
         except StorageInternalError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
@@ -224,7 +220,7 @@ class _FailedError(Exception):
     """A trial does not count; the sweep goes on."""
 
 
-class _Unbuilt(FinetuneCLI):
+class _Unbuilt(TrainingCLI):
     """Reads the arguments of `butppg fit`, and builds data and model only when asked to."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
