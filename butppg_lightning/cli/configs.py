@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
@@ -85,13 +86,8 @@ def merge_encoder(arguments: list[str]) -> list[str]:
 
     jsonargparse replaces a dictionary whole, where a researcher who adds ``--model.encoder.init_args.depth 4`` to a
     config means one key of it; and it takes every ``{class_path, init_args}`` for a class that it should import. So
-    the encoder is taken out of configs and flags, whatever its spelling: YAML, JSON, dotted, or a class's name alone.
-
-    Args:
-        arguments: What was typed after the command, with config paths expanded.
-
-    Returns:
-        The arguments without the encoder, and a last one that holds it.
+    the encoder is taken out of configs (their paths expanded) and flags, whatever its spelling: YAML, JSON, dotted, or
+    a class's name alone; one last argument holds it.
     """
     spec: dict[str, Any] | None = {}
     rest: list[str] = []
@@ -122,10 +118,6 @@ def merge_encoder(arguments: list[str]) -> list[str]:
 
 def refuse_unknown_keys(command: str, arguments: Sequence[str]) -> None:
     """Refuse an option or a key of a config that a training command surely does not know.
-
-    Args:
-        command: fit, validate, test, predict or pretrain.
-        arguments: What the user typed after it.
 
     Raises:
         UserError: Naming the key, where it stands and the nearest one; or if a config cannot be read.
@@ -163,12 +155,7 @@ def known_options() -> list[str]:
 
 
 def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
-    """Read a YAML file of keys.
-
-    Args:
-        path: The file.
-        name: What to call it in messages.
-        empty: What to say of a file without keys, after its name.
+    """Read a YAML file of keys, which messages call ``name``; ``empty`` follows that where the file holds none.
 
     Raises:
         UserError: If it cannot be read, is no YAML, or holds no keys.
@@ -204,7 +191,7 @@ def _keys_given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield every key that options and configs give, and where it stands."""
     words = expand_config_paths(arguments)
     configs = []
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
         name, _, value = word.partition("=")
         if word.startswith("--") and word != "--":
             yield name.removeprefix("--").rstrip("+").replace("-", "_"), ""

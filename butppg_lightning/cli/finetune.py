@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from butppg_lightning.cli.messages import resources_reported
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
@@ -160,7 +161,7 @@ def _cut(cli: Any) -> str:
 
 def _measure(cli: Any, verb: str, checkpoint: Path | None) -> Any:
     quiet = {} if verb == "predict" else {"verbose": False}
-    with cli.resources_reported():
+    with resources_reported(cli.config, cli.stage_record):
         return getattr(cli.trainer, verb)(
             cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), weights_only=True, **quiet
         )

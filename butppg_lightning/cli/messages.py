@@ -13,7 +13,9 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from butppg_lightning.training.stage_record import StageRecord
 
 _NOISE = (
     # the figures logged are already over all processes
@@ -57,12 +59,7 @@ def ran_out(error: BaseException) -> bool:
 
 
 def resource_line(error: BaseException, arguments: Sequence[str]) -> str | None:
-    """Return the line for an exception that means that memory or disk ran out; None if it means something else.
-
-    Args:
-        error: What ended the command.
-        arguments: What the user typed after ``butppg``: the command, and perhaps where the output goes.
-    """
+    """Return the line for an exception that means that memory or disk ran out; None if it means something else."""
     command = arguments[0]
     if failed := write_failure(error):
         given = [after for name, after in itertools.pairwise(arguments) if name.startswith("--output")]
@@ -75,16 +72,8 @@ def resource_line(error: BaseException, arguments: Sequence[str]) -> str | None:
 
 
 @contextmanager
-def resources_reported(config: Any, place: Callable[[], str]) -> Iterator[None]:
-    """Turn an exception that means "no memory left" or "no disk left" into a line for the user.
-
-    Args:
-        config: The resolved configuration of a training command (``data``, ``trainer``, ``output_dir``).
-        place: Says where the run was; empty if unknown.
-
-    Raises:
-        UserError: In place of that exception.
-    """
+def resources_reported(config: Any, record: StageRecord) -> Iterator[None]:
+    """Turn what means that memory or disk ran out in a training command into a line that says what to change."""
     try:
         yield
     except UserError:
@@ -94,7 +83,7 @@ def resources_reported(config: Any, place: Callable[[], str]) -> Iterator[None]:
             raise UserError(_disk(failed, config.output_dir)) from error
         if not ran_out(error):
             raise
-        where = f" in {place()}" if place() else ""
+        where = f" in {record.place}" if record.place else ""
         raise UserError(f"out of memory{where}; {_advice(config, error)}") from error
 
 

@@ -37,7 +37,7 @@ class ManPage(jsonargparse.DefaultHelpFormatter):
         return "VALUE"  # the option's name in capitals would only take a line
 
     def _expand_help(self, action: argparse.Action) -> str:
-        text = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))  # type: ignore[no-untyped-call]
+        text = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
         return re.sub(r"\(type: (?:Literal\[[^]]*\]|bool), ", "(", text)  # the choices stand behind the option
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import signal
-from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,8 +20,14 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
 from butppg_lightning.cli.messages import quieten, resources_reported
 from butppg_lightning.cli.parser import one_line
-from butppg_lightning.cli.stored_model import report_differences, take_model
-from butppg_lightning.cli.training_parser import EXAMPLES, TrainingParser, add_run_options, check_values
+from butppg_lightning.cli.training_parser import (
+    EXAMPLES,
+    TrainingParser,
+    add_run_options,
+    check_values,
+    report_differences,
+    take_model,
+)
 from butppg_lightning.console import say
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
@@ -57,12 +62,7 @@ def pretrain(arguments: list[str]) -> None:
 
 
 class TrainingCLI(LightningCLI):
-    """Parses a training command and builds module, data and trainer; the command's function then does the work.
-
-    Args:
-        command: fit, validate, test, predict or pretrain.
-        arguments: What the user typed after it.
-    """
+    """Parses what follows a training command, and builds module, data and trainer; its function then does the work."""
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
@@ -174,7 +174,7 @@ class TrainingCLI(LightningCLI):
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         go_on = "continue with the same command and --resume auto"
         try:
-            with self.resources_reported():
+            with resources_reported(self.config, self.stage_record):
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except SIGTERMException:
             raise StoppedError(f"stopped by SIGTERM; {go_on}", 128 + signal.SIGTERM) from None
@@ -182,10 +182,6 @@ class TrainingCLI(LightningCLI):
             raise StoppedError(f"interrupted; {go_on}", 128 + signal.SIGINT) from None
 
         self.trainer.loggers = []  # what is validated and tested after it is not part of the run
-
-    def resources_reported(self) -> AbstractContextManager[None]:
-        """Return a context in which running out of memory or disk ends in one line that says what to change."""
-        return resources_reported(self.config, lambda: self.stage_record.place)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""

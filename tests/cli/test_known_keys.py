@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.configs import known_groups, known_options, refuse_unknown_keys
+from butppg_lightning.cli.configs import known_groups, known_options, refuse_unknown_keys, shipped_configs
 from butppg_lightning.errors import UserError
 
 COMMANDS = ("fit", "validate", "test", "predict", "pretrain")

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
-from butppg_lightning.cli.stored_model import report_differences
+from butppg_lightning.cli.training_parser import report_differences
 from butppg_lightning.models.checkpoints.classifier import restore_network
 from butppg_lightning.window import CHANNELS, WindowSet
 

@@ -19,7 +19,7 @@ from conftest import make_windows
 from exactness import command, environment
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.sweep import outcome, read_sweep, study, worker
+from butppg_lightning.cli.sweep import read_sweep, study, worker
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}
 SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
@@ -87,7 +87,7 @@ class Pretended:
 def pretended(monkeypatch) -> type[Pretended]:
     monkeypatch.setattr(worker, "TrialProcess", Pretended)
     monkeypatch.setattr(worker, "_WAIT", 0.01)
-    monkeypatch.setattr(outcome, "draw", lambda *_: None)  # the real sweep draws
+    monkeypatch.setattr(study, "draw", lambda *_: None)  # the real sweep draws
     Pretended.outcomes, Pretended.words = [], []
     return Pretended
 
@@ -344,7 +344,7 @@ def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path:
     make = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from butppg_lightning.cli.sweep.plan import Plan\n"
+        "from butppg_lightning.cli.sweep import Plan\n"
         "from butppg_lightning.cli.sweep.study import open_study\n"
         "plan = Plan(Path('search.yaml'), {'model.lr': [0.1, 0.2]}, output_dir=sys.argv[1])\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"

@@ -14,10 +14,9 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from butppg_lightning.cli.configs import merge_encoder
-from butppg_lightning.cli.sweep.outcome import shown
-from butppg_lightning.cli.sweep.plan import option
+from butppg_lightning.cli.sweep import option
 from butppg_lightning.cli.sweep.process import TrialProcess
-from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, trial_folder
+from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, shown, trial_folder
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.cli.training_parser import check_values
 from butppg_lightning.errors import StoppedError, UserError
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep.plan import Plan
+    from butppg_lightning.cli.sweep import Plan
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do
@@ -40,10 +39,6 @@ _MOST_FAILURES = 3
 
 def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
     """Check that `butppg fit` takes every key and value of a sweep, and that model and data can be made.
-
-    Args:
-        plan: The sweep.
-        arguments: What every trial starts with, config paths expanded.
 
     Returns:
         The resolved configuration before any parameter is set: dotted key to plain value.
@@ -71,13 +66,7 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
 
 
 class Worker:
-    """Runs the trials of a sweep.
-
-    Args:
-        plan: The sweep.
-        study: Its study.
-        arguments: What every trial's `butppg fit` starts with.
-    """
+    """Runs the trials of a sweep; ``arguments`` is what every trial's `butppg fit` starts with."""
 
     def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str]) -> None:
         self.plan = plan
