@@ -121,13 +121,11 @@ def _dispatch(arguments: list[str]) -> None:
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
     """Return the command, or the first word of several when help on them is wanted, and its arguments."""
     first, rest = arguments[0], arguments[1:]
-    if first in COMMANDS:
-        return first, rest
     below = [name.split()[1] for name in COMMANDS if name.startswith(f"{first} ")]
-    if rest and rest[0] in below:
-        return f"{first} {rest[0]}", rest[1:]
-    if below and (not rest or rest[0] in ("-h", "--help")):
+    if first in COMMANDS or (below and (not rest or rest[0] in ("-h", "--help"))):
         return first, rest
+    if below and rest[0] in below:
+        return f"{first} {rest[0]}", rest[1:]
     if below:
         raise UserError(f"cannot {first} '{rest[0]}'; choose {', '.join(below)}")
     import difflib

@@ -155,7 +155,10 @@ class TrainingCLI(LightningCLI):
         plugins = [*_listed(self.config_init.trainer.get("plugins")), AtomicCheckpointIO()]
         callbacks = _listed(self.config_init.trainer.get("callbacks"))
         if self.trains and not self.config.trainer.fast_dev_run:
-            self.run_folder = self._run_folder()
+            config = {**self.plain_config(), "versions": versions()}
+            kind = PRETRAINING if self.command == "pretrain" else FINETUNING
+            overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
+            self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select)
             record = DataRecord(self.datamodule.root, self.run_folder.config)
             callbacks += [ExactResume(), self.stage_record, self._step_log(kwargs), record, self.run_folder]
         else:
@@ -220,12 +223,6 @@ class TrainingCLI(LightningCLI):
                 f"{self.output_dir} already holds a run; {way}replace it with --overwrite, "
                 "or choose another --output_dir"
             )
-
-    def _run_folder(self) -> RunFolder:
-        config = {**self.plain_config(), "versions": versions()}
-        record = PRETRAINING if self.command == "pretrain" else FINETUNING
-        overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
-        return RunFolder(self.output_dir, config, record, overwrite, every, self.config.select)
 
     def _with_log_folder(self) -> Namespace:
         """Return the configuration with loggers that write into the run's folder, unless it says where."""

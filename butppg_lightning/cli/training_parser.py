@@ -25,17 +25,14 @@ from butppg_lightning.window import channel_names
 if TYPE_CHECKING:
     from pathlib import Path
 
+_FIT = "  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run"
 EXAMPLES = {
-    "fit": """\
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run \\
-      --model.pretrained artifacts/foundation_model/best_model.pt
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run --resume auto""",
-    "pretrain": """\
-  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir artifacts/foundation_model""",
+    "fit": f"{_FIT} \\\n      --model.pretrained artifacts/foundation_model/best_model.pt\n{_FIT} --resume auto",
+    "pretrain": "  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir "
+    "artifacts/foundation_model",
     **{
-        command: f"""\
-  butppg {command} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"""
-        for command in ("validate", "test", "predict")
+        name: f"  butppg {name} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"
+        for name in ("validate", "test", "predict")
     },
 }
 _USUAL = ("max_epochs", "accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches")
@@ -43,19 +40,10 @@ _Logger = Literal["csv", "tensorboard"]
 _TRAINING = ("fit", "pretrain")
 # besides model and stages (which are checked on their own): what a continued run must share to be exact
 _MUST_AGREE = (
-    "seed_everything",
-    "data.batch_size",
-    "data.seed",
-    "trainer.precision",
-    "trainer.accumulate_grad_batches",
-    "trainer.gradient_clip_val",
-    "trainer.gradient_clip_algorithm",
-    "trainer.limit_train_batches",
-    "trainer.max_epochs",
-    "cache.enabled",
-    "average.decay",
-    "select",
-)
+    "seed_everything", "data.batch_size", "data.seed", "trainer.precision", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.limit_train_batches",
+    "trainer.max_epochs", "cache.enabled", "average.decay", "select",
+)  # fmt: skip
 _FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
 _LATER = ("encoder_channels", "indices")  # a checkpoint that does not name them is older than they, and has none
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights

@@ -107,7 +107,8 @@ def test_it_happens_before_the_heavy_imports() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_help_shows_our_keys_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_our_keys_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # where it is longest
     assert main(["fit", "--help"]) == 0
     _, _, text = capsys.readouterr().out.partition("\noptions:")
     order = ["--output_dir ", "--data.root", "--model.lr ", "--stages.plan", "--cache.enabled", "--trainer.max_epochs"]

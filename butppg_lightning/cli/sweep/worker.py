@@ -198,11 +198,11 @@ class Worker:
         line = f"interrupted after {done}; the same command continues the sweep"
         raise StoppedError(line, 128 + self._signals[0])
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def _numbers(self, *states: TrialState) -> list[int]:
-        return [trial.number for trial in self._trials() if trial.state in states]
+        return [trial.number for trial in self._trials(*states)]
 
 
 class _FailedError(Exception):
