@@ -58,15 +58,12 @@ def expand_config_paths(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: If a config is nowhere to be found.
     """
-    expanded, expecting = [], False
-    for word in arguments:
-        if expecting:
-            expanded.append(str(_find(word)))
-        elif word.startswith("--config="):
-            expanded.append(f"--config={_find(word.removeprefix('--config='))}")
-        else:
-            expanded.append(word)
-        expecting = word in _CONFIG
+    expanded: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        inside = word.startswith("--config=")
+        name = word.removeprefix("--config=")
+        path = str(_find(name)) if inside or before in _CONFIG else name
+        expanded.append(f"--config={path}" if inside else path)
     return expanded
 
 

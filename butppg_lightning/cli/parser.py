@@ -71,9 +71,6 @@ class OneLineErrors(jsonargparse.ArgumentParser):
             if getattr(action, "_typehint", None) is bool and action.option_strings:
                 action.nargs, action.const = "?", True
 
-    def _parse_optional(self, word: str) -> Any:
-        return super()._parse_optional(underscored(word))  # type: ignore[no-untyped-call]
-
     def known_options(self) -> list[str]:
         """Return every ``--option``."""
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
@@ -96,7 +93,7 @@ def run_function(command: str, function: Callable[..., None], arguments: list[st
     Raises:
         UserError: If the arguments do not fit the function, and whatever the function raises.
     """
-    options = function_parser(command, function).parse_args(arguments).as_dict()
+    options = function_parser(command, function).parse_args([underscored(word) for word in arguments]).as_dict()
     if class_path := options.pop("encoder_class", None):
         from butppg_lightning.models.architecture import trust_encoder
 
