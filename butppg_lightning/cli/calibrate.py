@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 _FINEST = 5e-7  # `predict` writes six decimals: 0.000000 and 1.000000 are closer to the ends than this
-_CLIPPED = "{count} probabilities are 0 or 1 to six decimals; taken as {finest:g} away from it"
 _FIGURES = {
     "log loss": "loss",
     "Brier score": "brier",
@@ -90,9 +89,8 @@ def calibrate(
         labels, logits, source = _from_windows(checkpoint, data_dir, split, batch_size)
     if few := too_few(labels):
         say(f"note: {few}: temperature and thresholds are uncertain")
-    after = fit_calibration(
-        labels, logits, source, bias=method == "platt", precision=precision, sensitivity=sensitivity
-    )
+    bias = method == "platt"
+    after = fit_calibration(labels, logits, source, bias=bias, precision=precision, sensitivity=sensitivity)
     _draw(picture, labels, logits, before, after)
     write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
@@ -114,13 +112,14 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
         say(f"note: the logits of {path} are taken as the uncalibrated network's")
         return labels, values, source
     if clipped := int(((values < _FINEST) | (values > 1 - _FINEST)).sum()):
-        say("note: " + _CLIPPED.format(count=clipped, finest=_FINEST))
+        say(f"note: {clipped} probabilities are 0 or 1 to six decimals; taken as {_FINEST:g} away from it")
     inside = np.clip(values, _FINEST, 1 - _FINEST)
     logits = np.log(inside) - np.log1p(-inside)
+    known, taken = "is not calibrated", "an uncalibrated model's"
     if before.fitted:
-        say(f"note: {checkpoint} is calibrated; the probabilities of {path} are taken as calibrated by it, no --prior")
-        return labels, (logits - before.bias) * before.temperature, source
-    say(f"note: {checkpoint} is not calibrated; the probabilities of {path} are taken as an uncalibrated model's")
+        known, taken = "is calibrated", "calibrated by it, no --prior"
+        logits = (logits - before.bias) * before.temperature
+    say(f"note: {checkpoint} {known}; the probabilities of {path} are taken as {taken}")
     return labels, logits, source
 
 

@@ -62,12 +62,9 @@ def script(shell: str) -> str:
 
     jsonargparse's own (shtab) is for one parser, which would have to import every command; argcomplete would import
     torch at every TAB.
-
-    Args:
-        shell: bash or zsh.
     """
     from butppg_lightning.cli import COMMANDS
-    from butppg_lightning.cli.configs import shipped_configs
+    from butppg_lightning.cli.configs import names_of_configs
 
     groups: dict[str, list[str]] = {}
     options, values = [], []
@@ -79,33 +76,30 @@ def script(shell: str) -> str:
         options.append(f'        "{name}") [ "$COMP_CWORD" -gt {len(name.split())} ] && words="{" ".join(found)}" ;;\n')
         for option, choices in found.items():
             if choices and "..." not in choices:
-                told = " ".join(re.sub(r"\s", "", choices).strip("{}").split(","))
-                values.append(f'        "{name} {option}") values={shlex.quote(told)} ;;\n')
+                offered = re.sub(r"\s", "", choices).strip("{}").replace(",", " ")
+                values.append(f'        "{name} {option}") values={shlex.quote(offered)} ;;\n')
     whats = [
         f'        {first}) words="{" ".join(further)}"; command="{first} ${{COMP_WORDS[2]}}" ;;\n'
         for first, further in groups.items()
         if further
     ]
-    folder = shipped_configs()
-    configs = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
-    prelude = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
     return _SCRIPT.format(
         shell=shell,
-        prelude=prelude,
+        prelude="autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else "",
         commands=" ".join(groups),
         whats="".join(whats),
         options="".join(options),
         values="".join(values),
-        configs=" ".join(configs),
+        configs=" ".join(names_of_configs()),
     )
 
 
 def _help_of(command: str, option: str = "--help") -> str:
     from butppg_lightning.cli import main
 
-    said, complaint = io.StringIO(), io.StringIO()
-    with redirect_stdout(said), redirect_stderr(complaint):
+    printed, complaint = io.StringIO(), io.StringIO()
+    with redirect_stdout(printed), redirect_stderr(complaint):
         code = main([*command.split(), option])
     if code:  # an extra that is not installed: its command completes to files only
         say(f"no options of `butppg {command}`: {complaint.getvalue().strip()}")
-    return said.getvalue()
+    return printed.getvalue()

@@ -1,9 +1,17 @@
-"""Where configs are found, and which options the command line itself gave."""
+"""What configs and options say before any parser reads them: where configs are found, the encoder, mistyped keys.
+
+A mistyped key of a training command is refused at once, before the seconds that importing torch and Lightning takes:
+the keys are read off the source text. Whatever is in doubt passes, and the real parser decides.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +20,36 @@ import yaml
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # in the wheel; in a checkout
 _SECTIONS = ("model", "data", "stages", "trainer")
 _CONFIG = ("--config", "-c")
-_SHIPPED = (_PACKAGE / "configs", _PACKAGE.parent / "configs")  # in the wheel; in a checkout
+_FINETUNING = {
+    "model": ("tasks/classifier.py", "PPGQualityClassifier"),
+    "data": ("data/finetune.py", "BUTPPGDataModule"),
+    "stages": ("training/staged_unfreezing.py", "StagedUnfreezing"),
+    "cache": ("training/frozen_prefix.py", "FrozenPrefixCache"),
+    "average": ("training/weight_average.py", "WeightAverage"),
+}
+_PRETRAINING = {
+    "model": ("tasks/pretrainer.py", "MaskedPretrainer"),
+    "data": ("data/pretrain.py", "PretrainDataModule"),
+}
+_OPTIONS = _PACKAGE / "cli/training_parser.py"
+_BUILT_IN = ("config", "seed_everything", "print_config", "trainer")  # jsonargparse's and LightningCLI's own
 
 
 def shipped_configs() -> Path:
     """Return the folder of the shipped configs."""
     return next(folder for folder in _SHIPPED if folder.is_dir())
+
+
+def names_of_configs() -> list[str]:
+    """Return what ``--config`` calls the shipped configs."""
+    folder = shipped_configs()
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.yaml"))
 
 
 def expand_config_paths(arguments: Sequence[str]) -> list[str]:
@@ -31,27 +58,13 @@ def expand_config_paths(arguments: Sequence[str]) -> list[str]:
     Raises:
         UserError: If a config is nowhere to be found.
     """
-    expanded, expecting = [], False
-    for word in arguments:
-        if expecting:
-            expanded.append(str(_find(word)))
-        elif word.startswith("--config="):
-            expanded.append(f"--config={_find(word.removeprefix('--config='))}")
-        else:
-            expanded.append(word)
-        expecting = word in _CONFIG
+    expanded: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        inside = word.startswith("--config=")
+        name = word.removeprefix("--config=")
+        path = str(_find(name)) if inside or before in _CONFIG else name
+        expanded.append(f"--config={path}" if inside else path)
     return expanded
-
-
-def configs_among(arguments: Sequence[str]) -> list[Path]:
-    """Return the configs that the command line names.
-
-    Raises:
-        UserError: If one is nowhere to be found.
-    """
-    words = expand_config_paths(arguments)
-    following = [after for word, after in itertools.pairwise(words) if word in _CONFIG]
-    return [Path(name) for name in [*following, *(w.partition("=")[2] for w in words if w.startswith("--config="))]]
 
 
 def options_given(arguments: list[str], group: str) -> list[str]:
@@ -70,13 +83,8 @@ def merge_encoder(arguments: list[str]) -> list[str]:
 
     jsonargparse replaces a dictionary whole, where a researcher who adds ``--model.encoder.init_args.depth 4`` to a
     config means one key of it; and it takes every ``{class_path, init_args}`` for a class that it should import. So
-    the encoder is taken out of configs and flags, whatever its spelling: YAML, JSON, dotted, or a class's name alone.
-
-    Args:
-        arguments: What was typed after the command, with config paths expanded.
-
-    Returns:
-        The arguments without the encoder, and a last one that holds it.
+    the encoder is taken out of configs (their paths expanded) and flags, whatever its spelling: YAML, JSON, dotted, or
+    a class's name alone; one last argument holds it.
     """
     spec: dict[str, Any] | None = {}
     rest: list[str] = []
@@ -105,6 +113,105 @@ def merge_encoder(arguments: list[str]) -> list[str]:
     return rest if spec == {} else [*rest, "--model.encoder", json.dumps(spec)]
 
 
+def refuse_unknown_keys(command: str, arguments: Sequence[str]) -> None:
+    """Refuse an option or a key of a config that a training command surely does not know.
+
+    Raises:
+        UserError: Naming the key, where it stands and the nearest one; or if a config cannot be read.
+    """
+    if any(word == "-h" or word.startswith("--help") for word in arguments) or not _OPTIONS.is_file():
+        return  # or the package is installed without its source text
+    groups, others = known_groups(command), known_options()
+    for key, origin in _keys_given(arguments):
+        first, _, rest = key.partition(".")
+        name = rest.partition(".")[0].rstrip("+")
+        known = groups.get(first)
+        if first in others if known is None else not known or name in ("", "help", *known):
+            continue
+        from butppg_lightning.cli.parser import nearest_option
+
+        options = [f"--{group}.{name}" for group, names in groups.items() for name in names]
+        options += [f"--{name}" for name in others if name not in groups]
+        raise UserError(f"{origin}unknown option --{key}{nearest_option(f'--{key}', options)}")
+
+
+@functools.cache
+def known_groups(command: str) -> dict[str, list[str]]:
+    """Return for each group of keys what may follow its dot; nothing where that is not known."""
+    classes = _PRETRAINING if command == "pretrain" else _FINETUNING
+    lightning = importlib.util.find_spec("lightning")
+    trainer = Path((lightning and lightning.origin) or "").parent / "pytorch/trainer/trainer.py"
+    groups = {group: _parameters(_PACKAGE / file, name) for group, (file, name) in classes.items()}
+    return {**groups, "trainer": _parameters(trainer, "Trainer")}
+
+
+@functools.cache
+def known_options() -> list[str]:
+    """Return the keys without a group: every ``--option`` that the training commands name."""
+    return [*_BUILT_IN, *re.findall(r'"--([a-z_]+)"', _OPTIONS.read_text(encoding="utf-8"))]
+
+
+def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
+    """Read a YAML file of keys, which messages call ``name``; ``empty`` follows that where the file holds none.
+
+    Raises:
+        UserError: If it cannot be read, is no YAML, or holds no keys.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name} cannot be read as text: {error}") from None
+    except yaml.YAMLError as error:
+        problem = f": {' '.join(str(error).split())}"
+        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+            problem = f", line {error.problem_mark.line + 1}: {error.problem}"
+        raise UserError(f"{name} is not valid YAML{problem}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{name} {empty}")
+    return content
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a config of a training command.
+
+    Raises:
+        UserError: If it cannot be read, is no YAML, holds no keys, or a section holds none.
+    """
+    content = read_yaml(path, f"config {path}", "holds no keys; write sections such as model, data and trainer")
+    for section in _SECTIONS:
+        if not isinstance(content.get(section, {}), dict):
+            raise UserError(f"config {path}: {section} is {content[section]}; expected keys below it")
+    return content
+
+
+def _keys_given(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield every key that options and configs give, and where it stands."""
+    words = expand_config_paths(arguments)
+    configs = []
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue=""):
+        name, _, value = word.partition("=")
+        if word.startswith("--") and word != "--":
+            yield name.removeprefix("--").rstrip("+").replace("-", "_"), ""
+        if word in _CONFIG or name == "--config":
+            configs.append(value or after)
+    for path in filter(None, configs):
+        for key, value in read_config(Path(path)).items():
+            if isinstance(key, str) and not key.startswith("$"):
+                below = [f"{key}.{name}" for name in value] if isinstance(value, dict) else []
+                yield from ((name, f"config {path}: ") for name in below or [key])
+
+
+def _parameters(file: Path, name: str) -> list[str]:
+    """Return the parameters of a class that its source text names, unless it takes others too."""
+    tree = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and method.name == "__init__" and not method.args.kwarg:
+                    return [argument.arg for argument in (*method.args.args[1:], *method.args.kwonlyargs)]
+    return []
+
+
 def _merge(spec: dict[str, Any] | None, more: Any, origin: str) -> dict[str, Any] | None:
     """Return an encoder's specification with what is further said of it; null forgets what was said before."""
     if isinstance(more, str) and ("." in more or more == "PatchTransformer"):
@@ -125,44 +232,6 @@ def _merge(spec: dict[str, Any] | None, more: Any, origin: str) -> dict[str, Any
     return merged
 
 
-def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
-    """Read a YAML file of keys.
-
-    Args:
-        path: The file.
-        name: What to call it in messages.
-        empty: What to say of a file without keys, after its name.
-
-    Raises:
-        UserError: If it cannot be read, is no YAML, or holds no keys.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name} cannot be read as text: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{name} is not valid YAML, line {line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{name} {empty}")
-    return content
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config of a training command.
-
-    Raises:
-        UserError: If it cannot be read, is no YAML, holds no keys, or a section holds none.
-    """
-    content = read_yaml(path, f"config {path}", "holds no keys; write sections such as model, data and trainer")
-    for section in _SECTIONS:
-        if not isinstance(content.get(section, {}), dict):
-            raise UserError(f"config {path}: {section} is {content[section]}; expected keys below it")
-    return content
-
-
 def _value(name: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
@@ -178,5 +247,5 @@ def _find(name: str) -> Path:
     relative = Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path
     if not path.is_absolute() and (shipped / relative).is_file():
         return shipped / relative
-    known = ", ".join(sorted(str(item.relative_to(shipped)) for item in shipped.rglob("*.yaml")))
+    known = ", ".join(names_of_configs())
     raise UserError(f"config {name} not found, neither here nor among the shipped ones: {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from butppg_lightning.cli.checks import require_checkpoint
 from butppg_lightning.console import print_table
@@ -79,6 +79,8 @@ def _export_portable(checkpoint: Path, output: Path, licence: str) -> None:
 def _export_onnx(
     checkpoint: Path, output: Path, data_dir: Path | None, split: str, opset: int | None, licence: str
 ) -> None:
+    from rich.console import Console
+
     from butppg_lightning.export.onnx import DEFAULT_OPSET, compare, export_onnx, open_session
     from butppg_lightning.extras import require
     from butppg_lightning.models.checkpoints import describe, restore_network
@@ -88,9 +90,10 @@ def _export_onnx(
     channels = network.preprocess.channels
     signals, present, kind = _windows(data_dir, split, channels)
     opset = DEFAULT_OPSET if opset is None else opset
-    with _status("writing the network as ONNX"):
+    console = Console(stderr=True)  # its status is seen on a terminal only
+    with console.status("writing the network as ONNX"):
         model = export_onnx(network, describe(network, licence, checkpoint), opset).SerializeToString()
-    with _status("comparing with torch"):
+    with console.status("comparing with torch"):
         parity = compare(network, open_session(model), signals, present)
     with atomic_write(output) as file:
         file.write(model)
@@ -133,9 +136,3 @@ def _agreement(parity: Parity, compared_on: str) -> list[tuple[str, str]]:
         reason = "where rounding in the last bits moves torch's own answer as far"
         rows.append(("left out of it", f"{parity.on_edge} of these, {reason} (by {parity.largest_on_edge:.2g})"))
     return rows
-
-
-def _status(text: str) -> Any:
-    from rich.console import Console
-
-    return Console(stderr=True).status(text)  # seen on a terminal only

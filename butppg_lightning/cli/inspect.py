@@ -48,7 +48,9 @@ def _folder(path: Path) -> None:
     files = sorted(item for item in path.iterdir() if item.suffix in _DESCRIBED)
     if not files:
         raise UserError(f"{path} holds neither npz files nor a run")
-    print_table(str(path), None, ((item.name, f"{_bytes(item) / 1e6:,.2f} MB") for item in files))
+    sizes = [sum(part.stat().st_size for part in (item.iterdir() if item.is_dir() else [item])) for item in files]
+    names = [item.name for item in files]
+    print_table(str(path), None, ((name, f"{size / 1e6:,.2f} MB") for name, size in zip(names, sizes, strict=True)))
     metrics = path / "test_metrics.json"
     if metrics.is_file():
         _print(metrics.name, json.loads(metrics.read_text()).items())
@@ -86,10 +88,6 @@ def _windows(path: Path) -> None:
     print_table(f"Channels (over {len(picked):,} windows)", columns, channels)
 
 
-def _bytes(path: Path) -> int:
-    return sum(item.stat().st_size for item in path.iterdir()) if path.is_dir() else path.stat().st_size
-
-
 def _checkpoint(path: Path) -> None:
     from butppg_lightning.evaluation.calibration import describe
     from butppg_lightning.models.architecture import normal_spec
@@ -107,17 +105,14 @@ def _checkpoint(path: Path) -> None:
         source = read_encoder(path)
         spec, state = source.spec, source.containers[-1]
     rows = [(key, content.get(key)) for key in ("epoch", "stage", "global_step", "pytorch-lightning_version")]
-    rows.append(
-        ("parameters and buffers", f"{sum(value.numel() for value in state.values()):,} in {len(state)} tensors")
-    )
+    count = sum(value.numel() for value in state.values())
+    rows.append(("parameters and buffers", f"{count:,} in {len(state)} tensors"))
     if spec is not None:
         rows += [("encoder", spec["class_path"]), *((f"  {key}", value) for key, value in spec["init_args"].items())]
     rows += [(key, value) for key, value in options.items() if key != "encoder"]
     if "head" in options:
-        calibration = stored_calibration(content, path)
-        rows.append(
-            ("calibration", f"{describe(calibration)}; on {calibration.source}" if calibration.fitted else "none")
-        )
+        found = stored_calibration(content, path)
+        rows.append(("calibration", f"{describe(found)}; on {found.source}" if found.fitted else "none"))
     _print(str(path), rows)
     if isinstance(content.get("metrics"), dict):
         _print("Validation metrics at this epoch", content["metrics"].items())

@@ -26,15 +26,19 @@ class ManPage(jsonargparse.DefaultHelpFormatter):
     """Keeps the paragraphs of a description, and the lines of an example (they begin with two spaces)."""
 
     def __init__(self, prog: str, **options: Any) -> None:
-        wide = shutil.get_terminal_size((_WIDTH, 0)).columns
-        super().__init__(prog, **{"width": min(wide, _WIDTH), "max_help_position": 32, **options})  # type: ignore[no-untyped-call]
+        wide = min(shutil.get_terminal_size((_WIDTH, 0)).columns, _WIDTH)
+        super().__init__(prog, **{"width": wide, "max_help_position": 30, **options})  # type: ignore[no-untyped-call]
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
         # jsonargparse offers a second spelling of every list, with a plus, which appends
         return re.sub(r", --[\w.]+\+( \S+)?", "", super()._format_action_invocation(action))
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        return re.sub(r", known subclasses: [^)]*", "", super()._get_help_string(action))
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "VALUE"  # the option's name in capitals would only take a line
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text = re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
+        return re.sub(r"\(type: (?:Literal\[[^]]*\]|bool), ", "(", text)  # the choices stand behind the option
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         fill = super()._fill_text
@@ -54,12 +58,8 @@ class OneLineErrors(jsonargparse.ArgumentParser):
         return re.sub(r"<class\s+'(?:[\w.]+\.)?(\w+)'>", r"\1", super().format_help(*formatter))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the parser's complaint as one line.
-
-        Raises:
-            UserError: Always.
-        """
-        raise UserError(one_line(message, self._known_options())) from ex
+        """Raise the parser's complaint as one line."""
+        raise UserError(one_line(message, self.known_options())) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
         """Parse; a switch (an option of type bool) needs no value: ``--overwrite`` is ``--overwrite true``."""
@@ -71,10 +71,8 @@ class OneLineErrors(jsonargparse.ArgumentParser):
             if getattr(action, "_typehint", None) is bool and action.option_strings:
                 action.nargs, action.const = "?", True
 
-    def _parse_optional(self, word: str) -> Any:
-        return super()._parse_optional(underscored(word))  # type: ignore[no-untyped-call]
-
-    def _known_options(self) -> list[str]:
+    def known_options(self) -> list[str]:
+        """Return every ``--option``."""
         return [option for action in self._actions for option in action.option_strings if option.startswith("--")]
 
 
@@ -82,27 +80,20 @@ def underscored(word: str) -> str:
     """Return an option with underscores in its name, where dashes are accepted as well.
 
     Examples:
-        >>> underscored("--data.batch-size=a-b")
-        '--data.batch_size=a-b'
-        >>> underscored("my-run")
-        'my-run'
+        >>> underscored("--data.batch-size=a-b"), underscored("my-run")
+        ('--data.batch_size=a-b', 'my-run')
     """
     name, equals, value = word.partition("=")
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
 
 
 def run_function(command: str, function: Callable[..., None], arguments: list[str]) -> None:
-    """Call the typed function that is a command with what the command line says.
-
-    Args:
-        command: What the user types after ``butppg``, for example ``prepare splits``.
-        function: See :func:`function_parser`.
-        arguments: What the user typed after the command.
+    """Call the typed function that is a command with what the user typed after it.
 
     Raises:
         UserError: If the arguments do not fit the function, and whatever the function raises.
     """
-    options = function_parser(command, function).parse_args(arguments).as_dict()
+    options = function_parser(command, function).parse_args([underscored(word) for word in arguments]).as_dict()
     if class_path := options.pop("encoder_class", None):
         from butppg_lightning.models.architecture import trust_encoder
 
@@ -116,15 +107,10 @@ def function_parser(command: str, function: Callable[..., None]) -> OneLineError
     Its keyword-only parameters are options (``--name``, required without a default), the others positional
     arguments. ``Literal`` types are choices, ``bool`` is a switch, and ``list[X]`` takes any number of values after
     one option. The help comes from the docstring: what stands before ``Args:``, those, and ``Example:``.
-
-    Args:
-        command: What the user types after ``butppg``.
-        function: The command.
     """
     doc = docstring_parser.parse(inspect.getdoc(function) or "", docstring_parser.DocstringStyle.GOOGLE)
-    example = "".join(f"\n\nExample:\n  {found.description}" for found in doc.examples)
-    parser = OneLineErrors(
-        prog=f"butppg {command}", description=f"{doc.description or ''}{example}", allow_abbrev=False
+    parser = command_parser(
+        command, doc.description or "", "\n".join(found.description or "" for found in doc.examples)
     )
     lists = {name: item for name, hint in typing.get_type_hints(function).items() if (item := _item_of(hint))}
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
@@ -151,24 +137,13 @@ def _item_of(hint: Any) -> Any:
 
 
 def command_parser(command: str, description: str, example: str) -> OneLineErrors:
-    """Return an empty parser for a command that is no typed function yet.
-
-    Args:
-        command: What the user types after ``butppg``.
-        description: One or two sentences.
-        example: A command line that works.
-    """
+    """Return an empty parser with a description, and a command line that works as an example."""
     text = f"{description}\n\nExample:\n  {example}"
     return OneLineErrors(prog=f"butppg {command}", description=text, allow_abbrev=False)
 
 
 def one_line(message: str, known: list[str]) -> str:
-    """Reduce a complaint to key, value, reason and nearest key.
-
-    Args:
-        message: What the parser says, in any number of lines.
-        known: The options there are.
-    """
+    """Reduce a parser's complaint, in any number of lines, to key, value, reason and nearest of the known options."""
     text = re.sub(r"\s+", " ", message).strip()
     text = re.sub(r"^Group '([\w.]+)' does not accept option '([\w.]+)'$", r"Option '\1.\2' is not accepted", text)
     unknown = re.search(r"[Uu]nrecognized arguments: --([\w.-]+)|^Option '([\w.]+)' is not accepted$", text)

@@ -2,67 +2,78 @@
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import signal
-from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
-from butppg_lightning.cli.loggers import LoggerName, build_loggers, forget_folder, log_into
+from butppg_lightning.cli.messages import quieten, resources_reported
 from butppg_lightning.cli.parser import one_line
-from butppg_lightning.cli.quiet import quieten
-from butppg_lightning.cli.resources import resources_reported
-from butppg_lightning.cli.stored_model import take_model, tell_differences
-from butppg_lightning.cli.training_parser import EXAMPLES, TrainingParser, check_values
+from butppg_lightning.cli.training_parser import (
+    EXAMPLES,
+    TrainingParser,
+    add_run_options,
+    check_values,
+    report_differences,
+    take_model,
+)
 from butppg_lightning.console import say
+from butppg_lightning.data.finetune import BUTPPGDataModule
+from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
+from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.prediction import automatic_precision
+from butppg_lightning.tasks.classifier import PPGQualityClassifier
+from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.exact_resume import AtomicCheckpointIO, ExactResume
-from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.training.progress import RunProgress, is_wanted
 from butppg_lightning.training.provenance import DataRecord, versions
-from butppg_lightning.training.run_folder import FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
-from butppg_lightning.training.run_logs import LOGS, StageRecord, StepLog
-from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
-from butppg_lightning.training.weight_average import WeightAverage
+from butppg_lightning.training.run_folder import BEST, FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
+from butppg_lightning.training.run_logs import LOGS, RunCSVLogger, StageRecord, StepLog
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+_ELSEWHERE = (None, ".", "./mlruns")  # where W&B and MLflow write unless told
+
+
+def pretrain(arguments: list[str]) -> None:
+    """Pretrain an encoder by masked signal modelling."""
+    cli = TrainingCLI("pretrain", arguments)
+    cli.train()
+    if cli.config.trainer.fast_dev_run or not cli.trainer.is_global_zero:
+        return
+    cli.run_folder.finish()
+    best = cli.output_dir / BEST
+    print(f"Results: {cli.output_dir}. Fine-tune with: butppg fit --config finetune.yaml --model.pretrained {best}")
 
 
 class TrainingCLI(LightningCLI):
-    """Parses one training command and builds module, data and trainer; :meth:`run` then does the work.
+    """Parses what follows a training command, and builds module, data and trainer; its function then does the work."""
 
-    Args:
-        command: fit, validate, test, predict or pretrain.
-        model_class: The LightningModule.
-        datamodule_class: The LightningDataModule.
-        arguments: The words after the command.
-    """
-
-    def __init__(
-        self,
-        command: str,
-        model_class: type[LightningModule],
-        datamodule_class: type[LightningDataModule],
-        arguments: list[str],
-    ) -> None:
+    def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
         self.trains = command in ("fit", "pretrain")
         self.arguments = expand_config_paths(arguments)
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
         self.stage_record = StageRecord()
         quieten()
+        pretrains = command == "pretrain"
+        model_class = MaskedPretrainer if pretrains else PPGQualityClassifier
         super().__init__(
             model_class,
-            datamodule_class,
+            PretrainDataModule if pretrains else BUTPPGDataModule,
             save_config_callback=None,
             trainer_defaults={"use_distributed_sampler": False, "max_epochs": 30, "enable_model_summary": False},
             seed_everything_default=0,
@@ -82,49 +93,7 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what a run needs beside module, data and trainer."""
-        folder = "artifacts/foundation_model" if self.command == "pretrain" else "artifacts/but_ppg_finetuned"
-        parser.add_argument("--output_dir", type=str, default=folder, help="Folder for everything of the run.")
-        if self.command != "pretrain":
-            parser.add_lightning_class_args(StagedUnfreezing, "stages")
-            parser.add_lightning_class_args(FrozenPrefixCache, "cache")
-            parser.add_lightning_class_args(WeightAverage, "average")
-        if self.trains:
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                default=None,
-                help="Continue a run: 'auto' for last.ckpt of output_dir if it is there, or the path of a checkpoint.",
-            )
-            parser.add_argument(
-                "--save_every_n_steps",
-                type=int | None,
-                default=None,
-                help="Also write last.ckpt every so many optimizer steps; null for at every epoch's end only.",
-            )
-            parser.add_argument(
-                "--select",
-                type=Literal["best", "last"],
-                default="best",
-                help="What best_model.pt is: the best epoch on the validation data, or the last one (needs none).",
-            )
-            parser.add_argument("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
-            parser.add_argument(
-                "--loggers",
-                type=LoggerName | list[LoggerName] | None,
-                default=None,
-                help="Write logs/ in output_dir: csv (metrics.csv), tensorboard, or [csv, tensorboard]. Others by "
-                "config: --config loggers/wandb.yaml, loggers/mlflow.yaml.",
-            )
-        else:  # finetune_recommended.yaml says it, and serves here as finetune.yaml does
-            parser.add_argument("--select", type=Literal["best", "last"], default="best", help=argparse.SUPPRESS)
-        if self.command == "test":
-            parser.add_argument(
-                "--subsets",
-                type=list[str] | None,
-                default=None,
-                help="Test once for each of these sets of channels, for example [all, PPG, PPG+ACC, PPG+ECG].",
-            )
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to use.")
+        add_run_options(parser, self.command)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, then let the checkpoint decide what the model is."""
@@ -154,17 +123,15 @@ class TrainingCLI(LightningCLI):
             trainer.logger = False
         if trainer.enable_progress_bar is None:
             trainer.enable_progress_bar = is_wanted()
-        if self.trains:
-            log_into(self.output_dir, trainer)
         if self.trains and holds_run(self.output_dir):
             self._check_earlier_run()
         if self.trains and self.checkpoint is not None:
-            tell_differences(self.checkpoint, self.stored_config, self.config)
+            report_differences(self.checkpoint, self.stored_config, self.config)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
         try:
-            self.config_init = self.parser.instantiate(self.config)
+            self.config_init = self.parser.instantiate(self._with_log_folder())
             self.datamodule = self.config_init["data"]
             self.model = self.config_init["model"]
             self.model.configure_model()  # before the trainer does: what is wrong with pretrained is said at once
@@ -183,14 +150,15 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run folder (when training) and atomic checkpoints."""
-        given = self.config_init.trainer.get("plugins")
-        plugins = [*(given if isinstance(given, list) else [given] if given else []), AtomicCheckpointIO()]
-        callbacks = self.config_init.trainer.get("callbacks") or []
-        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        plugins = [*_listed(self.config_init.trainer.get("plugins")), AtomicCheckpointIO()]
+        callbacks = _listed(self.config_init.trainer.get("callbacks"))
         if self.trains and not self.config.trainer.fast_dev_run:
-            self.run_folder = self._run_folder()
+            config = {**self.plain_config(), "versions": versions()}
+            kind = PRETRAINING if self.command == "pretrain" else FINETUNING
+            overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
+            self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select)
             record = DataRecord(self.datamodule.root, self.run_folder.config)
-            callbacks += [ExactResume(), self.stage_record, *self._logs(kwargs), record, self.run_folder]
+            callbacks += [ExactResume(), self.stage_record, self._step_log(kwargs), record, self.run_folder]
         else:
             callbacks.append(self.stage_record)
             kwargs["enable_checkpointing"] = False
@@ -207,7 +175,7 @@ class TrainingCLI(LightningCLI):
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         go_on = "continue with the same command and --resume auto"
         try:
-            with self.memory_told():
+            with resources_reported(self.config, self.stage_record):
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except SIGTERMException:
             raise StoppedError(f"stopped by SIGTERM; {go_on}", 128 + signal.SIGTERM) from None
@@ -215,10 +183,6 @@ class TrainingCLI(LightningCLI):
             raise StoppedError(f"interrupted; {go_on}", 128 + signal.SIGINT) from None
 
         self.trainer.loggers = []  # what is validated and tested after it is not part of the run
-
-    def memory_told(self) -> AbstractContextManager[None]:
-        """Return a context in which running out of memory or disk ends in one line that says what to change."""
-        return resources_reported(self.config, lambda: self.stage_record.place)
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""
@@ -229,7 +193,6 @@ class TrainingCLI(LightningCLI):
         # they follow from the folder and the terminal of the run at hand
         for key in ("default_root_dir", "enable_progress_bar"):
             config["trainer"].pop(key, None)
-        forget_folder(self.output_dir, config["trainer"])
         return config
 
     def _checkpoint_path(self) -> Path | None:
@@ -259,16 +222,40 @@ class TrainingCLI(LightningCLI):
                 "or choose another --output_dir"
             )
 
-    def _run_folder(self) -> RunFolder:
-        config = {**self.plain_config(), "versions": versions()}
-        record = PRETRAINING if self.command == "pretrain" else FINETUNING
-        overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
-        return RunFolder(self.output_dir, config, record, overwrite, every, self.config.select)
+    def _with_log_folder(self) -> Namespace:
+        """Return the configuration with loggers that write into the run's folder, unless it says where."""
+        config: Namespace = self.config.clone()
+        for logger in _listed(config.trainer.get("logger")) if self.trains else []:
+            arguments = logger.get("init_args") if isinstance(logger, Namespace | dict) else None
+            if arguments and "save_dir" in arguments and arguments["save_dir"] in _ELSEWHERE:
+                arguments["save_dir"] = str(self.output_dir / LOGS)
+        return config
 
-    def _logs(self, kwargs: dict[str, Any]) -> list[StepLog]:
-        loggers = build_loggers(self.config.loggers, self.output_dir, self.checkpoint)
+    def _step_log(self, kwargs: dict[str, Any]) -> Callback:
+        loggers = _build_loggers(_listed(self.config.loggers), self.output_dir, self.checkpoint)
         if loggers:
-            given = self.config_init.trainer.get("logger") or []
-            kwargs["logger"] = [*(given if isinstance(given, list) else [given]), *loggers]
-        fresh = self.checkpoint is None and bool(loggers or self.config.overwrite)
-        return [StepLog(self.output_dir / LOGS, fresh)]
+            kwargs["logger"] = [*_listed(self.config_init.trainer.get("logger")), *loggers]
+        return StepLog(self.output_dir / LOGS, self.checkpoint is None and bool(loggers or self.config.overwrite))
+
+
+def _build_loggers(names: list[str], folder: Path, checkpoint: Path | None) -> list[Logger]:
+    """Build the loggers that ``--loggers`` names; those of a run resumed from a checkpoint continue theirs."""
+    found: list[Logger] = []
+    step = int(read_checkpoint(checkpoint).get("global_step", 0)) if names and checkpoint else 0
+    for name in dict.fromkeys(names):
+        if name == "csv":
+            found.append(RunCSVLogger(folder, step - 1))
+            continue
+        if find_spec("tensorboard") is None:
+            raise UserError("--loggers tensorboard needs tensorboard: pip install 'butppg-lightning[loggers]'")
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        # what an interrupted run logged after its last checkpoint is hidden by what is logged in its place
+        purge = step if checkpoint else None
+        found.append(TensorBoardLogger(folder, name=LOGS, version="", default_hp_metric=False, purge_step=purge))
+    return found
+
+
+def _listed(given: Any) -> list[Any]:
+    """Return what a configuration gives, one or several, as a list."""
+    return list(given) if isinstance(given, list) else [given] if given else []

@@ -1,77 +1,120 @@
-"""The parser of the training commands: its help, and the checks of what it parsed."""
+"""The parser of the training commands: options of a run, help, checks of what it parsed, what a checkpoint says of it.
+
+The model of a checkpoint decides what is built; flags that contradict it are refused.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import argparse
+from typing import TYPE_CHECKING, Any, Literal
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from butppg_lightning.cli.configs import options_given
 from butppg_lightning.cli.parser import OneLineErrors
+from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
+from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
+from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
+from butppg_lightning.training.weight_average import WeightAverage
+from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
-    from jsonargparse import Namespace
+    from pathlib import Path
 
+_FIT = "  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run"
 EXAMPLES = {
-    "fit": """\
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run \\
-      --model.pretrained artifacts/foundation_model/best_model.pt
-  butppg fit --config finetune.yaml --data.root data/but_ppg --output_dir artifacts/run --resume auto""",
-    "pretrain": """\
-  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir artifacts/foundation_model""",
+    "fit": f"{_FIT} \\\n      --model.pretrained artifacts/foundation_model/best_model.pt\n{_FIT} --resume auto",
+    "pretrain": "  butppg pretrain --config pretrain.yaml --data.root data/vitaldb_windows --output_dir "
+    "artifacts/foundation_model",
     **{
-        command: f"""\
-  butppg {command} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"""
-        for command in ("validate", "test", "predict")
+        name: f"  butppg {name} --data.root data/but_ppg --ckpt_path artifacts/run/best_model.pt"
+        for name in ("validate", "test", "predict")
     },
 }
-
-
 _USUAL = ("max_epochs", "accelerator", "devices", "precision", "gradient_clip_val", "accumulate_grad_batches")
+_Logger = Literal["csv", "tensorboard"]
+_TRAINING = ("fit", "pretrain")
+# besides model and stages (which are checked on their own): what a continued run must share to be exact
+_MUST_AGREE = (
+    "seed_everything", "data.batch_size", "data.seed", "trainer.precision", "trainer.accumulate_grad_batches",
+    "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.limit_train_batches",
+    "trainer.max_epochs", "cache.enabled", "average.decay", "select",
+)  # fmt: skip
+_FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
+_LATER = ("encoder_channels", "indices")  # a checkpoint that does not name them is older than they, and has none
+_FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
     """LightningCLI's parser with errors of one line, and a help that begins with our own keys."""
 
     def format_help(self, *formatter: Any, trainer: bool = False) -> str:
-        """Return the help.
+        """Return the help, the last thing that the parser is asked for: the usual ones of Lightning's keys, or all.
 
-        Args:
-            formatter: Given by Python from 3.15 on.
-            trainer: Show all keys of Lightning's trainer, and nothing else; otherwise only the usual ones are shown.
+        (``formatter`` is given by Python from 3.15 on.)
         """
-        shown, groups = self._action_groups, dict(self.groups or {})
+        groups = dict(self.groups or {})
         lightning, data = groups.pop("trainer"), groups.pop("data")
         own = {"data": data, **groups}
-        first = [group for group in shown if group not in (lightning, *own.values())]
         for name, group in {**own, "trainer": lightning}.items():
             group.title = f"{name}: {str(group.title).removeprefix(f'{name}: ').rstrip('.:')}"
+            keys = [action for action in group._group_actions if "." in action.dest]
+            group._group_actions = [action for action in keys if not action.dest.endswith(".help")]
         lightning.title = "trainer: Lightning's keys" if trainer else "trainer: the usual ones of Lightning's keys"
-        kept = {group: group._group_actions for group in (*own.values(), lightning)}
-        try:
-            self._action_groups = [lightning] if trainer else [*first, *own.values(), lightning]
-            for group, actions in kept.items():
-                keys = [action for action in actions if "." in action.dest and not action.dest.endswith(".help")]
-                usual = [action for action in keys if action.dest.partition(".")[2] in _USUAL]
-                group._group_actions = usual if group is lightning and not trainer else keys
-            text = super().format_help(*formatter)
-        finally:
-            self._action_groups = shown
-            for group, actions in kept.items():
-                group._group_actions = actions
-        return text if trainer else f"{text}\nAll keys of Lightning's trainer: {self.prog} --help.trainer\n"
+        if trainer:
+            self._action_groups = [lightning]
+            return super().format_help(*formatter)
+        usual = [action for action in lightning._group_actions if action.dest.partition(".")[2] in _USUAL]
+        lightning._group_actions = usual
+        first = [group for group in self._action_groups if group not in (lightning, *own.values())]
+        self._action_groups = [*first, *own.values(), lightning]
+        return f"{super().format_help(*formatter)}\nAll keys of Lightning's trainer: {self.prog} --help.trainer\n"
+
+
+def add_run_options(parser: LightningArgumentParser, command: str) -> None:
+    """Add what a run needs beside module, data and trainer."""
+    add = parser.add_argument
+    folder = "artifacts/foundation_model" if command == "pretrain" else "artifacts/but_ppg_finetuned"
+    add("--output_dir", type=str, default=folder, help="Folder for everything of the run.")
+    if command != "pretrain":
+        parser.add_lightning_class_args(StagedUnfreezing, "stages")
+        parser.add_lightning_class_args(FrozenPrefixCache, "cache")
+        parser.add_lightning_class_args(WeightAverage, "average")
+    trains = command in ("fit", "pretrain")
+    if trains:
+        how = "Continue a run: 'auto' for last.ckpt of output_dir if it is there, or the path of a checkpoint."
+        add("--resume", type=str | None, default=None, help=how)
+        how = "Also write last.ckpt every so many optimizer steps; null for at every epoch's end only."
+        add("--save_every_n_steps", type=int | None, default=None, help=how)
+    how = "What best_model.pt is: the best epoch on the validation data, or the last one (needs none)."
+    # finetune_recommended.yaml says it, and serves the other commands as finetune.yaml does
+    add("--select", type=Literal["best", "last"], default="best", help=how if trains else argparse.SUPPRESS)
+    if trains:
+        add("--overwrite", type=bool, default=False, help="Replace the run that output_dir holds.")
+        how = "Write logs/ in output_dir: csv (metrics.csv), tensorboard, or [csv, tensorboard]. Others by config: "
+        how += "--config loggers/wandb.yaml, loggers/mlflow.yaml."
+        add("--loggers", type=_Logger | list[_Logger] | None, default=None, help=how)
+    if command == "test":
+        how = "Test once for each of these sets of channels, for example [all, PPG, PPG+ACC, PPG+ECG]."
+        add("--subsets", type=list[str] | None, default=None, help=how)
+    add("--ckpt_path", type=str | None, default=None, help="Checkpoint to continue from or to use.")
+    if command == "fit":
+        add("--calibrate", type=bool, default=True, help="Calibrate best_model.pt on val.npz after the training.")
+        add("--test", type=bool, default=True, help="Test best_model.pt on test.npz after the training.")
+    elif not trains:
+        how = "Share of good windows to expect: shifts probabilities."
+        add("--prior", type=float | None, default=None, help=how)
+        points = Literal["balanced", "precision", "sensitivity"] | None
+        how = "Which of a calibrated checkpoint's thresholds decides; null for balanced (0.5 if not calibrated)."
+        add("--operating_point", type=points, default=None, help=how)
 
 
 def check_values(config: Namespace, command: str) -> None:
-    """Refuse values and combinations that cannot work, before anything is built.
-
-    Args:
-        config: The parsed configuration of a training command.
-        command: fit, validate, test, predict or pretrain.
-
-    Raises:
-        UserError: Naming the key and what would work.
-    """
+    """Refuse values and combinations that cannot work, before anything is built; names the key and what would work."""
     trains = command in ("fit", "pretrain")
     for key in ("output_dir", "resume", "ckpt_path", "data.root", "model.pretrained"):
         if config.get(key) == "":
@@ -97,3 +140,100 @@ def check_values(config: Namespace, command: str) -> None:
         )
     if config.trainer.accumulate_grad_batches < 1:
         raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")
+
+
+def take_model(
+    checkpoint: Path, model: Namespace, arguments: list[str], command: str
+) -> tuple[dict[str, tuple[int, ...]], Any]:
+    """Put a checkpoint's hyperparameters into the configuration of the model, in place.
+
+    What the command line itself says of the model must agree with it; what a config says yields.
+
+    Returns:
+        The shapes of the stored weights, and the configuration the checkpoint's run had (None if it has none).
+
+    Raises:
+        UserError: If the checkpoint is of another kind, or a flag contradicts it; both are named.
+    """
+    content = read_checkpoint(checkpoint)
+    stored = _hyperparameters(content, checkpoint, command)
+    if unknown := sorted(set(stored) - set(model.keys())):
+        raise UserError(
+            f"{checkpoint} was written by another kind of module (its hyperparameters have {unknown[0]}); "
+            f"`butppg {command}` cannot use it as --ckpt_path"
+        )
+    config = content.get("config")
+    started = {key: _canonical(key, _value(config, f"model.{key}")) for key in _FRESH_ONLY}
+    _refuse_contradictions({**started, **stored}, model, options_given(arguments, "model"), checkpoint)
+    refuse_unnamed(stored.get("encoder"), _canonical("encoder", model.get("encoder")))
+    for key, value in stored.items():
+        difference = _difference(key, _canonical(key, model[key]), value)
+        if difference and difference[1] is not None and command in _TRAINING:
+            path, mine, theirs = difference
+            say(f"model.{path} stays {theirs}, as in {checkpoint}; the configuration says {mine}")
+        model[key] = value
+    for key in ("pretrained", "pretrain_channels", *(name for name in _LATER if name not in stored)):
+        if key in model:
+            model[key] = None
+    return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, config
+
+
+def report_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
+    """Say, in one line, what makes a run that continues a checkpoint differ from what the uninterrupted one would be.
+
+    ``stored`` is the configuration that :func:`take_model` found in the checkpoint.
+    """
+    earlier = {key: _value(stored, key, _FORMERLY.get(key)) for key in _MUST_AGREE}
+    changed = [f"{key} was {was}, is {config.get(key)}" for key, was in earlier.items() if was != config.get(key)]
+    if changed and isinstance(stored, dict):
+        say(f"warning: this run continues {checkpoint}, but not exactly: {'; '.join(changed)}")
+
+
+def _value(config: Any, key: str, default: Any = None) -> Any:
+    """Return what a stored configuration says of a dotted key."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return default if config is None else config
+
+
+def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) -> dict[str, Any]:
+    needed = {"hyper_parameters", "state_dict", "pytorch-lightning_version"}
+    lacking = (needed | {"optimizer_states"} if command in _TRAINING else needed) - set(content)
+    stored = content.get("hyper_parameters")
+    if lacking or not isinstance(stored, dict):
+        raise UserError(
+            f"{checkpoint} is not a checkpoint of a run (no {', '.join(sorted(lacking)) or 'hyperparameters'}); "
+            "pretrained weights are given with --model.pretrained"
+        )
+    return stored
+
+
+def _refuse_contradictions(stored: dict[str, Any], model: Namespace, given: list[str], checkpoint: Path) -> None:
+    for name in given:
+        key = name.split(".")[0]
+        difference = _difference(key, _canonical(key, model[key]), stored.get(key))
+        # what the run itself was started with is no contradiction: the same command goes on with it
+        if key in _FRESH_ONLY and (difference or stored.get(key) is None):
+            raise UserError(
+                f"--model.{name} contradicts {checkpoint}: its weights would replace the pretrained ones; "
+                "drop one of the two"
+            )
+        if difference:
+            path, mine, theirs = difference
+            raise UserError(f"--model.{path} is {mine}, but {checkpoint} was made with {theirs}; drop the flag")
+
+
+def _canonical(key: str, value: Any) -> Any:
+    if key.endswith("channels") and value is not None:
+        return list(channel_names(value))
+    value = value.as_dict() if isinstance(value, Namespace) else value
+    if key == "encoder" and value and value.get("class_path"):
+        return {**value, "class_path": normal_spec(value)["class_path"]}
+    return value
+
+
+def _difference(key: str, asked: Any, stored: Any) -> tuple[str, Any, Any] | None:
+    if isinstance(asked, dict) and isinstance(stored, dict):
+        found = (_difference(f"{key}.{name}", value, stored.get(name)) for name, value in asked.items())
+        return next((difference for difference in found if difference and difference[1] is not None), None)
+    return None if asked == stored else (key, asked, stored)

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.known_keys import known_groups, known_options, refuse_unknown_keys
+from butppg_lightning.cli.configs import known_groups, known_options, refuse_unknown_keys, shipped_configs
 from butppg_lightning.errors import UserError
 
 COMMANDS = ("fit", "validate", "test", "predict", "pretrain")
@@ -20,7 +19,7 @@ COMMANDS = ("fit", "validate", "test", "predict", "pretrain")
 @pytest.fixture(scope="module")
 def real_options() -> dict[str, set[str]]:
     """The options of the real parsers."""
-    from butppg_lightning.cli import finetune, pretrain, training
+    from butppg_lightning.cli import finetune, training
 
     found: dict[str, set[str]] = {}
 
@@ -34,7 +33,7 @@ def real_options() -> dict[str, set[str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.TrainingCLI, "parse_arguments", note)
         for command in COMMANDS:
-            module = pretrain if command == "pretrain" else finetune
+            module = training if command == "pretrain" else finetune
             with pytest.raises(Stop):
                 getattr(module, command)([])
     return found
@@ -108,7 +107,8 @@ def test_it_happens_before_the_heavy_imports() -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_help_shows_our_keys_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_our_keys_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # where it is longest
     assert main(["fit", "--help"]) == 0
     _, _, text = capsys.readouterr().out.partition("\noptions:")
     order = ["--output_dir ", "--data.root", "--model.lr ", "--stages.plan", "--cache.enabled", "--trainer.max_epochs"]

@@ -19,7 +19,7 @@ from lightning.pytorch import Callback
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
-from butppg_lightning.cli.stored_model import tell_differences
+from butppg_lightning.cli.training_parser import report_differences
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.window import CHANNELS, WindowSet
 
@@ -212,9 +212,9 @@ def test_resuming_with_another_choice_or_average_is_said(folders: dict[str, Path
 
 
 def test_a_run_from_before_there_was_a_choice_differs_in_nothing(capsys) -> None:
-    tell_differences(Path("last.ckpt"), {"seed_everything": 3}, Namespace(seed_everything=3, select="best"))
+    report_differences(Path("last.ckpt"), {"seed_everything": 3}, Namespace(seed_everything=3, select="best"))
     assert not capsys.readouterr().err
-    tell_differences(Path("last.ckpt"), {"seed_everything": 3}, Namespace(seed_everything=3, select="last"))
+    report_differences(Path("last.ckpt"), {"seed_everything": 3}, Namespace(seed_everything=3, select="last"))
     assert "select was best, is last" in capsys.readouterr().err
 
 

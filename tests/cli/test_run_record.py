@@ -13,7 +13,7 @@ from exactness import Stopped, stop_at
 
 from butppg_lightning.cli import main
 from butppg_lightning.cli.configs import shipped_configs
-from butppg_lightning.cli.resources import ran_out
+from butppg_lightning.cli.messages import ran_out
 from butppg_lightning.files import checksum
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training import provenance
@@ -152,7 +152,7 @@ def test_divergence_is_said_once(data: Path, tmp_path: Path, capsys, monkeypatch
 
 
 def test_missing_tensorboard_is_one_line(data: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("butppg_lightning.cli.loggers.find_spec", lambda name: None)
+    monkeypatch.setattr("butppg_lightning.cli.training.find_spec", lambda name: None)
     assert fit(data, tmp_path / "run", "--loggers=tensorboard") == 2
     assert "pip install 'butppg-lightning[loggers]'" in capsys.readouterr().err.splitlines()[-1]
 

@@ -19,7 +19,7 @@ from conftest import make_windows
 from exactness import command, environment
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.sweep import outcome, read_sweep, study, worker
+from butppg_lightning.cli.sweep import read_sweep, study, worker
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}
 SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
@@ -87,7 +87,7 @@ class Pretended:
 def pretended(monkeypatch) -> type[Pretended]:
     monkeypatch.setattr(worker, "TrialProcess", Pretended)
     monkeypatch.setattr(worker, "_WAIT", 0.01)
-    monkeypatch.setattr(outcome, "draw", lambda *_: None)  # the real sweep draws
+    monkeypatch.setattr(study, "draw", lambda *_: None)  # the real sweep draws
     Pretended.outcomes, Pretended.words = [], []
     return Pretended
 
@@ -344,11 +344,11 @@ def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path:
     make = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from butppg_lightning.cli.sweep.plan import Plan\n"
+        "from butppg_lightning.cli.sweep import Plan\n"
         "from butppg_lightning.cli.sweep.study import open_study\n"
-        "plan = Plan(Path('search.yaml'), {'model.lr': [0.1, 0.2]})\n"
+        "plan = Plan(Path('search.yaml'), {'model.lr': [0.1, 0.2]}, output_dir=sys.argv[1])\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"
-        "open_study(plan, {'seed': 0}, None, Path(sys.argv[1]))\n"
+        "open_study(plan, {'seed': 0})\n"
     )
     together = [sys.executable, "-c", make, str(tmp_path), str(time.time() + 8)]
     workers = [subprocess.Popen(together, stderr=subprocess.PIPE, text=True) for _ in range(4)]
@@ -359,11 +359,11 @@ def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path:
 def test_of_two_workers_at_the_last_place_one_stands_back(pretended, data_folder: Path, tmp_path: Path) -> None:
     config = write(tmp_path, data_folder, trials=1)
     assert sweep(config, tmp_path / "out") == 0
-    plan, _, _ = read_sweep(["--config", str(config)])
+    plan, _ = read_sweep(["--config", str(config), "--output_dir", str(tmp_path / "out")])
     opened = optuna.load_study(
         study_name="search", storage=study._storage(None, tmp_path / "out"), sampler=study.PlacedSampler(plan)
     )
-    worker.Worker(plan, opened, [], tmp_path / "out").run_one()  # it saw the study before the other one's trial began
+    worker.Worker(plan, opened, []).run_one()  # it saw the study before the other one's trial began
     assert opened.trials[1].user_attrs == {"surplus": True}
     assert sweep(config, tmp_path / "out", "--trials", "2") == 0
     assert [row["trial"] for row in table(tmp_path / "out")] == ["0", "2"]
@@ -475,5 +475,5 @@ def test_shipped_sweeps_are_taken(name: str, pretended, pretrained: Path, data_f
 
 
 def test_the_inflation_sweep_is_its_whole_grid() -> None:
-    plan, _, _ = read_sweep(["--config", "sweep/inflation.yaml"])
+    plan, _ = read_sweep(["--config", "sweep/inflation.yaml"])
     assert len({json.dumps(plan.grid_point(number)) for number in range(plan.trials)}) == 21

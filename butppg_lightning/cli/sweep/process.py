@@ -39,12 +39,7 @@ def prepare() -> None:
 
 
 class TrialProcess:
-    """A running `butppg fit`.
-
-    Args:
-        folder: The trial's folder.
-        arguments: The arguments of `butppg fit`.
-    """
+    """A running `butppg fit` with its arguments, in a trial's folder."""
 
     def __init__(self, folder: Path, arguments: list[str]) -> None:
         prepare()

@@ -1,4 +1,4 @@
-"""The study that all workers of a sweep share: where it is stored, how it samples, which trials lost their worker.
+"""The study that all workers of a sweep share, and what it leaves behind: a table, trials.csv, best.yaml, two pictures.
 
 It is Optuna's database (SQLite in the sweep's folder, or any that SQLAlchemy knows) with Optuna's heartbeat: a running
 trial whose worker gives no sign of life is failed by another worker and put in line again. No lock outlives its
@@ -7,33 +7,42 @@ process: the kernel frees SQLite's.
 
 from __future__ import annotations
 
+import csv
 import inspect
+import io
+import shutil
 import time
 import warnings
 import zlib
+from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import yaml
 from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from butppg_lightning.cli.sweep.plan import METRICS, method_of, nearest
+from butppg_lightning.cli.sweep import METRICS, method_of, nearest
+from butppg_lightning.console import print_table
+from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable
+from butppg_lightning.evaluation.drawing import save_figure
+from butppg_lightning.files import atomic_write, require_writable
+from butppg_lightning.training.run_folder import BEST, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep.plan import Plan
+    from butppg_lightning.cli.sweep import Plan
 
-STUDY = "study.db"
+STUDY, CACHE = "study.db", "cache"
 BEAT, GRACE = 5, 30
 """Seconds between two signs of life of a worker, and without one after which it counts as gone (by the clock of the
 database; with SQLite, by those of the workers' machines)."""
@@ -43,6 +52,10 @@ _KINDS: dict[str, dict[str, Any]] = {
     "sampler": {"tpe": TPESampler, "random": RandomSampler, "grid": RandomSampler},  # the points of a grid are fixed
     "pruning": {"none": NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner},
 }
+_FILES = (_TABLE, _BEST, _HISTORY, _IMPORTANCE) = ("trials.csv", "best.yaml", "history.png", "importance.png")
+_EARLIER = ("study.journal", "study.journal.lock", "sweep.json")  # of earlier versions
+_SHOWN, _MOST_COLUMNS = 10, 5
+_FEWEST = 4  # complete trials below which importance says nothing
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 replaced_by = RetryHeartbeatStaleTrialCallback.retried_trial_number  # the lost trial that one is instead of, or None
@@ -64,7 +77,7 @@ class PlacedSampler(PartialFixedSampler):
         """Seed the sampler for the trial."""
         # all trials: hyperband shows the sampler but some of them
         place = place_of(trial, study._storage.get_all_trials(study._study_id, deepcopy=False))
-        fixed = self.plan.grid_point(place) if method_of(self.plan.sampler)[0] == "grid" else {}
+        fixed = self.plan.grid_point(place) if self.plan.grid else {}
         seed = zlib.crc32(f"{self.plan.seed}/{place}".encode())
         super().__init__(fixed, make_method(self.plan, "sampler", seed=seed))
         super().before_trial(study, trial)
@@ -89,25 +102,17 @@ def make_method(plan: Plan, key: str, **more: Any) -> Any:
         raise UserError(f"{plan.source}: {key}: {' '.join(str(error).split())}") from error
 
 
-def open_study(
-    plan: Plan, record: dict[str, Any], where: str | None, folder: Path, overwrite: bool = False
-) -> optuna.Study:
-    """Open the study of a sweep, or begin it.
-
-    Args:
-        plan: The sweep.
-        record: What may not change while it goes on.
-        where: File or URL of the database; None for a file in ``folder``.
-        folder: The sweep's folder, the same for all workers.
-        overwrite: Whether to begin anew, unless a worker is still at it.
+def open_study(plan: Plan, record: dict[str, Any]) -> optuna.Study:
+    """Open the study of a sweep, or begin it; ``record`` is what may not change while it goes on.
 
     Raises:
-        UserError: If it cannot be opened, is another sweep's, or is not to be overwritten.
+        UserError: If it cannot be opened, is another sweep's, or a worker is still at the one to overwrite.
     """
-    if (folder / "study.journal").exists() and not overwrite:
+    folder, where = plan.folder, plan.study
+    if (folder / "study.journal").exists() and not plan.overwrite:
         raise UserError(f"{folder} holds a sweep of an earlier version; choose another --output_dir, or --overwrite it")
     storage = _storage(where, require_writable(folder))
-    if overwrite and plan.name in optuna.get_all_study_names(storage):
+    if plan.overwrite and plan.name in optuna.get_all_study_names(storage):
         old = optuna.load_study(study_name=plan.name, storage=storage)
         give_up_lost(old, folder)
         if old.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -168,6 +173,67 @@ def give_up_lost(study: optuna.Study, folder: Path) -> None:
             _again(study, study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True))
 
 
+def finish(plan: Plan, study: optuna.Study) -> None:
+    """Write and print the outcome of a sweep so far."""
+    folder = plan.folder
+    trials = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
+    rows = [_row(plan, trial) for trial in trials]
+    columns = ["trial", "state", plan.metric, *plan.search, "epochs", "seconds", "begun", "instead_of", "reason"]
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    with atomic_write(folder / _TABLE) as file:
+        file.write(text.getvalue().encode())
+    counts = ", ".join(f"{count} {state}" for state, count in Counter(row["state"] for row in rows).most_common())
+    print(f"Sweep {plan.name}: {len(rows)} trials: {counts or 'none begun'}")
+    complete = [row for row in rows if row["state"] == "complete"]
+    if not complete:
+        print(f"no trial is complete, so there is no best one; see {folder / _TABLE}")
+        return
+    _print_best(plan, sorted(complete, key=lambda row: row[plan.metric], reverse=study.direction.name == "MAXIMIZE"))
+    draw(plan, study, len(complete))
+    _write_best(plan, study.best_trial)
+
+
+def remove_outcome(folder: Path) -> None:
+    """Remove what a sweep left in its folder, and nothing else there."""
+    for name in (*_FILES, *_EARLIER):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+    remove_features(folder / CACHE)
+
+
+def draw(plan: Plan, study: optuna.Study, complete: int) -> None:
+    """Draw how a sweep with so many complete trials went, and the share of variance that each parameter explains.
+
+    The shares are those of a random forest, taken apart by functional ANOVA (Hutter, Hoos and Leyton-Brown 2014).
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no display
+    from matplotlib import pyplot
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as pictures
+
+    save_figure(pictures.plot_optimization_history(study, target_name=plan.metric).figure, plan.folder / _HISTORY)
+    try:
+        if complete < _FEWEST:
+            raise ValueError(f"{complete} complete trials say nothing of importance; {_FEWEST} are the least")
+        forest = FanovaImportanceEvaluator(seed=plan.seed)
+        figure: Any = pictures.plot_param_importances(study, evaluator=forest, target_name=plan.metric).figure
+        figure.set_layout_engine("constrained")
+        save_figure(figure, plan.folder / _IMPORTANCE)
+    except (RuntimeError, ValueError) as reason:  # of Optuna: where all trials are alike
+        print(f"no {_IMPORTANCE}: {reason}")
+    pyplot.close("all")
+
+
+def shown(value: Any) -> str:
+    """Return a value for a person."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _again(study: optuna.Study, trial: FrozenTrial) -> None:
     print(f"trial {trial.number} was lost with its worker; another takes its place", flush=True)
     put_in_line_again(study, trial)
@@ -187,3 +253,53 @@ def _storage(where: str | None, folder: Path) -> RDBStorage:
                 raise UserError(f"--study {where or url} cannot be opened: {reason}") from error
             time.sleep(0.5)
     raise AssertionError
+
+
+def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
+    state, error = trial.state.name.lower(), trial.user_attrs.get("error")
+    if trial.state == TrialState.FAIL:
+        state, error = ("failed", error) if error else ("lost", "its worker was killed or interrupted")
+    return {
+        "trial": trial.number,
+        "state": state,
+        plan.metric: trial.value,
+        **{key: trial.params.get(key) for key in plan.search},
+        "epochs": trial.user_attrs.get("epochs"),
+        "seconds": trial.duration and round(trial.duration.total_seconds(), 1),
+        "begun": trial.datetime_start and trial.datetime_start.isoformat(timespec="seconds"),
+        "instead_of": replaced_by(trial),
+        "reason": error,
+    }
+
+
+def _print_best(plan: Plan, ranked: list[dict[str, Any]]) -> None:
+    names = [key.rpartition(".")[2] for key in plan.search]
+    names = names if len(set(names)) == len(names) else list(plan.search)
+    wide = len(names) > _MOST_COLUMNS
+    best = ranked[: _SHOWN // 2 if wide else _SHOWN]
+    columns = ("trial", plan.metric, *plan.search, "epochs", "seconds")
+    table = [("trial", plan.metric, *names, "epochs", "seconds")]
+    table += [tuple(shown(row[key]) for key in columns) for row in best]
+    if wide:  # a row for each parameter: that many columns would be cut
+        table = list(zip(*table, strict=True))
+    title = f"The best {len(best)} of {len(ranked)} complete trials" if len(ranked) > 1 else "The complete trial"
+    print_table(title, table[0], table[1:])
+
+
+def _write_best(plan: Plan, trial: FrozenTrial) -> None:
+    folder, own = plan.folder, trial_folder(plan.folder, trial.number)
+    try:
+        config = yaml.safe_load((own / SETTINGS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{own / SETTINGS} of the best trial cannot be read: {error.strerror}") from error
+    config.pop("test", None)
+    config["output_dir"] = str(folder / "best")
+    if config["cache"]["folder"] == str(folder / CACHE):
+        config["cache"]["folder"] = None
+    best = f"rial {trial.number} of the sweep {plan.name}, {plan.metric} {trial.value:.4f}"
+    with atomic_write(folder / _BEST) as file:
+        file.write(f"# T{best}\n{yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}".encode())
+    print(f"Best: t{best}, chosen on the validation windows, so it flatters")
+    print(f"  train it again and test it: butppg fit --config {folder / _BEST}")
+    print(f"  or test its model:          butppg test --ckpt_path {own / BEST} --data.root {config['data']['root']}")
+    print(f"Results: {folder}")

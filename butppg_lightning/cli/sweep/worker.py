@@ -14,16 +14,13 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from butppg_lightning.cli.configs import merge_encoder
-from butppg_lightning.cli.finetune import FinetuneCLI
-from butppg_lightning.cli.sweep.outcome import shown
-from butppg_lightning.cli.sweep.plan import option
+from butppg_lightning.cli.sweep import option
 from butppg_lightning.cli.sweep.process import TrialProcess
-from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, trial_folder
+from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, shown, trial_folder
+from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.cli.training_parser import check_values
-from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.checkpoints import read_checkpoint
-from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
 
 if TYPE_CHECKING:
@@ -33,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep.plan import Plan
+    from butppg_lightning.cli.sweep import Plan
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do
@@ -43,27 +40,22 @@ _MOST_FAILURES = 3
 def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
     """Check that `butppg fit` takes every key and value of a sweep, and that model and data can be made.
 
-    Args:
-        plan: The sweep.
-        arguments: What every trial starts with, config paths expanded.
-
     Returns:
         The resolved configuration before any parameter is set: dotted key to plain value.
 
     Raises:
         UserError: If a key or a value is refused, or the best model would be chosen on the test split.
     """
-    trial = _Unbuilt("fit", PPGQualityClassifier, BUTPPGDataModule, arguments)
+    trial = _Unbuilt("fit", arguments)
     shared = _flat(trial.plain_config())
     ends = {key: list(getattr(one, "choices", ())) or [one.low, one.high] for key, one in plan.search.items()}
     try:
-        for key, values in ends.items():
-            for value in values:
-                trial.read([*arguments, option(key, value)])
+        for found in (option(key, value) for key, values in ends.items() for value in values):
+            trial.read([*arguments, found])
     except UserError as error:
         raise UserError(f"{plan.source}, parameters: {error}") from None
     trial.read([*arguments, *(option(key, values[0]) for key, values in ends.items())])
-    FinetuneCLI.instantiate_classes(trial)
+    TrainingCLI.instantiate_classes(trial)
     if trial.datamodule.has("test") and not trial.datamodule.has("val"):
         raise UserError(
             f"{trial.datamodule.root} has no val.npz, so trials would be chosen on test.npz; split by subject with: "
@@ -74,20 +66,13 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
 
 
 class Worker:
-    """Runs the trials of a sweep.
+    """Runs the trials of a sweep; ``arguments`` is what every trial's `butppg fit` starts with."""
 
-    Args:
-        plan: The sweep.
-        study: Its study.
-        arguments: What every trial's `butppg fit` starts with.
-        folder: The sweep's folder.
-    """
-
-    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str], folder: Path) -> None:
+    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str]) -> None:
         self.plan = plan
         self.study = study
         self.arguments = arguments
-        self.folder = folder
+        self.folder = plan.folder
         self._signals: list[int] = []
         self._failures = 0
         self._given_up = False
@@ -107,13 +92,13 @@ class Worker:
                     running = self._numbers(TrialState.RUNNING)
                     if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
                         self.run_one()
-                    elif not running:
+                        continue
+                    if not running:
                         return
-                    else:
-                        if running != reported:
-                            _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
-                        reported = running
-                        time.sleep(_WAIT)
+                    if running != reported:
+                        _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
+                    reported = running
+                    time.sleep(_WAIT)
                 self._stop()
         except StorageInternalError as error:
             reason = " ".join(str(error.__cause__ or error).split())[:200]
@@ -213,18 +198,18 @@ class Worker:
         line = f"interrupted after {done}; the same command continues the sweep"
         raise StoppedError(line, 128 + self._signals[0])
 
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def _numbers(self, *states: TrialState) -> list[int]:
-        return [trial.number for trial in self._trials() if trial.state in states]
+        return [trial.number for trial in self._trials(*states)]
 
 
 class _FailedError(Exception):
     """A trial does not count; the sweep goes on."""
 
 
-class _Unbuilt(FinetuneCLI):
+class _Unbuilt(TrainingCLI):
     """Reads the arguments of `butppg fit`, and builds data and model only when asked to."""
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -1,8 +1,11 @@
-"""Running out of memory or disk, reported in one line that says what to change."""
+"""Warnings of the libraries below in one line, and what to change where memory or disk ran out."""
 
 from __future__ import annotations
 
 import itertools
+import logging
+import threading
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -10,34 +13,54 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.files import write_failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-_SIGNS = (
+    from butppg_lightning.training.run_logs import StageRecord
+
+_NOISE = (
+    # the figures logged are already over all processes
+    ".*when logging on epoch level in distributed setting.*",
+    ".*module.s. in eval mode at the start of training.*",
+    ".*does not have many workers.*",
+    ".*GPU available but not used.*",
+    ".*is smaller than the logging interval.*",
+    ".*`isinstance.treespec, LeafSpec.` is deprecated.*",
+    ".*Be aware that when using `ckpt_path`, callbacks used to create the checkpoint.*",
+    ".*no `val_dataloader` with your current.*",
+    ".*Total length of .* across ranks is zero.*",
+)
+_KILLED = "is killed by signal: Killed"  # a loader's worker, by the kernel
+_NO_MEMORY = (
     "out of memory",  # CUDA, MPS, hip
     "not enough memory",  # DefaultCPUAllocator
     "DefaultCPUAllocator: can't allocate",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "Cannot allocate memory",
+    _KILLED,
 )
-_KILLED = "is killed by signal: Killed"  # a loader's worker, by the kernel
+
+
+def quieten() -> None:
+    """Print warnings as one line, and leave out those that say nothing to a user of this package."""
+    # where a warning was raised helps a developer; the user needs what it says
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    threading.excepthook = _only_news
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Tell whether an exception means that memory ran out; imports nothing to find out."""
+    """Return whether an exception means that memory ran out; imports nothing to find out."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError | OSError) and (_KILLED in text or any(sign in text for sign in _SIGNS))
+    return isinstance(error, RuntimeError | OSError) and any(sign in str(error) for sign in _NO_MEMORY)
 
 
-def report(error: BaseException, command: str, arguments: Sequence[str]) -> str | None:
-    """Return the line for an exception that means that memory or disk ran out; None if it means something else.
-
-    Args:
-        error: What ended the command.
-        command: Its first word.
-        arguments: What the user typed, which may name the output.
-    """
+def resource_line(error: BaseException, arguments: Sequence[str]) -> str | None:
+    """Return the line for an exception that means that memory or disk ran out; None if it means something else."""
+    command = arguments[0]
     if failed := write_failure(error):
         given = [after for name, after in itertools.pairwise(arguments) if name.startswith("--output")]
         given += [name.partition("=")[2] for name in arguments if name.startswith("--output") and "=" in name]
@@ -49,27 +72,25 @@ def report(error: BaseException, command: str, arguments: Sequence[str]) -> str 
 
 
 @contextmanager
-def resources_reported(config: Any, place: Callable[[], str]) -> Iterator[None]:
-    """Turn an exception that means "no memory left" or "no disk left" into a line for the user.
-
-    Args:
-        config: The resolved configuration of a training command (``data``, ``trainer``, ``output_dir``).
-        place: Says where the run was; empty if unknown.
-
-    Raises:
-        UserError: In place of that exception.
-    """
+def resources_reported(config: Any, record: StageRecord) -> Iterator[None]:
+    """Turn what means that memory or disk ran out in a training command into a line that says what to change."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if isinstance(error, UserError):
-            raise
         if failed := write_failure(error):
             raise UserError(_disk(failed, config.output_dir)) from error
         if not ran_out(error):
             raise
-        where = f" in {place()}" if place() else ""
+        where = f" in {record.place}" if record.place else ""
         raise UserError(f"out of memory{where}; {_advice(config, error)}") from error
+
+
+def _only_news(failed: threading.ExceptHookArgs) -> None:
+    # a logger's thread that finds the disk full stops, and the run then says so itself
+    if write_failure(failed.exc_value) is None:
+        threading.__excepthook__(failed)
 
 
 def _disk(failed: OSError, output: str) -> str:
