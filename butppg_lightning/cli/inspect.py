@@ -51,9 +51,20 @@ def _folder(path: Path) -> None:
     sizes = [sum(part.stat().st_size for part in (item.iterdir() if item.is_dir() else [item])) for item in files]
     names = [item.name for item in files]
     print_table(str(path), None, ((name, f"{size / 1e6:,.2f} MB") for name, size in zip(names, sizes, strict=True)))
-    metrics = path / "test_metrics.json"
+    metrics, history = path / "test_metrics.json", path / "training_history.json"
     if metrics.is_file():
         _print(metrics.name, json.loads(metrics.read_text()).items())
+    if history.is_file():
+        _stages(json.loads(history.read_text()), path / "last.ckpt")
+
+
+def _stages(history: dict[str, Any], last: Path) -> None:
+    from butppg_lightning.models.checkpoints import read_checkpoint
+    from butppg_lightning.training.stage_plan import STAGE_COLUMNS, stage_rows
+
+    if history.get("stage"):
+        stored = read_checkpoint(last)["callbacks"].get("StageRecord", {}) if last.is_file() else {}
+        print_table("Stages of this run", STAGE_COLUMNS, stage_rows(history, stored.get("seconds", [])))
 
 
 def _windows(path: Path) -> None:

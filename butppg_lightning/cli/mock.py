@@ -10,6 +10,7 @@ from butppg_lightning.files import refuse_existing
 
 _NEXT_COMMAND = {
     "but_ppg": "butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/first",
+    "recording": "butppg score --checkpoint runs/first/best_model.pt --input {folder}/recording.csv --output-dir out",
     "vitaldb": "butppg pretrain --config pretrain.yaml --data.root {folder} --output_dir runs/pretrained",
 }
 
@@ -19,7 +20,7 @@ def mock(
     output: Path,
     samples: int = 1000,
     seed: int = 0,
-    layout: Literal["but_ppg", "vitaldb"] = "but_ppg",
+    layout: Literal["but_ppg", "vitaldb", "recording"] = "but_ppg",
     good_share: float = 0.21,
     overwrite: bool = False,
 ) -> None:
@@ -27,10 +28,11 @@ def mock(
 
     Args:
         output: Folder the splits are written to.
-        samples: Windows of all splits together.
+        samples: Windows of all splits together; of a recording, its tens of seconds.
         seed: The same seed writes the same files, bit for bit.
         layout: but_ppg: train, val and test with five channels and labels. vitaldb: PPG and ECG for pretraining.
-        good_share: Share of good windows, 0.05 to 0.95 (but_ppg).
+            recording: recording.csv, one person's five channels as a device would export them.
+        good_share: Share of good windows, 0.05 to 0.95 (but_ppg, recording).
         overwrite: Replace split files that exist.
 
     Raises:
@@ -40,12 +42,19 @@ def mock(
         butppg mock --output data/mock --samples 1000 --seed 0
     """
     # scipy takes half a second: --help does without it
-    from butppg_lightning.sources.synthetic.generate import SPLIT_FILES, write_mock
+    from butppg_lightning.sources.synthetic.generate import SPLIT_FILES, write_mock, write_recording
 
+    following = f"\nnext: {_NEXT_COMMAND[layout].format(folder=shlex.quote(str(output)))}"
+    if layout == "recording":
+        target = output / "recording.csv"
+        refuse_existing([target], overwrite)
+        write_recording(target, samples, seed=seed, good_share=good_share)
+        print(f"{target}: {10 * samples} s of five channels at 125 Hz\n{following}")
+        return
     refuse_existing((output / name for name in SPLIT_FILES[layout].values()), overwrite)
     written = write_mock(output, samples, seed=seed, layout=layout, good_share=good_share, progress=True)
     print(f"{'split':<6} {'windows':>8} {'subjects':>9} {'good':>7}  file")
     for split, part in written.items():
         share = "-" if part.good_share is None else f"{part.good_share:.1%}"
         print(f"{split:<6} {part.windows:>8} {len(part.subjects):>9} {share:>7}  {output / SPLIT_FILES[layout][split]}")
-    print(f"\nnext: {_NEXT_COMMAND[layout].format(folder=shlex.quote(str(output)))}")
+    print(following)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from butppg_lightning.console import print_table, say
 from butppg_lightning.files import atomic_write
 from butppg_lightning.training.schedules import StagedLR
+from butppg_lightning.training.stage_plan import STAGE_COLUMNS, stage_rows
 from butppg_lightning.training.staged_unfreezing import stage_name, staging
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ LOGS = "logs"
 """Name of the folder in a run's folder that holds what loggers write."""
 
 _FILES = ("metrics.csv", "hparams.yaml", "events.out.tfevents.*")
-_COLUMNS = ("stage", "epochs", "best val AUROC", "in epoch", "train loss", "val loss", "time")
 
 
 def learning_rate(trainer: Trainer) -> float | None:
@@ -122,7 +120,7 @@ class StageRecord(Callback):
     def print_summary(self, history: Mapping[str, Sequence[Any]]) -> None:
         """Print one row per stage of a run's history, as in training_history.json."""
         if history.get("stage"):
-            print_table("Stages of this run", _COLUMNS, stage_rows(history, self.seconds))
+            print_table("Stages of this run", STAGE_COLUMNS, stage_rows(history, self.seconds))
 
     def _elapsed(self) -> float:
         return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
@@ -215,31 +213,6 @@ class _ContinuedWriter(ExperimentWriter):
         self.metrics_keys = keys
 
 
-def stage_rows(history: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> list[tuple[str, ...]]:
-    """Return the summary's cells: stage, epochs run, best val AUROC and its epoch, last losses, time.
-
-    Args:
-        history: One value per epoch under each key; None where a figure is undefined.
-        seconds: What each epoch took; fewer where an earlier version of the package ran the first ones.
-    """
-    rows: list[tuple[str, ...]] = []
-    count = len(history["stage"])
-    times = [math.nan] * (count - len(seconds)) + list(seconds)
-    for name, numbers in groupby(range(count), key=lambda number: history["stage"][number]):
-        epochs = list(numbers)
-        scores = [(history["val_auroc"][epoch], -epoch) for epoch in epochs if history["val_auroc"][epoch] is not None]
-        best, at = max(scores, default=(None, 0))
-        losses = (_figure(history[key][epochs[-1]]) for key in ("train_loss", "val_loss"))
-        took = sum(times[epoch] for epoch in epochs)
-        spent = "unknown" if math.isnan(took) else f"{took:.1f} s" if took < 600 else f"{took / 60:.0f} min"
-        rows.append((str(name), str(len(epochs)), _figure(best), "" if best is None else str(1 - at), *losses, spent))
-    return rows
-
-
 def _loss(outputs: Any) -> torch.Tensor | None:
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     return loss if isinstance(loss, torch.Tensor) else None
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"

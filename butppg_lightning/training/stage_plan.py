@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Trainable = Literal["head", "all"] | int
+STAGE_COLUMNS = ("stage", "epochs", "best val AUROC", "in epoch", "train loss", "val loss", "time")
+"""Headings of :func:`stage_rows`."""
 GUIDE_NAMES = ("stage1_head_only", "stage2_partial", "stage3_full")
 
 
@@ -144,3 +148,28 @@ def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = (
         [0, 0, 1, 1, 1]
     """
     return min(bisect_right(stage_ends(plan, boundaries), epoch), len(plan) - 1)
+
+
+def stage_rows(history: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> list[tuple[str, ...]]:
+    """Return the summary's cells: stage, epochs run, best val AUROC and its epoch, last losses, time.
+
+    Args:
+        history: One value per epoch under each key; None where a figure is undefined.
+        seconds: What each epoch took; fewer where an earlier version of the package ran the first ones.
+    """
+    rows: list[tuple[str, ...]] = []
+    count = len(history["stage"])
+    times = [math.nan] * (count - len(seconds)) + list(seconds)
+    for name, numbers in groupby(range(count), key=lambda number: history["stage"][number]):
+        epochs = list(numbers)
+        scores = [(history["val_auroc"][epoch], -epoch) for epoch in epochs if history["val_auroc"][epoch] is not None]
+        best, at = max(scores, default=(None, 0))
+        losses = (_figure(history[key][epochs[-1]]) for key in ("train_loss", "val_loss"))
+        took = sum(times[epoch] for epoch in epochs)
+        spent = "unknown" if math.isnan(took) else f"{took:.1f} s" if took < 600 else f"{took / 60:.0f} min"
+        rows.append((str(name), str(len(epochs)), _figure(best), "" if best is None else str(1 - at), *losses, spent))
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"

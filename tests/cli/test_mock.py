@@ -6,11 +6,15 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
+from butppg_lightning.cli import main
 from butppg_lightning.cli.mock import mock
 from butppg_lightning.cli.parser import run_function
 from butppg_lightning.errors import UserError
+from butppg_lightning.sources.recordings import read_recording
+from butppg_lightning.sources.synthetic import synthesize
 from butppg_lightning.window import read_windows
 
 if TYPE_CHECKING:
@@ -76,3 +80,19 @@ def test_loads_neither_torch_nor_lightning(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
+
+
+def test_a_recording_is_what_a_device_would_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One person's windows in a row, read back without a word of help."""
+    assert main(["mock", "--output", str(tmp_path), "--layout", "recording", "--samples", "4", "--seed", "5"]) == 0
+    assert "butppg score" in capsys.readouterr().out
+    recording = read_recording(tmp_path / "recording.csv")
+    assert recording.notes == recording.guesses == []
+    windows = synthesize(4, seed=5, subjects=1)
+    for row, name in enumerate(windows.channels):
+        channel = recording.channels[name]
+        assert channel.rate == pytest.approx(125)
+        found = np.asarray(channel.samples)
+        assert np.allclose(found, windows.signals[:, row].reshape(-1), rtol=1e-4, atol=1e-4)
+    assert main(["mock", "--output", str(tmp_path), "--layout", "recording", "--samples", "4"]) == 2
+    assert "--overwrite" in capsys.readouterr().err

@@ -52,6 +52,11 @@ def test_resumed_run_tells_one_story(data: Path, tmp_path: Path, capsys: pytest.
     rows = [line.split("│") for line in table.splitlines() if "stage" in line and "│" in line][:2]
     assert [[cell.strip() for cell in row[1:3]] for row in rows] == [["stage1_head_only", "1"], ["stage2_partial", "1"]]
     assert all(row[7].strip().endswith(" s") for row in rows)
+    assert main(["inspect", str(folder)]) == 0
+    again = capsys.readouterr().out.partition("Stages of this run")[2]
+    assert [line for line in again.splitlines() if "│ stage" in line] == [
+        line for line in table.splitlines() if "│ stage" in line
+    ]
 
     assert json.loads((folder / "training_config.json").read_text()) == begun
     path = data / "train.npz"

@@ -16,14 +16,14 @@ import numpy as np
 
 from butppg_lightning.console import progress_bar
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import require_writable
+from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.sources.splits import SplitSummary
 from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
 from butppg_lightning.sources.synthetic.heart import Beats, draw_beats, draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
 from butppg_lightning.sources.synthetic.readers import READERS, judge, read_rates, signal_to_noise
 from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, draw_subject, record_ecg, record_ppg
-from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, WindowSet
+from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, SAMPLING_RATE, WindowSet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,6 +225,28 @@ def write_mock(
         part.save(output / name)
         written[split] = SplitSummary.of(part)
     return written
+
+
+def write_recording(path: Path, samples: int, *, seed: int, good_share: float = 0.21) -> None:
+    """Write windows of one subject, one after the other, as a CSV with time in s, acceleration in g and ECG in mV.
+
+    Args:
+        path: The CSV.
+        samples: Number of windows, of 10 s each.
+        seed: Seed of at least 0.
+        good_share: Share of good windows, 0.05 to 0.95.
+
+    Raises:
+        UserError: If a number is out of range, or the file cannot be written.
+    """
+    windows = synthesize(samples, seed=seed, good_share=good_share, subjects=1)
+    signals = windows.signals.transpose(1, 0, 2).reshape(len(windows.channels), -1)
+    units = {"A": " (g)", "E": " (mV)"}
+    header = ["time (s)", *(name + units.get(name[0], "") for name in windows.channels)]
+    table = np.column_stack([np.arange(signals.shape[1]) / SAMPLING_RATE, *signals])
+    require_writable(path.parent)
+    with atomic_write(path) as file:
+        np.savetxt(file, table, fmt="%.6g", delimiter=",", header=",".join(header), comments="")
 
 
 def minimum_samples(layout: Layout, good_share: float) -> int:
