@@ -69,7 +69,7 @@ class Run(NamedTuple):
 
     def fit(self, output: Path, *more: str) -> int:
         words = ["--data.root", str(self.data), "--model.pretrained", str(self.pretrained), "--output_dir", str(output)]
-        words += ["--model.lr", "2e-3", "--data.batch_size", "8"]  # a few steps have to separate the classes
+        words += ["--model.lr", "1e-2", "--data.batch_size", "8"]  # a few steps have to separate the classes
         return main(["fit", *self.recipe.words, *self.recipe.encoder, *words, *more])
 
 

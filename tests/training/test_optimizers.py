@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from butppg_lightning.training.parameter_groups import parameter_groups
 from conftest import TINY
 from exactness import Stopped, differences, fit, outcome, stop_at
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.errors import UserError
-from butppg_lightning.training.optimizers import build_optimizer
+from butppg_lightning.training.optimizers import build_optimizer, parameter_groups
 from butppg_lightning.training.schedules import StagedLR, schedule_table
 
 SIZE = ["--config", "tiny.yaml", "--model.lr", "1e-2", "--trainer.max_epochs", "4", "--data.batch_size", "8"]
