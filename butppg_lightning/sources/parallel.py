@@ -25,11 +25,7 @@ def usable_cores() -> int:
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Apply a function to items in several processes (1 works in this one); yields the results in the items' order.
-
-    Raises:
-        UserError: If a process was killed, or what the function raises.
-    """
+    """Apply a function to items in several processes (1 works in this one); yields the results in the items' order."""
     if workers <= 1:
         yield from map(function, items)
         return

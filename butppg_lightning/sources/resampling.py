@@ -24,14 +24,12 @@ _HELD_SECONDS = 1.0  # a converter that repeats one value for so long is off or 
 
 
 class Resampler:
-    """Resamples a channel to 125 Hz, any part of it at a time, the same wherever the parts meet.
+    """Resamples a channel of ``rate`` (Hz) to 125 Hz, any part of it at a time, the same wherever the parts meet.
 
     The filter is that of :func:`scipy.signal.resample_poly` (Kaiser window, beta 5), with one change: each of its
     phases passes a constant unchanged. As it stands they differ by a few per mille, which turns a sensor's offset into
     a tone at the original rate: large beside a pulse that is a thousandth of the offset. A value that the recorder
     held for a second or longer stays that value: no ringing from either side hides that the channel is flat or railed.
-
-    ``rate`` is the channel's sampling rate (Hz).
     """
 
     def __init__(self, rate: float) -> None:
@@ -55,13 +53,10 @@ class Resampler:
         return -(-samples * self._up // self._down)
 
     def resample(self, read: Callable[[int, int], Array], begin: int, end: int, offset: float) -> Array:
-        """Return samples ``[end - begin]`` at 125 Hz, of which 0 is at the channel's first sample.
+        """Return samples ``[begin, end)`` at 125 Hz, of which 0 is at the channel's first sample.
 
-        Args:
-            read: Returns the channel's samples of a range, also of one beyond its ends, as floats without NaN.
-            begin: The first sample wanted.
-            end: The one after the last.
-            offset: Subtracted before and added after filtering; near the signal, so that float32 has digits to spare.
+        ``read`` gives the channel's samples of a range, also beyond its ends, as floats without NaN. ``offset``, near
+        the signal so that float32 has digits to spare, is subtracted before filtering and added after.
         """
         from scipy.signal import resample_poly
 
@@ -153,8 +148,7 @@ class Gaps:
     def _before(self, row: Array) -> Array:
         gap = np.searchsorted(self.starts, row, side="right") - 1
         inside = np.where(gap >= 0, np.minimum(row, self.stops[gap]) - self.starts[gap], 0) if len(self.starts) else 0
-        total: Array = self._totals[np.maximum(gap, 0)] + inside
-        return total
+        return np.asarray(self._totals[np.maximum(gap, 0)] + inside)
 
 
 def runs(mask: Array) -> Array:

@@ -109,10 +109,7 @@ def check_shares(val: float, test: float, seed: int) -> None:
 
 
 def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict[str, SplitSummary]:
-    """Write train.npz, val.npz, test.npz and splits.json into one folder, and return what was written, by split.
-
-    The file of a split without subjects is removed.
-    """
+    """Write a folder's splits (one without subjects loses its file) and splits.json; return their summaries."""
     written = {}
     for split, subjects in assigned.items():
         path = folder / f"{split}.npz"
@@ -127,13 +124,7 @@ def write_splits(windows: WindowSet, assigned: Assignment, folder: Path) -> dict
 
 
 def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int = 0) -> dict[str, list[str]]:
-    """Assign whole subjects of labelled windows to splits so that sizes and class balance come close to what is asked.
-
-    The shares of the windows, by split, sum to 1. Returns sorted subject names by split.
-
-    Raises:
-        UserError: If subjects are unknown or fewer than the splits.
-    """
+    """Return sorted subjects by split: sizes and class balance come close to the shares of the windows (sum 1)."""
     names, owner = np.unique(_subjects(windows), return_inverse=True)
     if windows.labels is None:
         raise UserError("the windows have no labels to balance the splits by")
@@ -160,10 +151,7 @@ def split_by_subject(windows: WindowSet, shares: Mapping[str, float], seed: int 
 def folds_by_subject(windows: WindowSet, folds: int, seed: int = 0) -> list[list[str]]:
     """Deal the subjects of labelled windows out to test sets of similar size and class balance, one for each fold.
 
-    As many folds as subjects is leave-one-subject-out.
-
-    Raises:
-        UserError: If there are fewer than two folds or fewer subjects than folds.
+    As many folds as subjects is leave-one-subject-out; more, or fewer than two, end in a UserError.
     """
     if folds < 2:
         raise UserError(f"--folds is {folds}; expected at least 2")

@@ -36,6 +36,7 @@ def wait_for(process: subprocess.Popen[str], word: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_twenty_kills_change_nothing(data_folder: Path, tmp_path: Path) -> None:
     whole = start(tmp_path / "whole", data_folder)
     whole.communicate(timeout=600)

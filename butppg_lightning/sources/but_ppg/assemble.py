@@ -41,12 +41,8 @@ def assemble(
 ) -> tuple[WindowSet, dict[str, dict[str, Any]], dict[str, str]]:
     """Join signals and annotations, by record; the options are those of ``butppg prepare but-ppg``.
 
-    Returns:
-        The windows, float32 with channels in the guide's order; what was decided for each device; and why further
-        records are left out.
-
-    Raises:
-        UserError: If no record is left.
+    Returns the windows, float32 with channels in the guide's order; what was decided for each device; and why further
+    records are left out. A UserError says that none is left.
     """
     left_out = {name: record.left_out for name, record in recordings.items() if record.left_out}
     usable = [record for record in recordings.values() if not record.left_out]
@@ -108,11 +104,9 @@ def _stack(records: list[Record]) -> tuple[Array, Array]:
 def _decide(
     device: str, ppg: Array, there: Array, good: Array, rates: Array, chosen: str, polarity: str
 ) -> dict[str, Any]:
-    """Choose a device's colour and polarity.
+    """Choose colour and polarity from a device's PPG ``[N, 3, 1250]`` and reference heart rates ``[N]`` (bpm).
 
-    They follow from its PPG ``[N, 3, 1250]``, where that is there ``[N, 3]`` and good ``[N]``, and the reference heart
-    rates ``[N]`` (bpm). The best colour is chosen by device, not by record: of three colours of noise one looks most
-    like a pulse by chance.
+    By device, not by record: of three colours of noise one looks most like a pulse by chance.
     """
     shares: dict[str, float] = {}
     for column, colour in enumerate(COLOURS):
@@ -135,12 +129,8 @@ def _decide(
 
 
 def describe_windows(windows: WindowSet) -> dict[str, Any]:
-    """Count for the manifest what was written.
-
-    The median length of the mean acceleration is about 1 g, unless a header names the wrong unit.
-    """
-    labels, present = np.asarray(windows.labels), np.asarray(windows.present)
-    good = int(labels.sum())
+    """Count for the manifest what was written; the acceleration is about 1 g unless a header names the wrong unit."""
+    good, present = int(np.asarray(windows.labels).sum()), np.asarray(windows.present)
     moved = present[:, _ACC].all(axis=1)
     means: Array = windows.signals[moved][:, _ACC].mean(axis=-1, dtype=np.float64)
     return {
@@ -195,12 +185,9 @@ def pulse_share(ppg: Array, heart_rate: Array) -> Array:
 def decide_polarity(device: str, skewness: Array, wanted: str) -> dict[str, Any]:
     """Decide whether a device's PPG is to be negated; returns ``invert``, ``reason`` and the evidence for the manifest.
 
-    Args:
-        device: As :func:`device_of` names it.
-        skewness: ``[N]`` upstroke skewness of the device's good records.
-        wanted: ``keep``, ``invert``, or ``auto``: negate when significantly more good records are upside down than
-            not (two-sided sign test, p below 0.01); keep what the first release's authors have turned, and what
-            the records do not decide.
+    ``wanted`` is ``keep``, ``invert``, or ``auto``: negate when significantly more good records are upside down than
+    not, by their upstroke skewness ``[N]`` (two-sided sign test, p below 0.01); keep what the first release's authors
+    have turned, and what the records do not decide.
     """
     up, down = int((skewness > 0).sum()), int((skewness < 0).sum())
     sure = sign_test(up, down) < _SURE

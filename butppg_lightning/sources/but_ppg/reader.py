@@ -62,11 +62,9 @@ class Signals:
 
 @dataclass
 class Record:
-    """A record at 125 Hz.
+    """A record at 125 Hz."""
 
-    ``channels`` are ``[1250]`` floats by name in :data:`ROWS`: ECG in mV, acceleration in g, PPG in the camera's unit.
-    """
-
+    # [1250] floats by name in ROWS: ECG in mV, acceleration in g, PPG in the camera's unit
     channels: dict[str, Array] = field(default_factory=dict)
     colours: int = 0  # that the camera gave, usable or not
     notes: list[str] = field(default_factory=list)  # what was bridged, and why a channel is not there
@@ -87,11 +85,8 @@ def read_recordings(
 ) -> dict[str, Record]:
     """Read records of a release in several processes; the damaged ones and those without usable PPG then say so.
 
-    What has been read is in the folder ``parts``; what an earlier run left there of the same files is not read again.
-
-    Raises:
-        UserError: If the folder cannot be written or a process was killed.
-        StoppedError: If the user interrupts it; what has been read is kept.
+    What has been read is in the folder ``parts``, also after an interrupt (StoppedError); what an earlier run left
+    there of the same files is not read again.
     """
     wanted = [_part(release, record, parts) for record in records]
     todo = [part for part in wanted if not part.path.is_file()]
@@ -135,11 +130,8 @@ def _stored(path: Path) -> Record:
 def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
     """Read one record: PPG, and ECG and acceleration where they are usable; notes say why a channel is left out.
 
-    ``checksums`` are the SHA-256 sums of those of its files that the release lists; all are checked.
-
-    Raises:
-        UnusableError: If there is no usable PPG.
-        DamagedError: If a file differs from its checksum, is truncated, or is no WFDB record.
+    ``checksums`` are the SHA-256 sums of those of its files that the release lists; all are checked. An UnusableError
+    says that there is no usable PPG, a DamagedError what is wrong with a file.
     """
     for name, expected in checksums.items():
         path = folder / name
@@ -193,10 +185,7 @@ def read_signals(path: Path) -> Signals:
     """Read the signals of a WFDB record from its files' path without suffix, in physical units.
 
     The records of the first release (100001 to 111004) declare as many signals as there are samples, one sample
-    each, with the value in each signal's baseline: they are one signal.
-
-    Raises:
-        DamagedError: If a file is missing, truncated or no WFDB record.
+    each, with the value in each signal's baseline: they are one signal. A DamagedError says what is wrong with a file.
     """
     import wfdb
 

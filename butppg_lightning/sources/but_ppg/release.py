@@ -82,14 +82,10 @@ class Annotation:
 
 
 def find_release(source: Path) -> Release:
-    """Find the tables, the records and the checksums below a folder; the sums of the two tables are checked.
+    """Find the tables, the records and the checksums of a release; the sums of the two tables are checked.
 
-    Args:
-        source: The folder the release was unpacked into, or one up to three levels above it.
-
-    Raises:
-        UserError: If the folder, a table or every record is missing, if two releases lie below it, or if a table
-            differs from its checksum.
+    ``source`` is the folder it was unpacked into, or one up to three levels above; a UserError says what is missing, is
+    there twice or differs from its checksum.
     """
     source = Path(source)
     if source.is_file():
@@ -153,9 +149,6 @@ def read_annotations(quality_file: Path, info_file: Path) -> dict[str, Annotatio
     """Read both tables and join them on the record; the annotations are in the order of the records.
 
     A record that ``subject-info.csv`` does not list keeps its label, and nothing else is known of it.
-
-    Raises:
-        UserError: If a table is missing or no table of this kind.
     """
     quality = _read_table(quality_file, ("id", "quality", "hr"))
     info = _read_table(info_file, ("id",))

@@ -71,14 +71,9 @@ FORMATS = (
 
 
 def read_recording(path: Path, selection: Selection | None = None) -> Recording:
-    """Read a long recording, whatever its format.
+    """Read an npz, CSV or EDF file, or a WFDB record (its name, with or without ``.hea``); a UserError says why not.
 
-    Args:
-        path: An npz, CSV or EDF file, or a WFDB record (its name, with or without ``.hea``).
-        selection: What the user says of its signals; None for their own names.
-
-    Raises:
-        UserError: If there is no such file, its format is unknown, or it cannot be read.
+    ``selection`` is what the user says of its signals; None for their own names.
     """
     path = Path(path)
     for form in FORMATS:

@@ -53,17 +53,11 @@ _WITH_UNIT = re.compile(r"^\[?(.*?)\]?\s*[\(\[]([^\(\)\[\]]*)[\)\]]$")
 
 @dataclass(frozen=True)
 class Selection:
-    """What the user says about a file's signals.
+    """What the user says about a file's signals."""
 
-    Attributes:
-        channels: Signal names by channel (``none`` leaves a channel out); the rest go by alias.
-        rates: Sampling rates (Hz) by channel, or under ``""`` for all.
-        acc_unit: Unit of acceleration (``g``, ``mg``, ``m/s2``), or None for what the file says.
-    """
-
-    channels: Mapping[str, str] = field(default_factory=dict)
-    rates: Mapping[str, float] = field(default_factory=dict)
-    acc_unit: str | None = None
+    channels: Mapping[str, str] = field(default_factory=dict)  # signal names; none leaves one out, others go by alias
+    rates: Mapping[str, float] = field(default_factory=dict)  # sampling rates (Hz) by channel, or under "" for all
+    acc_unit: str | None = None  # unit of acceleration (g, mg, m/s2), or None for what the file says
 
     def rate(self, channel: str) -> float | None:
         """Return the rate the user gives for a channel, or None."""
@@ -139,14 +133,10 @@ def printable(name: str) -> str:
 
 
 def match_channels(path: Path, names: Sequence[str], selection: Selection, *, timed: bool = False) -> dict[str, int]:
-    """Find the channels among a file's printable signal names.
+    """Find the channels among a file's printable signal names, or say what is missing or ambiguous (UserError).
 
-    Returns:
-        Positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column if
-        one of the names may be that (``timed``).
-
-    Raises:
-        UserError: If a name is not there, a channel is ambiguous, or nothing matches.
+    Returns positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column
+    if one of the names may be that (``timed``).
     """
     plain = [_plain(name) for name in names]
     wanted = (*CHANNELS, TIME) if timed else CHANNELS

@@ -32,24 +32,14 @@ _LOOKED_AT = 100_000  # samples
 
 @dataclass(eq=False)
 class Channel:
-    """One signal of a recording, evenly sampled.
+    """One signal of a recording, evenly sampled."""
 
-    Attributes:
-        name: The channel's name in the window contract (``PPG``, ``ECG``, ``ACC_X`` ...).
-        source: Its name in the file.
-        rate: Samples per second (Hz), above 0.
-        start: Seconds from the recording's start to the first sample, at least 0.
-        samples: ``[T]`` float32 in the unit of the file, NaN where nothing was recorded; :func:`assemble` brings
-            acceleration to g.
-        unit: What the file states as their unit, in its spelling; empty where it states none.
-    """
-
-    name: str
-    source: str
-    rate: float
-    start: float
-    samples: Array
-    unit: str = ""
+    name: str  # in the window contract (PPG, ECG, ACC_X ...)
+    source: str  # its name in the file
+    rate: float  # samples per second (Hz), above 0
+    start: float  # seconds from the recording's start to the first sample, at least 0
+    samples: Array  # [T] float32 in the file's unit, NaN where not recorded; assemble() brings acceleration to g
+    unit: str = ""  # what the file states, in its spelling; empty where it states none
 
     @property
     def end(self) -> float:
@@ -59,23 +49,14 @@ class Channel:
 
 @dataclass(eq=False)
 class Recording:
-    """Channels on a common time axis that begins where the earliest of them begins.
+    """Channels on a common time axis that begins where the earliest of them begins."""
 
-    Attributes:
-        path: The file.
-        channels: Channels by name, in the order of the window contract.
-        start_time: When the recording began, with a time zone if the file states one; None if it does not say.
-        names: All signal names of the file, those without a channel too.
-        notes: Things a reader should know, one line each.
-        guesses: What the file does not state and had to be assumed, one line each, with the option that settles it.
-    """
-
-    path: str
-    channels: dict[str, Channel]
-    start_time: datetime | None
-    names: tuple[str, ...]
-    notes: list[str] = field(default_factory=list)
-    guesses: list[str] = field(default_factory=list)
+    path: str  # the file
+    channels: dict[str, Channel]  # by name, in the order of the window contract
+    start_time: datetime | None  # when it began, with a time zone if the file states one; None if it does not say
+    names: tuple[str, ...]  # all signal names of the file, those without a channel too
+    notes: list[str] = field(default_factory=list)  # things a reader should know, one line each
+    guesses: list[str] = field(default_factory=list)  # what had to be assumed, with the option that settles it
 
     @property
     def duration(self) -> float:
@@ -93,11 +74,7 @@ def assemble(
     """Check channels, put them on a common time axis and bring acceleration to g: what every reader ends with.
 
     The channels' starts may be relative to anything they share, of which ``start_time`` is the moment if it is known.
-    The user's ``acc_unit`` decides; None for what the file says, or g.
-
-    Raises:
-        UserError: If a rate is impossible, no channel holds a number, the recording spans too long a time, or nobody
-            states a unit of acceleration and its numbers cannot be g.
+    The user's ``acc_unit`` decides; None for what the file says, or g if the numbers can be that.
     """
     kept: dict[str, Channel] = {}
     notes = []

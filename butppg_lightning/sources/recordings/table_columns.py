@@ -177,10 +177,7 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
     stretch of ten seconds, or up to a gap, begins. So neither jitter nor the rounding of stamps adds noise; where the
     clock drifts, a sample is left out or missing now and then. Equal stamps (coarser than the sampling, for example
     whole seconds) are spread evenly. ``stamps [T]`` are seconds and never decrease, ``values [T]`` float32 without NaN;
-    ``rate`` is None to find it (Hz).
-
-    Returns:
-        The rate, the first sample's time in seconds, and ``[S]`` float32 samples.
+    ``rate`` (Hz) is None to find it. Returns the rate, the first sample's time (s), and ``[S]`` float32 samples.
     """
     if len(stamps) < 2:
         raise UserError(f"{path}: '{name}' has {len(stamps)} samples; leave it out with --channels NAME=none")

@@ -132,10 +132,7 @@ def _inside(path: Path, name: str) -> str:
 
 
 def _header(name: Path) -> Any:
-    """Read a record's header and hold what wfdb made of its first line against that line.
-
-    What wfdb does not understand there it leaves out, and takes 250 Hz for the rate.
-    """
+    """Read a record's header and check its first line: wfdb leaves out what it misreads, and takes 250 Hz instead."""
     import wfdb
 
     path = Path(f"{name}.hea")

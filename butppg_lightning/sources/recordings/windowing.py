@@ -46,10 +46,6 @@ class Windows:
 
     Raises:
         UserError: If the hop is impossible or the recording is shorter than a window.
-
-    Attributes:
-        channels: The channel names.
-        starts: ``[N]`` seconds from the recording's start.
     """
 
     def __init__(self, recording: Recording, channels: Sequence[str], hop: float = 10.0, batch_size: int = 512) -> None:
@@ -62,7 +58,7 @@ class Windows:
                 "give a longer recording"
             )
         self.channels = tuple(channels)
-        self.starts = np.arange(int(room / hop) + 1) * hop
+        self.starts = np.arange(int(room / hop) + 1) * hop  # [N] seconds from the recording's start
         self._grid = np.rint(self.starts * SAMPLING_RATE).astype(np.int64)
         self._batch_size = max(1, min(batch_size, int(_LONGEST_STRETCH / hop)))
         self._tracks = {name: _Track(recording.channels[name]) for name in channels if name in recording.channels}
@@ -116,11 +112,8 @@ def outline(channel: Channel, duration: float, most: int) -> tuple[Array, Array,
     """Return the lowest and highest value of a channel in equal stretches of time, after removing its baseline.
 
     The stretches cover ``duration`` seconds from the recording's start; they are ``most``, or fewer if they would hold
-    under two samples each.
-
-    Returns:
-        The stretches' edges ``[n + 1]`` in seconds, and their lowest and highest values ``[n]``, NaN where the channel
-        has no sample.
+    under two samples each. Returns their edges ``[n + 1]`` in seconds, and their lowest and highest values ``[n]``, NaN
+    where the channel has no sample.
     """
     count = max(1, min(most, int(duration * channel.rate / 2)))
     edges = np.linspace(0.0, duration, count + 1)

@@ -131,10 +131,7 @@ def _stream(seed: int, *key: int) -> np.random.Generator:
 
 
 def _allot_labels(rng: np.random.Generator, owner: Array, good: int) -> Array:
-    """Choose which of the windows, with subjects ``owner [N]``, shall be the good ones, unevenly as in BUT PPG.
-
-    Every subject has good and poor windows where numbers permit.
-    """
+    """Choose the good windows of subjects ``owner [N]``: unevenly as in BUT PPG, but some of everybody if possible."""
     share = rng.beta(1.2, 1.2, owner.max() + 1)[owner]
     priority = np.log(share / (1 - share)) + rng.logistic(size=owner.size)
     order = rng.permutation(owner.size)
@@ -205,11 +202,8 @@ def write_mock(
     """Write synthetic splits: about 70/15/15 % of the windows (vitaldb: 85/15 %), no subject in two of them.
 
     The arguments are those of :func:`synthesize`, ``samples`` of all splits together; labelled splits have both labels.
-    Split files that are in the folder ``output`` are replaced. Returns what was written, by split.
-
-    Raises:
-        UserError: If there are too few samples for the splits, an argument is out of range, or the folder cannot
-            be written.
+    Split files that are in the folder ``output`` are replaced. Returns what was written, by split; too few samples, an
+    argument out of range or a folder that cannot be written end in a UserError.
     """
     _check_request(samples, seed, good_share)
     least = minimum_samples(layout, good_share)
@@ -274,6 +268,5 @@ def _split_by_subject(windows: WindowSet, splits: tuple[str, ...], seed: int) ->
     candidates = [rng.permutation(slots)[owner] for _ in range(_SHUFFLES)]
     if windows.labels is None:
         return np.asarray(candidates[0])
-    labels = windows.labels
-    uneven = [np.ptp([labels[candidate == split].mean() for split in splits]) for candidate in candidates]
+    uneven = [np.ptp([windows.labels[named == split].mean() for split in splits]) for named in candidates]
     return np.asarray(candidates[int(np.argmin(uneven))])

@@ -36,10 +36,7 @@ class Motion:
 
 
 def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, calm: bool = False) -> Motion:
-    """Draw the motion of one window; at rest, and always if ``calm``, the magnitude of the acceleration is 1 g.
-
-    Breathing tilts the sensor a little, and a cadence keeps away from the heart rate.
-    """
+    """Draw the motion of one window, always rest if ``calm``: then the magnitude of the acceleration is 1 g."""
     kind = "rest" if calm else str(rng.choice(MOTIONS, p=_MOTION_SHARES))
     strength = float(np.clip(rng.lognormal(np.log(0.11), 0.8), 0.015, 1.5))  # g
     envelope = np.ones(WINDOW_SAMPLES)
@@ -73,10 +70,7 @@ def draw_motion(rng: np.random.Generator, subject: Subject, beats: Beats, *, cal
 
 
 def cadence_apart(rng: np.random.Generator, heart_rate: float, slowest: float, fastest: float) -> float:
-    """Draw a frequency (Hz) that half of the time is near the heart rate (bpm) but never the same.
-
-    ``slowest`` and ``fastest`` are per minute.
-    """
+    """Draw a frequency (Hz), half of the time near the heart rate but never the same; all arguments are per minute."""
     if rng.random() < 0.5:
         rate = heart_rate + rng.choice((-1, 1)) * rng.uniform(_APART, 35)
     else:

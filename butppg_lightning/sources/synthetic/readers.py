@@ -31,11 +31,7 @@ _TRANSFORM_SAMPLES = 8192  # zero padding: a bin is 0.9 bpm wide
 
 
 def read_rates(ppg: Array) -> Array:
-    """Let every reader estimate the mean heart rates of PPG ``[N, 1250]``, systole up, in any unit.
-
-    Returns:
-        ``[N, 5]`` bpm by :data:`READERS`, before their own errors; NaN where a reader finds none.
-    """
+    """Return heart rates ``[N, 5]`` (bpm, NaN for none) by reader, before its own errors, of PPG ``[N, 1250]``."""
     wide, narrow = band_pass(ppg, 0.5, 8.0), band_pass(ppg, 0.6, 4.0)
     by_beats = _read_peaks(wide), _read_upstrokes(narrow), _read_moving_averages(wide)
     return np.stack([*by_beats, _read_spectrum(wide), _read_autocorrelation(narrow)], axis=1)

@@ -130,10 +130,7 @@ def record_ppg(rng: np.random.Generator, subject: Subject, pulse: Array, corrupt
 
 
 def record_ecg(rng: np.random.Generator, ecg: Array, motion: Motion) -> Array:
-    """Add to a clean ECG ``[1250]`` (mV) drift, mains hum, muscle noise and, now and then, a loose electrode.
-
-    The motion moves the electrodes and tenses muscles.
-    """
+    """Record a clean ECG ``[1250]`` (mV) with drift, hum, muscle noise, and electrodes loosened by motion or chance."""
     moving = motion.envelope if motion.movement.any() else np.zeros(WINDOW_SAMPLES)
     drift = rng.lognormal(-2.3, 0.7) * band_noise(rng, 0.05, 0.5, 2)
     hum = rng.lognormal(-4.6, 0.8) * np.sin(2 * np.pi * (50 * TIME + rng.random()))

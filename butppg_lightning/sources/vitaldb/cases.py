@@ -49,10 +49,7 @@ class Splits:
 
 
 def local_files(source: Path) -> dict[str, Path]:
-    """Find the `.vital` files of a folder, however deep, by case.
-
-    A number loses its leading zeros (the release's ``0001.vital`` is case 1).
-    """
+    """Find the `.vital` files of a folder, however deep, by case (the release's ``0001.vital`` is case 1)."""
     if not source.is_dir():
         raise UserError(f"{source} is no folder of .vital files")
     found: dict[str, Path] = {}
@@ -66,15 +63,10 @@ def local_files(source: Path) -> dict[str, Path]:
 
 
 def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str, str], str]:
-    """Find the cases: patient by case, and in words where the patients come from.
+    """Find the cases of a folder, or all of VitalDB (None): patient by case, and in words where the patients come from.
 
-    Args:
-        source: Folder of `.vital` files, or None for all cases of VitalDB.
-        clinical: Table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source (without
-            one every case counts as a patient of its own), or without a source for the server's.
-
-    Raises:
-        UserError: If the table is malformed or lacks a local case, or the server cannot be reached.
+    ``clinical`` is a table with the columns caseid and subjectid; None for ``clinical_data.csv`` in the source (without
+    one every case counts as a patient of its own), or without a source for the server's.
     """
     if source is None:
         return (_read_clinical(clinical), clinical.name) if clinical else (_download_clinical(), "VitalDB server")
@@ -91,10 +83,7 @@ def find_patients(source: Path | None, clinical: Path | None) -> tuple[dict[str,
 
 
 def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: int) -> dict[str, str]:
-    """Choose among patients (by case) those of a case set (``all`` or a key of :data:`CASE_SETS`) and subset.
-
-    The subset is ``full``, or ``fasttrack`` for 70 cases of patients drawn at random.
-    """
+    """Choose a set (``all`` or of CASE_SETS) of cases, with patients; ``fasttrack`` draws patients up to 70 cases."""
     chosen = dict(patients)
     if case_set != "all":
         wanted = {str(case) for case in getattr(import_vitaldb(), CASE_SETS[case_set])}
@@ -111,10 +100,7 @@ def choose_cases(patients: Mapping[str, str], case_set: str, subset: str, seed: 
 
 
 def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: int) -> dict[str, dict[str, str]]:
-    """Deal patients (by case) out at random, all cases of one into the same split.
-
-    ``shares`` are those of the cases for val and for test, each of which gets a patient at least; the rest is train.
-    """
+    """Deal patients out at random with all their cases: val and test by shares, at least one each; train the rest."""
     owned = _shuffled(patients, seed)
     wanted = {split: share * len(patients) for split, share in shares.items() if share > 0}
     if len(owned) <= len(wanted):

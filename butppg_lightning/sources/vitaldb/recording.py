@@ -44,11 +44,8 @@ class Track(NamedTuple):
 def read_case(where: Path | int) -> dict[str, Track]:
     """Read PPG and ECG of a case, by channel name, from a `.vital` file or by its number on the VitalDB server.
 
-    Both begin at the same instant and have every sample that was recorded, at 1/rate intervals.
-
-    Raises:
-        UnusableError: If the file is damaged or a track is missing.
-        UserError: If the vitaldb package is missing or the server cannot be reached.
+    Both begin at the same instant and have every sample that was recorded, at 1/rate intervals. An UnusableError says
+    what is wrong with the file, a UserError that the package or the server is missing.
     """
     file = _open_local(where) if isinstance(where, Path) else _open_remote(where)
     found = {}

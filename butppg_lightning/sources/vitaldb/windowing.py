@@ -66,10 +66,7 @@ class CaseWindows:
 
 
 def case_windows(where: Path | int | str, gate: Gate) -> CaseWindows:
-    """Read a case and make its windows; what is wrong with an unusable one is said in the result.
-
-    ``where`` is a `.vital` file, the number of a case on the server, or in words why there is neither.
-    """
+    """Read a case (a `.vital` file, a number on the server, or why there is neither), or say why it has no windows."""
     try:
         if isinstance(where, str):
             raise UnusableError(where)
@@ -178,11 +175,8 @@ QRS = BeatFinder((8.0, 20.0), 0.097, 0.611, 0.08)
 def template_correlation(signal: Array, beats: Array) -> float:
     """Tell how alike the beats of a window ``[T]`` are (Orphanidou et al. 2015, doi:10.1109/JBHI.2014.2338351).
 
-    Every beat, centred on its peak and as long as the median interval, is correlated with the mean of all.
-
-    Returns:
-        The mean correlation, -1 to 1; 0 with fewer than two whole beats. The paper calls a PPG acceptable from 0.86
-        on, an ECG from 0.66 on.
+    Every beat, centred on its peak and as long as the median interval, is correlated with the mean of all; the mean of
+    that is in -1 to 1, 0 with fewer than two whole beats. The paper accepts a PPG from 0.86 on, an ECG from 0.66 on.
 
     Examples:
         >>> time = np.arange(1250) / 125

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _VERSION = 2  # raise it when the same files give other windows
 
-
 Case = dict[str, Any]
 """What became of a case: its name, patient, number of windows, what was left out, and why it is unusable."""
 
