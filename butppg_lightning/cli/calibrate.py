@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -83,7 +83,9 @@ def calibrate(
     content = read_checkpoint(checkpoint)
     before = stored_calibration(content, checkpoint)
     if predictions is not None:
-        _require_classifier(checkpoint, content)
+        options = content.get("hyper_parameters")
+        if not isinstance(options, dict) or "head" not in options or not isinstance(content.get("state_dict"), dict):
+            raise UserError(f"{checkpoint} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
         labels, logits, source = _from_predictions(predictions, checkpoint, before)
     elif data_dir is not None:
         labels, logits, source = _from_windows(checkpoint, data_dir, split, batch_size)
@@ -95,12 +97,6 @@ def calibrate(
     write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
     print(f"Results: {target}, {picture}")
-
-
-def _require_classifier(path: Path, content: dict[str, Any]) -> None:
-    options = content.get("hyper_parameters")
-    if not isinstance(options, dict) or "head" not in options or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
 
 
 def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tuple[Array, Array, str]:

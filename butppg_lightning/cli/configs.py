@@ -53,11 +53,7 @@ def names_of_configs() -> list[str]:
 
 
 def expand_config_paths(arguments: Sequence[str]) -> list[str]:
-    """Let ``--config finetune.yaml`` mean the shipped file when the working directory has none.
-
-    Raises:
-        UserError: If a config is nowhere to be found.
-    """
+    """Let ``--config finetune.yaml`` mean the shipped file when the working directory has none."""
     expanded: list[str] = []
     for before, word in zip(["", *arguments], arguments, strict=False):
         inside = word.startswith("--config=")
@@ -114,11 +110,7 @@ def merge_encoder(arguments: list[str]) -> list[str]:
 
 
 def refuse_unknown_keys(command: str, arguments: Sequence[str]) -> None:
-    """Refuse an option or a key of a config that a training command surely does not know.
-
-    Raises:
-        UserError: Naming the key, where it stands and the nearest one; or if a config cannot be read.
-    """
+    """Refuse an option or a key of a config that a training command surely does not know, and say where it stands."""
     if any(word == "-h" or word.startswith("--help") for word in arguments) or not _OPTIONS.is_file():
         return  # or the package is installed without its source text
     groups, others = known_groups(command), known_options()
@@ -152,11 +144,7 @@ def known_options() -> list[str]:
 
 
 def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
-    """Read a YAML file of keys, which messages call ``name``; ``empty`` follows that where the file holds none.
-
-    Raises:
-        UserError: If it cannot be read, is no YAML, or holds no keys.
-    """
+    """Read a YAML file of keys, which messages call ``name``; ``empty`` follows that where the file holds none."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -172,11 +160,7 @@ def read_yaml(path: Path, name: str, empty: str) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a config of a training command.
-
-    Raises:
-        UserError: If it cannot be read, is no YAML, holds no keys, or a section holds none.
-    """
+    """Read a config of a training command; refuse one that holds no keys, or a section without any."""
     content = read_yaml(path, f"config {path}", "holds no keys; write sections such as model, data and trainer")
     for section in _SECTIONS:
         if not isinstance(content.get(section, {}), dict):

@@ -88,18 +88,8 @@ def evaluate(
 def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any]) -> None:
     from butppg_lightning.evaluation.prediction_table import write_predictions
 
-    for name in RESULTS:
-        (output / name).unlink(missing_ok=True)  # an earlier evaluation's must not stand beside this one's
-    write_predictions(
-        output / PREDICTIONS,
-        evidence.probabilities,
-        evidence.threshold,
-        labels=evidence.labels,
-        subjects=evidence.subjects,
-        reasons=evidence.reasons,
-    )
-    with atomic_write(output / REPORT) as file:
-        file.write(page.encode())
+    _remove(output)  # an earlier evaluation's must not stand beside this one's
+    known = {"labels": evidence.labels, "subjects": evidence.subjects, "reasons": evidence.reasons}
     content = {
         **evidence.metrics,
         "threshold": evidence.threshold,
@@ -111,7 +101,19 @@ def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any])
         "warnings": evidence.warnings,
         "evaluated": evidence.facts,
     }
-    write_json(output / METRICS, content)
+    try:
+        write_predictions(output / PREDICTIONS, evidence.probabilities, evidence.threshold, **known)
+        with atomic_write(output / REPORT) as file:
+            file.write(page.encode())
+        write_json(output / METRICS, content)
+    except BaseException:  # say, a full disk: some of the results would be taken for all
+        _remove(output)
+        raise
+
+
+def _remove(output: Path) -> None:
+    for name in RESULTS:
+        (output / name).unlink(missing_ok=True)
 
 
 def _show(title: str, evidence: Evidence) -> None:

@@ -50,7 +50,7 @@ def test(arguments: list[str]) -> None:
     cli = TrainingCLI("test", arguments)
     _need_checkpoint(cli)
     if cli.config.subsets:
-        _test_subsets(cli, [_subset(names) for names in cli.config.subsets])
+        _test_subsets(cli)
     else:
         _show(cli, _test(cli, cli.checkpoint), f"Test metrics of {cli.checkpoint}")
 
@@ -175,12 +175,10 @@ def _test(cli: Any, checkpoint: Path | None) -> dict[str, Any]:
     return metrics
 
 
-def _subset(names: str) -> tuple[str, ...]:
+def _test_subsets(cli: Any) -> None:
     known = {"ALL": CHANNELS, "ACC": CHANNELS[:3]}
-    return channel_names([channel for name in names.upper().split("+") for channel in known.get(name, (name,))])
-
-
-def _test_subsets(cli: Any, subsets: list[tuple[str, ...]]) -> None:
+    asked = [names.upper().split("+") for names in cli.config.subsets]
+    subsets = [channel_names([one for name in names for one in known.get(name, (name,))]) for names in asked]
     used = cli.model.network.used_channels
     tested: dict[tuple[str, ...], dict[str, Any]] = {}
     rows = []

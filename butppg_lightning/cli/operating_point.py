@@ -11,11 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_threshold(operating_point: str | None, prior: float | None, threshold: float | None) -> None:
-    """Refuse options that are impossible or contradict each other.
-
-    Raises:
-        UserError: In that case.
-    """
+    """Refuse options that are impossible or contradict each other with a UserError."""
     if threshold is not None and not 0 <= threshold <= 1:
         raise UserError(f"--threshold is {threshold:g}; expected 0 to 1")
     if threshold is not None and operating_point is not None:
@@ -29,11 +25,8 @@ def decide_threshold(
 ) -> tuple[float, str, str]:
     """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
 
-    Returns:
-        The threshold, in words where it is from, and what its operating point cannot keep (else empty).
-
-    Raises:
-        UserError: If the checkpoint is not calibrated, but a prior or an operating point is asked for.
+    Returns it, in words where it is from, and what its operating point cannot keep (else empty); refuses a prior or
+    an operating point where the checkpoint is not calibrated.
     """
     point = None
     if operating_point is not None or prior is not None or calibration.curve is not None:

@@ -88,11 +88,7 @@ def underscored(word: str) -> str:
 
 
 def run_function(command: str, function: Callable[..., None], arguments: list[str]) -> None:
-    """Call the typed function that is a command with what the user typed after it.
-
-    Raises:
-        UserError: If the arguments do not fit the function, and whatever the function raises.
-    """
+    """Call the typed function that is a command with what the user typed after it."""
     options = function_parser(command, function).parse_args([underscored(word) for word in arguments]).as_dict()
     if class_path := options.pop("encoder_class", None):
         from butppg_lightning.models.architecture import trust_encoder

@@ -12,7 +12,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -158,7 +158,12 @@ class TrainingCLI(LightningCLI):
             overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
             self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select)
             record = DataRecord(self.datamodule.root, self.run_folder.config)
-            callbacks += [ExactResume(), self.stage_record, self._step_log(kwargs), record, self.run_folder]
+            loggers = _build_loggers(_listed(self.config.loggers), self.output_dir, self.checkpoint)
+            if loggers:
+                kwargs["logger"] = [*_listed(self.config_init.trainer.get("logger")), *loggers]
+            anew = self.checkpoint is None and bool(loggers or overwrite)
+            steps = StepLog(self.output_dir / LOGS, anew)
+            callbacks += [ExactResume(), self.stage_record, steps, record, self.run_folder]
         else:
             callbacks.append(self.stage_record)
             kwargs["enable_checkpointing"] = False
@@ -167,11 +172,7 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
 
     def train(self) -> None:
-        """Fit, from the checkpoint if there is one.
-
-        Raises:
-            StoppedError: If a signal ended it.
-        """
+        """Fit, from the checkpoint if there is one; a signal ends it with a StoppedError."""
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
         go_on = "continue with the same command and --resume auto"
         try:
@@ -230,12 +231,6 @@ class TrainingCLI(LightningCLI):
             if arguments and "save_dir" in arguments and arguments["save_dir"] in _ELSEWHERE:
                 arguments["save_dir"] = str(self.output_dir / LOGS)
         return config
-
-    def _step_log(self, kwargs: dict[str, Any]) -> Callback:
-        loggers = _build_loggers(_listed(self.config.loggers), self.output_dir, self.checkpoint)
-        if loggers:
-            kwargs["logger"] = [*_listed(self.config_init.trainer.get("logger")), *loggers]
-        return StepLog(self.output_dir / LOGS, self.checkpoint is None and bool(loggers or self.config.overwrite))
 
 
 def _build_loggers(names: list[str], folder: Path, checkpoint: Path | None) -> list[Logger]:

@@ -147,13 +147,8 @@ def take_model(
 ) -> tuple[dict[str, tuple[int, ...]], Any]:
     """Put a checkpoint's hyperparameters into the configuration of the model, in place.
 
-    What the command line itself says of the model must agree with it; what a config says yields.
-
-    Returns:
-        The shapes of the stored weights, and the configuration the checkpoint's run had (None if it has none).
-
-    Raises:
-        UserError: If the checkpoint is of another kind, or a flag contradicts it; both are named.
+    What the command line itself says of the model must agree with it; what a config says yields. Returns the shapes of
+    the stored weights, and the configuration the checkpoint's run had (None if it has none).
     """
     content = read_checkpoint(checkpoint)
     stored = _hyperparameters(content, checkpoint, command)

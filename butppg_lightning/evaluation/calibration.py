@@ -55,11 +55,7 @@ def too_few(labels: Array) -> str:
 
 
 def write_calibration(source: Path, target: Path, calibration: Calibration) -> None:
-    """Write the checkpoint ``source`` with a calibration inside to ``target``, atomically; the two may be one.
-
-    Raises:
-        UserError: If the one cannot be read or the other not written.
-    """
+    """Write the checkpoint ``source`` with a calibration inside to ``target``, atomically; the two may be one."""
     content: dict[str, Any] = read_checkpoint(source)
     content[CHECKPOINT_KEY] = calibration.state()
     with atomic_write(target) as file:
@@ -79,16 +75,8 @@ def fit_temperature(labels: Array, logits: Array, *, bias: bool = True) -> tuple
     temperature scaling of Guo et al. 2017. The targets are Platt's, ``(n1 + 1) / (n1 + 2)`` and ``1 / (n0 + 2)``
     rather than 1 and 0, so that predictions which separate the classes do not drive the temperature to 0.
 
-    Args:
-        labels: ``[N]`` in {0 poor, 1 good}, both present.
-        logits: ``[N]``, finite.
-        bias: Whether to fit a bias too.
-
-    Returns:
-        Temperature (above 0) and bias (0 if none was asked for).
-
-    Raises:
-        UserError: If a class is missing, the logits are all the same, or good windows rank below poor ones.
+    ``labels [N]`` are 0 poor or 1 good. Returns temperature (above 0) and bias (0 if none was asked for); a UserError
+    says if a class is missing, the logits ``[N]`` are all the same or not finite, or good windows rank below poor ones.
     """
     labels, logits = np.asarray(labels).astype(np.int64), np.asarray(logits, dtype=np.float64)
     good = int(labels.sum())
@@ -114,13 +102,8 @@ def roc_points(labels: Array, logits: Array, most: int = 200) -> tuple[Array, Ar
     which everything is called good. Thresholds lie half-way between neighbouring logits, so that rounding elsewhere
     does not move a window across.
 
-    Args:
-        labels: ``[N]`` in {0, 1}, both present.
-        logits: ``[N]``.
-        most: Points to return at most; more are thinned evenly along the curve.
-
-    Returns:
-        Thresholds on the logit (falling, the last one is -inf), sensitivities and false-positive rates (rising).
+    Returns thresholds on the logit (falling, the last one is -inf), sensitivities and false-positive rates (rising), of
+    ``labels [N]`` in {0, 1}, both present; more points than ``most`` are thinned evenly along the curve.
     """
     labels, logits = np.asarray(labels), np.asarray(logits, dtype=np.float64)
     values, inverse = np.unique(-logits, return_inverse=True)

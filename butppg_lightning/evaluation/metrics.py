@@ -54,7 +54,7 @@ _LEAST = 1e-12
 
 
 def quality_metrics(threshold: float = 0.5) -> MetricCollection:
-    """Return the metrics of probabilities ``[N]`` of good and labels ``[N]`` in {0 poor, 1 good}.
+    """Return the metrics of probabilities ``[N]`` (good from ``threshold`` on) and labels ``[N]`` in {0 poor, 1 good}.
 
     ``update(probabilities, labels)`` takes the windows of all ranks, each once, from any device: nothing is
     synchronised here, and the collection stays on the CPU, wherever the module goes that holds it (MPS has no float64).
@@ -63,9 +63,6 @@ def quality_metrics(threshold: float = 0.5) -> MetricCollection:
     negative log likelihood, nats); ``auroc``, ``auprc``, ``f1``, ``mcc``, ``macro_f1``, ``brier``, ``ece`` (ten bins
     of equal mass), ``ece_debiased`` and ``ece_if_calibrated`` (the plain ECE that a perfectly calibrated model would
     show with as many windows) as fractions; ``calibration_slope`` and ``calibration_intercept``.
-
-    Args:
-        threshold: At or above it a window is called good.
     """
 
     def counted(function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> _Function:

@@ -39,9 +39,6 @@ def write_predictions(
         subjects: ``[N]`` names, or None.
         reasons: ``[N]``, why a window's PPG is not usable (the verdict is then ``no_ppg``), or empty.
         rows: ``[N]`` rows of the windows in their file; None for 0, 1, ...
-
-    Raises:
-        UserError: If it cannot be written.
     """
     unknown = [""] * len(probabilities)
     values = np.asarray(probabilities, dtype=np.float64)
@@ -70,14 +67,8 @@ def ppg_reasons(channels: Sequence[str], faults: Array) -> Array:
 def read_predictions(path: Path) -> tuple[Array, Array, str]:
     """Read a CSV with the columns ``label`` and ``probability`` or ``logit``, as `butppg predict` writes it.
 
-    Args:
-        path: The CSV; further columns are ignored, ``logit`` goes before ``probability``.
-
-    Returns:
-        Labels ``[N]`` int64 in {0, 1}, values ``[N]`` float64, and which column they are from.
-
-    Raises:
-        UserError: If it cannot be read, lacks a column, or holds what is no label, probability or logit.
+    Returns labels ``[N]`` int64 in {0, 1}, values ``[N]`` float64, and which column they are from: ``logit`` goes
+    before ``probability``, further ones are ignored.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

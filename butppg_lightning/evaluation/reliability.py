@@ -134,11 +134,7 @@ class Panel(NamedTuple):
 
 
 def draw_reliability(path: Path, panels: Sequence[Panel], bins: int = 10) -> None:
-    """Draw reliability diagrams side by side as a PNG, such as before and after a calibration.
-
-    Raises:
-        UserError: If matplotlib is missing or the file cannot be written.
-    """
+    """Draw reliability diagrams side by side as a PNG, such as before and after a calibration."""
     require("matplotlib.figure", "the reliability diagram", "evaluation")
     options: dict[str, Any] = {"sharex": True, "squeeze": False, "height_ratios": [4, 1]}
     figure, axes = drawing.new_figure(5.2 * len(panels), 6.4, dpi=110, nrows=2, ncols=len(panels), **options)

@@ -26,25 +26,16 @@ VERDICTS = ("good", "poor", "no_ppg")
 
 @dataclass(eq=False)
 class Scores:
-    """The scored windows of a recording.
+    """The scored windows of a recording."""
 
-    Attributes:
-        starts: ``[N]`` seconds from the recording's start, ascending; a window lasts ``seconds``.
-        probabilities: ``[N]`` probability of good quality in 0..1, NaN where there is no PPG.
-        threshold: From this probability on a window is good.
-        states: ``[N, C]`` positions in ``reasons``; 0 where the channel is present.
-        reasons: Why a channel is absent.
-        start_time: When the recording began, or None.
-    """
-
-    starts: Array
-    seconds: float
-    probabilities: Array
-    threshold: float
+    starts: Array  # [N] seconds from the recording's start, ascending
+    seconds: float  # that a window lasts
+    probabilities: Array  # [N] of good quality, 0..1; NaN where there is no PPG
+    threshold: float  # from this probability on a window is good
     channels: tuple[str, ...]
-    states: Array
-    reasons: tuple[str, ...]
-    start_time: datetime | None = None
+    states: Array  # [N, C] positions in reasons; 0 where the channel is present
+    reasons: tuple[str, ...]  # why a channel is absent
+    start_time: datetime | None = None  # when the recording began
 
     @property
     def verdicts(self) -> Array:
@@ -115,9 +106,6 @@ def write_scores(path: Path, scores: Scores) -> None:
 
     CSV has times in seconds and, where known, as ISO text; nothing where there is no probability. Parquet has float64
     seconds, time stamps, float32 probability (null where there is none) and text.
-
-    Raises:
-        UserError: If pyarrow is missing or the file cannot be written.
     """
     columns = scores.columns()
     if path.suffix != ".parquet":
@@ -130,11 +118,7 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def write_csv(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
-    """Write columns of equal length as CSV; None is empty.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
+    """Write columns of equal length as CSV; None is empty."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(columns)
@@ -147,11 +131,7 @@ def write_csv(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
 
 
 def require_pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow and its Parquet module.
-
-    Raises:
-        UserError: If pyarrow is missing.
-    """
+    """Return pyarrow and its Parquet module, or raise a UserError."""
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:

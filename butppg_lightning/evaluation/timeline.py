@@ -39,9 +39,6 @@ def draw_timeline(
     """Draw a scored recording as a PNG, with at most two windows below.
 
     ``outline`` has the edges ``[n + 1]`` (s), the lowest and the highest PPG value ``[n]`` of equal stretches of time.
-
-    Raises:
-        UserError: If matplotlib is missing or the file cannot be written.
     """
     require("matplotlib.figure", "the timeline", "recordings")
     from matplotlib.figure import Figure
@@ -203,10 +200,8 @@ def time_ticks(end: float, start_time: datetime | None) -> tuple[list[float], li
     """Return positions (s), labels and name of a time axis: the clock where it is known, else the time elapsed.
 
     Examples:
-        >>> time_ticks(3600, None)[1][:3]
-        ['0:00', '0:05', '0:10']
-        >>> time_ticks(86400, None)[1][-1]
-        '24:00'
+        >>> time_ticks(3600, None)[1][:3], time_ticks(86400, None)[1][-1]
+        (['0:00', '0:05', '0:10'], '24:00')
     """
     step = next((step for step in _TICKS if end / step <= _MOST_TICKS), 86_400 * max(1, round(end / 86_400 / 10)))
     offset = 0.0

@@ -49,6 +49,7 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
     environment.filters["count"] = _count
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     test, data, training = (_mapping(content.get(key)) for key in ("test_metrics", "data", "training"))
+    dropout = _mapping(stored_options(content).get("channel_dropout"))
     tested = _mapping(_mapping(data.get("splits")).get("test"))
     template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
     text = template.render(
@@ -60,7 +61,9 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
         training=training,
         test=test,
         metrics=_rows(test or _mapping(content.get("metrics"))),
-        never_withheld=_never_withheld(content),
+        never_withheld=[
+            name for name in content["channels"] if name != "PPG" and not dropout.get(name, dropout.get(name[:3], 0))
+        ],
         origin=_origin(content, training),
         over=f" ({_count(tested.get('windows'))} windows of {_count(tested.get('subjects'))} subjects)"
         if tested
@@ -102,11 +105,6 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _never_withheld(content: Mapping[str, Any]) -> list[str]:
-    dropout = _mapping(stored_options(content).get("channel_dropout"))
-    return [name for name in content["channels"] if name != "PPG" and not dropout.get(name, dropout.get(name[:3], 0))]
-
-
 def _origin(content: Mapping[str, Any], training: Mapping[str, Any]) -> dict[str, Any]:
     found = {key: training[key] for key in ("epoch", "stage", "seed") if training.get(key) is not None}
     versions = {**_mapping(training.get("versions")), "butppg_lightning": None}
@@ -132,9 +130,6 @@ def provenance(
 
     Returns:
         ``metrics`` (validation), ``test_metrics``, ``data``, ``training``, each a dict or None; ``checkpoint_sha256``.
-
-    Raises:
-        UserError: If ``test_metrics`` cannot be read, or a split of the data is damaged.
     """
     metrics = _metrics_beside(checkpoint, threshold) if test_metrics is None else _read_metrics(test_metrics)
     if "format_version" in content:

@@ -58,15 +58,8 @@ def export_onnx(network: QualityNetwork, metadata: Mapping[str, Any], opset: int
 
     Args:
         network: On the CPU and in eval mode.
-        metadata: Stored in the model's ``metadata_props``; what is no text, as JSON.
+        metadata: Stored in the ``metadata_props`` of the ``onnx.ModelProto``; what is no text, as JSON.
         opset: Version of the operators; one of :data:`OPSETS`.
-
-    Returns:
-        The ``onnx.ModelProto``.
-
-    Raises:
-        UserError: If a package is missing, the operator set is out of range or not reached, or the network computes
-            something that ONNX lacks.
     """
     if opset not in OPSETS:
         raise UserError(f"opset {opset} is out of range; choose {OPSETS[0]} (read by most programs) to {OPSETS[-1]}")
@@ -163,15 +156,8 @@ def compare(network: QualityNetwork, session: Any, signals: Array, present: Arra
     programs differ. Such a window is told by torch itself: copies of it whose samples differ in the last bits get
     answers that reach the other program's.
 
-    Args:
-        network: On the CPU.
-        session: The ONNX model.
-        signals: Raw windows ``[N, C, 1250]``.
-        present: ``[N, C]`` bool.
-
-    Raises:
-        UserError: If a difference exceeds :data:`TOLERANCE` and is none of these, if more than a few windows are such,
-            or if an answer is not finite.
+    Refused is a difference beyond :data:`TOLERANCE` that is none of these, more than a few such windows, and an answer
+    that is not finite. The network is on the CPU, ``signals [N, C, 1250]`` are raw, ``present [N, C]`` is bool.
     """
     worst, edges = 0.0, []
     # one window, two, then 33 at a time

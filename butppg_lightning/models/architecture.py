@@ -48,11 +48,7 @@ def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
 def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
     """Merge what the user asked for, possibly partial, with the spec in the checkpoint ``origin``.
 
-    Returns:
-        The checkpoint's architecture with the user's free options (dropout).
-
-    Raises:
-        UserError: If they contradict each other; both are named.
+    That is the checkpoint's architecture with the user's free options (dropout); a contradiction is a UserError.
     """
     wanted = normal_spec(asked)
     if asked and asked.get("class_path") and wanted["class_path"] != stored["class_path"]:
@@ -114,11 +110,7 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
 
 
 def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> None:
-    """Refuse a foreign encoder class that only a file names and not the user too: importing it runs code.
-
-    Raises:
-        UserError: Then.
-    """
+    """Refuse a foreign encoder class that only a file names and not the user too: importing it runs code."""
     path = normal_spec(stored)["class_path"]
     if path not in (PATCH_TRANSFORMER, (asked or {}).get("class_path"), *_trusted):
         raise UserError(
@@ -139,10 +131,7 @@ def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> 
     """Read the architecture of a :class:`PatchTransformer` off its weights, which may have any prefix.
 
     The number of heads leaves no trace in the shapes: it is taken from what the user ``asked`` for, else one per 64 of
-    width.
-
-    Returns:
-        The spec, or None if these are other weights.
+    width. None if these are other weights.
     """
     for key, filters in state.items():
         if not key.endswith("embedding.weight") or filters.ndim != 3:

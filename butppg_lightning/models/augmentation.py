@@ -194,9 +194,8 @@ class Augment:
     ) -> tuple[Tensor, Tensor]:
         """Vary preprocessed windows ``[B, C, T]`` with ``present [B, C]``, drawing from ``generator`` on their device.
 
-        Returns:
-            The windows ``[B, C, T']`` with T' at most T, withheld channels included (they are targets), and
-            ``[B, C]`` bool: the channels the encoder may see.
+        Returns the windows ``[B, C, T']`` with T' at most T, withheld channels included (they are targets), and
+        ``[B, C]`` bool: the channels the encoder may see.
         """
         if self.time_shift:
             signals = self._shift(signals, generator)

@@ -24,12 +24,7 @@ from torch import Tensor
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
 from butppg_lightning.files import atomic_write, write_json
-from butppg_lightning.models.architecture import (
-    PATCH_TRANSFORMER,
-    build_encoder,
-    infer_spec,
-    normal_spec,
-)
+from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, stored_calibration
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
@@ -239,13 +234,8 @@ def write_portable(
 def read_portable(weights: Path) -> dict[str, Any]:
     """Read an exported model, in the form of a checkpoint's content; nothing in it is run.
 
-    Args:
-        weights: The ``.safetensors`` file; its JSON has the same name but for the suffix, or is ``config.json``.
-
-    Raises:
-        UserError: If one of the two is missing or damaged, they do not belong together, or safetensors is missing.
+    ``weights`` is the ``.safetensors`` file; its JSON has the same name but for the suffix, or is ``config.json``.
     """
-    weights = Path(weights)
     if not weights.is_file():
         raise UserError(f"{weights} not found; `butppg export --output model.safetensors` writes one")
     config = weights.with_suffix(".json")

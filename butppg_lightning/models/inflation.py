@@ -88,12 +88,8 @@ def verify_inflation(
 ) -> dict[str, str]:
     """Check inflated filters against the pretrained ones and what was asked; arguments as in :func:`inflate_filters`.
 
-    Returns:
-        A finding per target channel, in words.
-
-    Raises:
-        UserError: If a copied channel is not bit-equal (scaled by the one factor when variance is preserved), or a
-            new channel's statistics lie beyond five standard errors of what was asked.
+    Returns a finding per target channel, in words. Refused is a copied channel that is not bit-equal (scaled by the one
+    factor when variance is preserved), and a new one whose statistics lie beyond five standard errors of those asked.
     """
     source = list(source)
     factor = torch.ones((), dtype=filters.dtype, device=filters.device)

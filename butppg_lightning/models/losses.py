@@ -57,10 +57,7 @@ class LossOptions:
         return cls(**(options or {}))
 
     def class_weights(self, labels: Tensor | None = None) -> tuple[float, float]:
-        """Return the weights of poor and good windows; ``balanced`` needs the training labels ``[N]`` in {0, 1}.
-
-        Raises:
-            UserError: If ``balanced`` is asked for and there are not two classes to balance.
+        """Return the weights of poor and good windows; ``balanced`` needs training labels ``[N]`` of both classes.
 
         Examples:
             >>> import torch

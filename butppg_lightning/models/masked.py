@@ -82,12 +82,9 @@ class MaskedDecoder(nn.Module):
         initialise(self)
 
     def forward(self, latent: Tensor, visible: Tensor, patches: int) -> Tensor:
-        """Predict all P patches, ``[B, C, P · patch_size]`` float32.
+        """Predict all P ``patches``, ``[B, C, P · patch_size]`` float32, of the encoded visible ones.
 
-        Args:
-            latent: Encoded visible patches ``[B, V, encoder_width]``.
-            visible: Their places ``[B, V]``, int64.
-            patches: Number of patches P of the window.
+        Those are ``latent [B, V, encoder_width]``, at the places ``visible [B, V]`` int64.
         """
         known = self.project(latent)
         tokens = self.mask_token.to(known.dtype).expand(len(known), patches, -1)
@@ -172,8 +169,7 @@ class MaskedAutoencoder(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Hide patches of preprocessed windows ``[B, C, T]`` and encode the rest of the channels ``seen [B, C]``.
 
-        Returns:
-            The encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and the mask ``[B, P]`` (True: hidden).
+        Returns the encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and a mask ``[B, P]`` (True: hidden).
         """
         encoder = cast("Encoder", self.encoder)
         tokens = encoder.embed(scaled, seen)
@@ -207,8 +203,7 @@ def mask_order(batch: int, patches: int, run: int, generator: torch.Generator | 
 def standardise(scaled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Bring each channel of each window ``[B, C, T]`` to mean 0 and variance 1, so that all weigh the same in the loss.
 
-    Returns:
-        The standardised windows, and ``[B, C]`` bool: present and not flat.
+    Returns them, and ``[B, C]`` bool: present and not flat.
     """
     scaled = scaled.float()
     centred = scaled - scaled.mean(-1, keepdim=True)

@@ -50,10 +50,7 @@ class MotionMixing:
         """Mix artefacts into some preprocessed windows ``[B, C, 1250]``.
 
         An artefact is made of what was recorded (``present [B, C]`` bool). Where PPG is not among what the network will
-        see (``seen [B, C]`` bool), nothing is spoiled.
-
-        Returns:
-            Windows ``[B, C, 1250]``, and ``[B, 1250]`` float: 1 where the PPG is spoiled, else 0.
+        see (``seen [B, C]`` bool), nothing is spoiled. Also returns ``[B, 1250]`` float: 1 where it is spoiled.
         """
         # half precision would round the filters' sums
         with torch.autocast(scaled.device.type, enabled=False):

@@ -31,22 +31,13 @@ and by up to 0.03, and not by the same on every machine and in every batch, so t
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network makes of N windows.
+    """What a network makes of N windows."""
 
-    Attributes:
-        channels: Names of the network's C channels.
-        logits: ``[N]`` float32, as the network computes them; above 0 good is likelier.
-        probabilities: ``[N]`` float32 in 0..1, calibrated probability of good quality.
-        faults: ``[N, C]`` int8, why a channel could not be used; an index into
-            :data:`~butppg_lightning.models.usable_channels.FAULTS`, 0 where it could.
-        precision: What was computed in: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-    """
-
-    channels: tuple[str, ...]
-    logits: Array
-    probabilities: Array
-    faults: Array
-    precision: str
+    channels: tuple[str, ...]  # names of the network's C channels
+    logits: Array  # [N] float32, as the network computes them; above 0 good is likelier
+    probabilities: Array  # [N] float32 in 0..1, calibrated probability of good quality
+    faults: Array  # [N, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
+    precision: str  # what was computed in: 32-true, bf16-mixed or 16-mixed
 
     def __len__(self) -> int:
         return len(self.logits)

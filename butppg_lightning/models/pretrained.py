@@ -79,9 +79,6 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
 
     Own checkpoints, Lightning ``.ckpt`` files, bare state dicts and any of the usual prefixes (``model.``,
     ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts only where the file is silent.
-
-    Raises:
-        UserError: As :func:`read_checkpoint`, or if there are no tensors in it.
     """
     content = read_checkpoint(path)
     containers = [_tensors(content[key]) for key in _CONTAINERS if isinstance(content.get(key), dict)]
@@ -108,17 +105,10 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
 def load_encoder(
     encoder: nn.Module, source: PretrainedEncoder, source_channels: Sequence[str] | None, inflation: Inflation
 ) -> LoadReport:
-    """Copy pretrained weights into ``encoder``, inflating the filters by channel name.
+    """Copy pretrained weights into ``encoder``, in place, inflating the filters by channel name.
 
-    Args:
-        encoder: The encoder to fill, in place.
-        source: The pretrained one.
-        source_channels: Names of the pretrained channels where the checkpoint does not say; None for the standard
-            names of its number of channels.
-        inflation: How new channels start.
-
-    Raises:
-        UserError: If nothing matches, a shape differs, or the channel names contradict the checkpoint.
+    ``source_channels`` names the pretrained channels where the checkpoint does not say; None for the standard names of
+    its number of channels. Refused is a source that matches nothing, differs in a shape or contradicts these names.
     """
     target = encoder.state_dict()
     state, prefix = _best_match(source, target)
@@ -133,7 +123,10 @@ def load_encoder(
         if key == _ABSENT:
             if stored is not None:
                 _check_shape(source.path, key, stored, tensor[:1].expand(len(names), -1))
-            filled[key] = _absent_by_name(stored, names, tensor, channels)
+            filled[key] = torch.zeros_like(tensor)
+            for row, name in enumerate(channels):
+                if stored is not None and name in names:
+                    filled[key][row] = stored[names.index(name)]
             (report.inflated if names != channels or stored is None else report.matched).append(key)
         elif stored is None:
             report.missing.append(key)
@@ -194,14 +187,6 @@ def _source_channels(source: PretrainedEncoder, asked: Sequence[str] | None, fil
     return names
 
 
-def _absent_by_name(stored: Tensor | None, names: Sequence[str], initial: Tensor, channels: Sequence[str]) -> Tensor:
-    vectors = torch.zeros_like(initial)
-    for row, name in enumerate(channels):
-        if stored is not None and name in names:
-            vectors[row] = stored[list(names).index(name)]
-    return vectors
-
-
 def _check_shape(path: str, key: str, stored: Tensor, tensor: Tensor) -> None:
     if stored.shape != tensor.shape:
         raise UserError(
@@ -258,9 +243,7 @@ def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation
 def read_pretraining(path: Path, channels: Sequence[str]) -> PretrainedEncoder:
     """Read a checkpoint of `butppg pretrain`, in order to go on from it with :func:`load_autoencoder`.
 
-    Raises:
-        UserError: If it cannot be read, is none, or has other ``channels``, or in another order: two sets of one size
-            have weights of the same shape.
+    Other ``channels``, or another order, are refused: two sets of one size have weights of the same shape.
     """
     content = read_checkpoint(path)
     options, state = stored_options(content), network_weights(content)

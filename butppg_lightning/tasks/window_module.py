@@ -65,17 +65,14 @@ class WindowModule(LightningModule):
 
     Args:
         options: The constructor's arguments.
-        figures: What the training step hands to :meth:`note`, averaged over the windows of an epoch.
-
-    Attributes:
-        channels: Names of the channels it takes, in order.
-        network: The network; an AttributeError says how to build it where it is not built yet.
-        train_metrics: The means of the running epoch; they survive a checkpoint in its middle.
-        origin: The file it was loaded from; None for one that was not.
+        figures: What the training step hands to :meth:`note`, averaged over the windows of an epoch: ``train_metrics``
+            are their means so far, which survive a checkpoint in its middle.
     """
 
     channels: tuple[str, ...]
+    """Names of the channels it takes, in order."""
     origin: Path | None = None
+    """The file it was loaded from; None for one that was not."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of AdamW's moments."""
 

@@ -74,6 +74,10 @@ def but_ppg(
         _refuse_damaged(recordings)
     windows, devices, left_out = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
     left_out |= excluded
+    notes: dict[str, list[str]] = {}
+    for name, record in sorted(recordings.items()):
+        for note in record.notes:
+            notes.setdefault(note, []).append(name)
     manifest = {
         "source": release.describe(source),
         "options": asked,
@@ -81,7 +85,7 @@ def but_ppg(
         "devices": devices,
         "splits": _write(windows, dealt),
         "left_out": dict(sorted(left_out.items())),
-        "notes": _by_note(recordings),
+        "notes": notes,
     }
     write_manifest(output, "but-ppg", manifest)
     shutil.rmtree(parts)
@@ -119,14 +123,6 @@ def _readable(release: Release, annotations: dict[str, Annotation]) -> tuple[dic
         first, reason = min(left_out.items(), default=("none", "it lists no records"))
         raise UserError(f"no record of {release.quality_file} can be read, the first is {first}: {reason}")
     return left_out, readable
-
-
-def _by_note(recordings: dict[str, Record]) -> dict[str, list[str]]:
-    grouped: dict[str, list[str]] = {}
-    for name, record in sorted(recordings.items()):
-        for note in record.notes:
-            grouped.setdefault(note, []).append(name)
-    return grouped
 
 
 def _refuse_damaged(recordings: dict[str, Record]) -> None:

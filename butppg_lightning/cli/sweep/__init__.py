@@ -42,15 +42,7 @@ _NEEDED = {"optuna": "optuna", "scikit-learn": "sklearn", "matplotlib": "matplot
 
 
 def run(arguments: list[str]) -> None:
-    """Run trials until the sweep is complete, then write and print what came out.
-
-    Args:
-        arguments: What follows ``butppg sweep``, with underscores in the options' names.
-
-    Raises:
-        UserError: If the plan, an argument, the data or the model is wrong, or trials fail from the start.
-        StoppedError: If a signal ended it; the same command continues.
-    """
+    """Run trials until the sweep is complete, then write and print what came out; names have underscores."""
     plan, passed = read_sweep(arguments)
     from butppg_lightning.cli.sweep.process import prepare
 
@@ -78,11 +70,7 @@ def run(arguments: list[str]) -> None:
 
 
 def read_sweep(arguments: list[str]) -> tuple[Plan, list[str]]:
-    """Return the plan that the command line and its YAML describe, and the arguments of every trial's `butppg fit`.
-
-    Raises:
-        UserError: If something in them is wrong.
-    """
+    """Return the plan that the command line and its YAML describe, and the arguments of every trial's `butppg fit`."""
     parser = command_parser("sweep", _DESCRIPTION, _EXAMPLE)
     how = "The sweep's YAML; its keys are the options of the next group."
     parser.add_argument("--config", action="config", help=how)

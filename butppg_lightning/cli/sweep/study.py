@@ -84,11 +84,7 @@ class PlacedSampler(PartialFixedSampler):
 
 
 def make_method(plan: Plan, key: str, **more: Any) -> Any:
-    """Make the sampler (key ``sampler``) or the pruner (``pruning``) of a sweep.
-
-    Raises:
-        UserError: If there is no such method, or it does not take its options.
-    """
+    """Make the sampler (key ``sampler``) or the pruner (``pruning``) of a sweep; refuse an unknown one or option."""
     method, options = method_of(getattr(plan, key))
     if method not in _KINDS[key]:
         raise UserError(f"{plan.source}: {key} is {method}{nearest(method, _KINDS[key])}")
@@ -103,11 +99,7 @@ def make_method(plan: Plan, key: str, **more: Any) -> Any:
 
 
 def open_study(plan: Plan, record: dict[str, Any]) -> optuna.Study:
-    """Open the study of a sweep, or begin it; ``record`` is what may not change while it goes on.
-
-    Raises:
-        UserError: If it cannot be opened, is another sweep's, or a worker is still at the one to overwrite.
-    """
+    """Open the study of a sweep, or begin it; ``record`` is what may not change while it goes on."""
     folder, where = plan.folder, plan.study
     if (folder / "study.journal").exists() and not plan.overwrite:
         raise UserError(f"{folder} holds a sweep of an earlier version; choose another --output_dir, or --overwrite it")

@@ -40,11 +40,7 @@ _MOST_FAILURES = 3
 def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
     """Check that `butppg fit` takes every key and value of a sweep, and that model and data can be made.
 
-    Returns:
-        The resolved configuration before any parameter is set: dotted key to plain value.
-
-    Raises:
-        UserError: If a key or a value is refused, or the best model would be chosen on the test split.
+    Returns the resolved configuration before any parameter is set: dotted key to plain value.
     """
     trial = _Unbuilt("fit", arguments)
     shared = _flat(trial.plain_config())
@@ -78,12 +74,7 @@ class Worker:
         self._given_up = False
 
     def run(self) -> None:
-        """Run trials until as many as planned are complete, those of other workers included.
-
-        Raises:
-            StoppedError: If a signal ended it; the same command continues.
-            UserError: If the first trial, or several one after the other, failed, or the study cannot be written.
-        """
+        """Run trials until as many as planned are complete, those of other workers included."""
         reported: list[int] = []
         try:
             with _noted_signals() as self._signals:
@@ -220,10 +211,10 @@ class _Unbuilt(TrainingCLI):
         self.output_dir = Path(self.config.output_dir)
         check_values(self.config, self.command)
 
-    def _not_yet(self, **_: Any) -> Any:
+    def before_instantiate_classes(self, **_: Any) -> Any:
         pass
 
-    before_instantiate_classes = instantiate_classes = instantiate_trainer = _not_yet
+    instantiate_classes = instantiate_trainer = before_instantiate_classes
 
 
 @contextmanager

@@ -29,21 +29,13 @@ KINDS = {
 
 
 class Case(NamedTuple):
-    """A window that is shown.
+    """A window that is shown."""
 
-    Attributes:
-        row: Its row in the file.
-        kind: Why it is shown: a key of :data:`KINDS`.
-        signals: ``[C, T]`` as the model sees them: filtered and scaled.
-        usable: ``[C]`` bool.
-        pushes: ``[C, seconds]`` by how much each second of each channel raises the logit.
-    """
-
-    row: int
-    kind: str
-    signals: Array
-    usable: Array
-    pushes: Array
+    row: int  # in the file
+    kind: str  # why it is shown: a key of KINDS
+    signals: Array  # [C, T] as the model sees them: filtered and scaled
+    usable: Array  # [C] bool
+    pushes: Array  # [C, seconds], by how much each second of each channel raises the logit
 
     @property
     def verdict(self) -> str:
@@ -59,10 +51,9 @@ class Case(NamedTuple):
 def choose_cases(
     labels: Array | None, probabilities: Array, threshold: float, subjects: Array | None, each: int = 2
 ) -> list[tuple[str, int]]:
-    """Choose the surest windows of every kind, of different subjects as far as there are.
+    """Choose the surest windows of every kind, ``each`` at most, of different subjects as far as there are.
 
-    Returns:
-        Kind (a key of :data:`KINDS`) and row, the surest first within a kind, ``each`` of a kind at most.
+    Returns kind (a key of :data:`KINDS`) and row, the surest first within a kind.
     """
     called = np.where(probabilities >= threshold, "good", "poor")
     if labels is not None:
@@ -112,14 +103,8 @@ def occlusion(logits: Callable[[Array], Array], window: Array, usable: Array, se
     takes its place (at the window's ends, the one sample beside it). What the logit falls by is what that second
     contributed. Pieces that only matter together do not show, and the line speaks too: no pulse looks poor.
 
-    Args:
-        logits: Maps raw windows ``[B, C, T]`` to logits ``[B]``; called once.
-        window: ``[C, T]``, raw; T is a multiple of ``seconds``.
-        usable: ``[C]`` bool; the other channels are not blanked.
-        seconds: Pieces per channel.
-
-    Returns:
-        ``[C, seconds]``; above 0 where the piece speaks for good, 0 in channels that are not usable.
+    ``logits`` maps raw windows ``[B, C, T]`` to ``[B]``, called once; ``window [C, T]`` is raw, T a multiple of
+    ``seconds``. Returns ``[C, seconds]``: above 0 where the piece speaks for good, 0 in channels not ``usable [C]``.
     """
     length, channels = window.shape[1] // seconds, np.flatnonzero(usable)
     # the untouched window is in the same batch: a batch of another size may round otherwise

@@ -57,15 +57,6 @@ class Evidence:
         split: The file of the windows.
         decision: From which probability on a window is called good, and in words where that is from.
         prior: Share of good windows that was assumed, or None.
-
-    Attributes:
-        metrics: Metrics and intervals, the guide's first; None where undefined.
-        reasons: ``[N]``, why a window's PPG is not usable, or empty.
-        strata: Title to the group of each window ``[N]`` (empty where unknown), in the order to show.
-        heart_rates: Errors of the pulse rate, or None.
-        history: training_history.json of the run; empty if there is none.
-        best_epoch: The checkpoint's epoch, from 0, or None.
-        facts: Key and value of what was evaluated, for the page's foot.
     """
 
     def __init__(
@@ -82,22 +73,22 @@ class Evidence:
         self.threshold, self.threshold_from = decision
         self.labels, self.subjects, self.channels = windows.labels, windows.subjects, predictions.channels
         self.probabilities: Array = predictions.probabilities.astype(np.float64)
-        self.metrics: dict[str, Any] = dict.fromkeys((*METRICS, *INTERVALS))
+        self.metrics: dict[str, Any] = dict.fromkeys((*METRICS, *INTERVALS))  # None where undefined
         if (labels := self.labels) is not None:
             found = compute_metrics(labels, self.probabilities, self.threshold)
             self.metrics |= {key: value for key, value in found.items() if value is not None and math.isfinite(value)}
             self.metrics |= bootstrap_intervals(labels, self.probabilities, self.subjects, threshold=self.threshold)
-        self.reasons = ppg_reasons(self.channels, predictions.faults)
-        self.strata = strata(windows)
+        self.reasons = ppg_reasons(self.channels, predictions.faults)  # [N], empty where the PPG is usable
+        self.strata = strata(windows)  # title to the group of each window [N], in the order to show
         self.heart_rates = window_heart_rates(windows, self.probabilities)
         calibration = network.calibration
         self.points = [calibration.point(name, prior) for name in OPERATING_POINTS] if calibration.curve else []
         history = _read_json(checkpoint.parent / _HISTORY)
         self.history = history if all(isinstance(values, list) for values in history.values()) else {}
         epoch = read_checkpoint(checkpoint).get("epoch")
-        self.best_epoch = epoch if isinstance(epoch, int) and epoch >= 0 else None
+        self.best_epoch = epoch if isinstance(epoch, int) and epoch >= 0 else None  # from 0
         self.warnings = _warnings(checkpoint, split, network, windows)
-        self.facts = _facts(checkpoint, split, network, prior)
+        self.facts = _facts(checkpoint, split, network, prior)  # of what was evaluated, for the page's foot
         self.cases: list[Case] = []
 
     @property

@@ -25,13 +25,10 @@ FEWEST = 5
 
 
 def strata(windows: WindowSet) -> dict[str, Array]:
-    """Return the groupings a file supports.
+    """Return the groupings a file supports, title to group names ``[N]``, empty where the group is unknown.
 
     Motion, site, sex, device, rhythm and fault where the file holds such arrays, age in bands, and thirds of the
     acceleration's motion where acceleration was recorded. A grouping with one group says nothing and is left out.
-
-    Returns:
-        Title to group names ``[N]``, empty where the group is unknown.
     """
     arrays = {key: values for key, values in windows.extras.items() if values.shape == (len(windows),)}
     found: dict[str, Array] = {}
@@ -73,23 +70,18 @@ def motion_thirds(windows: WindowSet) -> Array | None:
 class Group(NamedTuple):
     """How the model does on some of the windows.
 
-    Attributes:
-        subjects: Of how many subjects the windows are, None if unknown.
-        good: Share of good windows, 0..1.
-        accuracy: Share called right, 0..1, with a 95 % interval that takes the windows as independent (Wilson).
-        auroc: None with a single class.
-        auroc_interval: 95 %; over subjects where there are at least :data:`FEWEST`, else over windows. None with
-            fewer than :data:`FEWEST` windows of a class, where resampling says nothing, and where all resamples agree.
+    The AUROC's interval is over subjects where there are at least :data:`FEWEST`, else over windows; None with fewer
+    than :data:`FEWEST` windows of a class, where resampling says nothing, and where all resamples agree.
     """
 
     name: str
     windows: int
-    subjects: int | None
-    good: float
-    accuracy: float
-    accuracy_interval: tuple[float, float]
-    auroc: float | None
-    auroc_interval: tuple[float, float] | None
+    subjects: int | None  # None if unknown
+    good: float  # share, 0..1
+    accuracy: float  # share called right, 0..1
+    accuracy_interval: tuple[float, float]  # 95 %, takes the windows as independent (Wilson)
+    auroc: float | None  # None with a single class
+    auroc_interval: tuple[float, float] | None  # 95 %
 
     @property
     def majority(self) -> float:

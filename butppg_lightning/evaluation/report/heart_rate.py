@@ -26,18 +26,12 @@ _CHUNK = 512  # windows transformed together; bounds the memory
 
 
 def pulse_rates(ppg: Array) -> Array:
-    """Estimate the pulse rate of raw PPG windows.
+    """Return the pulse rates ``[N]`` (36 to 210 beats per minute, NaN if flat) of raw PPG ``[N, T]`` at 125 Hz.
 
     The straight line through the window is removed and the rest tapered (Hann) and transformed. Every frequency from
     0.6 to 3.5 Hz is rated by its power times the autocorrelation at the lag of one period: power alone may prefer the
     second harmonic, at whose period a pulse does not repeat, and the autocorrelation alone two periods, at which
-    there is no power. The best one is interpolated by a parabola.
-
-    Args:
-        ppg: ``[N, T]`` at 125 Hz, unfiltered, any real dtype and either polarity.
-
-    Returns:
-        ``[N]`` beats per minute, 36 to 210; NaN where the window is flat.
+    there is no power. The best one is interpolated by a parabola. Either polarity will do.
     """
     rates = [_chunk_rates(ppg[start : start + _CHUNK]) for start in range(0, len(ppg), _CHUNK)]
     return np.concatenate(rates) if rates else np.empty(0)
@@ -112,8 +106,7 @@ def window_heart_rates(windows: WindowSet, probabilities: Array) -> HeartRates |
 def match_heart_rates(estimated: Array, reference: Array, probabilities: Array) -> HeartRates | None:
     """Pair estimates with references (bpm ``[N]``; what is not finite, or no reference above 0, counts as unknown).
 
-    Returns:
-        The pairs in falling order of the probability of good, or None if there is none.
+    They come in falling order of the probability of good; None if there is no pair.
     """
     reference = np.asarray(reference, dtype=np.float64)
     rows = np.flatnonzero(np.isfinite(estimated) & np.isfinite(reference) & (reference > 0))

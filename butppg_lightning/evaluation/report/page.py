@@ -25,22 +25,13 @@ _MOST_SUBJECTS = 60
 
 
 def require_report() -> None:
-    """Raise unless the report can be made.
-
-    Raises:
-        UserError: If matplotlib or jinja2 is missing.
-    """
+    """Raise a UserError if matplotlib or jinja2 is missing."""
     require("matplotlib.figure", "the report", "evaluation")
     require("jinja2", "the report", "evaluation")
 
 
 def report_html(evidence: Evidence, name: str) -> str:
-    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere; ``name`` is the windows'.
-
-    Raises:
-        UserError: If matplotlib or jinja2 is missing.
-    """
-    require_report()
+    """Return the report as one HTML page: no scripts, nothing loaded from elsewhere; ``name`` is the windows'."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 

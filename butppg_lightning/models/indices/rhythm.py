@@ -35,16 +35,10 @@ _TINY = 1e-12
 
 
 class Spectra(nn.Module):
-    """Hann-tapered power spectra over 0.5-8 Hz and autocorrelations at lags of 0.3-1.5 s.
+    """Hann-tapered power spectra over 0.5-8 Hz and autocorrelations at lags of 0.3-1.5 s."""
 
-    Attributes:
-        frequency: ``[F]`` grid of :meth:`power` in Hz, 0.5 to 8 in steps of 0.05.
-        coarse_frequency: ``[G]`` grid of :meth:`segment_powers` in Hz, 0.5 to 8 in steps of 0.25.
-        pulse_band: Where ``coarse_frequency`` lies in 0.75 to 3.5 Hz.
-    """
-
-    frequency: Tensor
-    coarse_frequency: Tensor
+    frequency: Tensor  # [F] grid of power() in Hz, 0.5 to 8 in steps of 0.05
+    coarse_frequency: Tensor  # [G] grid of segment_powers() in Hz, 0.5 to 8 in steps of 0.25
     segment: Tensor
     tapered: Tensor
     plain: Tensor
@@ -54,6 +48,7 @@ class Spectra(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         step = SAMPLING_RATE / _WELCH_SEGMENT
+        # where coarse_frequency lies in 0.75 to 3.5 Hz
         self.pulse_band = slice(round((_SLOWEST - _LOWEST) / step), round((_FASTEST - _LOWEST) / step) + 1)
         for name, matrix in _spectra_matrices().items():
             # derived from constants, so it need not swell every checkpoint
@@ -258,10 +253,7 @@ class Rhythm(nn.Module):
         along = real[:, :-1] * real[:, 1:] + imaginary[:, :-1] * imaginary[:, 1:]
         rate = turn / torch.maximum(along.abs(), power[:, :-1] * 0.1) * SAMPLING_RATE / (2 * torch.pi)
         envelope = power.sqrt()
-        return [
-            envelope.std(-1) / envelope.mean(-1).clamp(min=1e-6),
-            rate.clamp(-10, 10).std(-1),
-        ]
+        return [envelope.std(-1) / envelope.mean(-1).clamp(min=1e-6), rate.clamp(-10, 10).std(-1)]
 
 
 def _spread_out(values: Tensor) -> list[Tensor]:
