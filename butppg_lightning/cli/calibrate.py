@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -42,9 +42,7 @@ def calibrate(
     batch_size: int = 64,
     overwrite: bool = False,
 ) -> None:
-    """Fit temperature, bias and operating thresholds on windows the model was not trained on.
-
-    They are stored in the checkpoint, where test, predict, evaluate and score find them.
+    """Fit temperature, bias and thresholds on windows the model was not trained on, and store them in the checkpoint.
 
     Args:
         checkpoint: best_model.pt of `butppg fit`.
@@ -64,12 +62,7 @@ def calibrate(
     Example:
         butppg calibrate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --overwrite
     """
-    if (data_dir is None) == (predictions is None):
-        raise UserError("give either --data_dir DIR (with --split) or --predictions P.csv to calibrate on")
-    for name, share in (("precision", precision), ("sensitivity", sensitivity)):
-        if not 0 < share < 1:
-            raise UserError(f"--{name} is {share:g}; expected a share between 0 and 1, such as 0.9")
-    require_at_least(1, batch_size=batch_size)
+    _check(data_dir, predictions, batch_size, precision=precision, sensitivity=sensitivity)
     target = output or checkpoint
     picture = target.with_name(f"{target.stem}_reliability.png")
     require_checkpoint(checkpoint)
@@ -83,20 +76,33 @@ def calibrate(
     content = read_checkpoint(checkpoint)
     before = stored_calibration(content, checkpoint)
     if predictions is not None:
-        options = content.get("hyper_parameters")
-        if not isinstance(options, dict) or "head" not in options or not isinstance(content.get("state_dict"), dict):
-            raise UserError(f"{checkpoint} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
+        _require_classifier(checkpoint, content)
         labels, logits, source = _from_predictions(predictions, checkpoint, before)
     elif data_dir is not None:
         labels, logits, source = _from_windows(checkpoint, data_dir, split, batch_size)
     if few := too_few(labels):
         say(f"note: {few}: temperature and thresholds are uncertain")
-    bias = method == "platt"
-    after = fit_calibration(labels, logits, source, bias=bias, precision=precision, sensitivity=sensitivity)
+    promised = {"precision": precision, "sensitivity": sensitivity}
+    after = fit_calibration(labels, logits, source, bias=method == "platt", **promised)
     _draw(picture, labels, logits, before, after)
     write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
     print(f"Results: {target}, {picture}")
+
+
+def _require_classifier(path: Path, content: dict[str, Any]) -> None:
+    options = content.get("hyper_parameters")
+    if not isinstance(options, dict) or "head" not in options or not isinstance(content.get("state_dict"), dict):
+        raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
+
+
+def _check(data_dir: Path | None, predictions: Path | None, batch_size: int, **shares: float) -> None:
+    if (data_dir is None) == (predictions is None):
+        raise UserError("give either --data_dir DIR (with --split) or --predictions P.csv to calibrate on")
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise UserError(f"--{name} is {share:g}; expected a share between 0 and 1, such as 0.9")
+    require_at_least(1, batch_size=batch_size)
 
 
 def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tuple[Array, Array, str]:

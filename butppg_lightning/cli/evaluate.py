@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
-from butppg_lightning.cli.operating_point import check_threshold, decide_threshold
+from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.files import atomic_write, require_writable, write_json
 
@@ -22,28 +22,22 @@ def evaluate(
     data_dir: Path,
     split: Literal["train", "val", "test"] = "test",
     output_dir: Path,
-    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None,
-    threshold: float | None = None,
-    prior: float | None = None,
     batch_size: int = 64,
     overwrite: bool = False,
+    **decision: Any,
 ) -> None:
     """Measure how good a checkpoint is on a split.
 
-    Writes metrics.json, predictions.csv, and report.html, one page with curves, results by subject and stratum,
-    heart-rate error against coverage, and windows to look at.
+    Writes metrics.json, predictions.csv and report.html (curves, subjects, strata, heart rates, windows to look at).
 
     Args:
         checkpoint: best_model.pt of `butppg fit`.
         data_dir: Folder with train.npz, val.npz or test.npz.
         split: Which of them; labels may be missing.
         output_dir: Folder for metrics.json, predictions.csv and report.html.
-        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
-            calibrated).
-        threshold: From this probability on a window is good, in place of an operating point.
-        prior: Share of good windows to expect, 0 to 1: shifts a calibrated model's probabilities.
         batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
         overwrite: Replace an earlier evaluation in the output folder.
+        **decision: Options of Decision.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the split cannot be used, or results exist.
@@ -51,7 +45,8 @@ def evaluate(
     Example:
         butppg evaluate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --output-dir out
     """
-    check_threshold(operating_point, prior, threshold)
+    decided = Decision(**decision)
+    prior = decided.prior
     require_at_least(1, batch_size=batch_size)
     require_checkpoint(checkpoint)
     refuse_earlier_results(output_dir, RESULTS, overwrite)
@@ -64,8 +59,7 @@ def evaluate(
 
     require_report()
     network, _ = restore_network(checkpoint)
-    calibration = network.calibration
-    cut, cut_from, remark = decide_threshold(calibration, operating_point, prior, threshold)
+    cut, cut_from, remark = decided.made_with(network.calibration)
     served = read_split(data_dir, split, network.channels, labelled=False)
     windows, path = served.windows, data_dir / f"{split}.npz"
     require_writable(output_dir)
@@ -74,13 +68,12 @@ def evaluate(
     evidence = Evidence(
         predictions, windows, network, checkpoint=checkpoint, split=path, decision=(cut, cut_from), prior=prior
     )
-    if remark:
-        evidence.warnings.append(f"{remark[0].upper()}{remark[1:]}.")
+    evidence.warnings += [f"{remark[0].upper()}{remark[1:]}."] if remark else []
     chosen = choose_cases(windows.labels, evidence.probabilities, cut, windows.subjects)
     evidence.cases = explain_cases(network, served.fetch, chosen)
     page = report_html(evidence, f"{path.name} of {data_dir.resolve().name}")
-    assumed = {"calibrated": calibration.fitted, "prior": calibration.prior if prior is None else prior, "split": split}
-    _write(output_dir, evidence, page, assumed)
+    assumed = network.calibration.prior if prior is None else prior
+    _write(output_dir, evidence, page, {"calibrated": network.calibration.fitted, "prior": assumed, "split": split})
     _show(f"{path.name} by {checkpoint}", evidence)
     print(f"Results: {', '.join(str(output_dir / name) for name in RESULTS)}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from butppg_lightning.errors import UserError
 
@@ -10,29 +11,44 @@ if TYPE_CHECKING:
     from butppg_lightning.models.calibration import Calibration
 
 
-def check_threshold(operating_point: str | None, prior: float | None, threshold: float | None) -> None:
-    """Refuse options that are impossible or contradict each other with a UserError."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        raise UserError(f"--threshold is {threshold:g}; expected 0 to 1")
-    if threshold is not None and operating_point is not None:
-        raise UserError("--threshold and --operating_point both say where to cut; give one")
-    if prior is not None and not 0 < prior < 1:
-        raise UserError(f"--prior is {prior:g}; expected the share of good windows, between 0 and 1")
+@dataclass(frozen=True)
+class Decision:
+    """Where probabilities are cut.
 
+    Args:
+        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
+            calibrated).
+        prior: Share of good windows to expect, 0 to 1: shifts a calibrated model's probabilities.
+        threshold: From this probability on a window is good, in place of an operating point.
 
-def decide_threshold(
-    calibration: Calibration, operating_point: str | None, prior: float | None, threshold: float | None
-) -> tuple[float, str, str]:
-    """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
-
-    Returns it, in words where it is from, and what its operating point cannot keep (else empty); refuses a prior or
-    an operating point where the checkpoint is not calibrated.
+    Raises:
+        UserError: If one is impossible, or two contradict each other.
     """
-    point = None
-    if operating_point is not None or prior is not None or calibration.curve is not None:
-        point = calibration.point(operating_point or "balanced", prior)
-    if threshold is not None:
-        return threshold, "--threshold", ""
-    if point is None:
-        return calibration.threshold(), "default: the checkpoint is not calibrated", ""
-    return point.threshold, f"operating point '{point.name}' of the checkpoint", point.remark
+
+    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None
+    prior: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"--threshold is {self.threshold:g}; expected 0 to 1")
+        if self.threshold is not None and self.operating_point is not None:
+            raise UserError("--threshold and --operating_point both say where to cut; give one")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise UserError(f"--prior is {self.prior:g}; expected the share of good windows, between 0 and 1")
+
+    def made_with(self, calibration: Calibration) -> tuple[float, str, str]:
+        """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
+
+        Returns it, in words where it is from, and what its operating point cannot keep (else empty); refuses a prior
+        or an operating point where the checkpoint is not calibrated.
+        """
+        point = None
+        if self.operating_point is not None or self.prior is not None or calibration.curve is not None:
+            point = calibration.point(self.operating_point or "balanced", self.prior)
+        if self.threshold is not None:
+            return self.threshold, "--threshold", ""
+        if point is None:
+            return calibration.threshold(), "default: the checkpoint is not calibrated", ""
+        return point.threshold, f"operating point '{point.name}' of the checkpoint", point.remark

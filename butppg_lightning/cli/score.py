@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
-from butppg_lightning.cli.operating_point import check_threshold, decide_threshold
+from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, write_json
@@ -38,13 +38,11 @@ def score(
     channels: list[str] | None = None,
     fs: str | None = None,
     acc_unit: Literal["g", "mg", "m/s2"] | None = None,
-    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None,
-    prior: float | None = None,
-    threshold: float | None = None,
     batch_size: int = 64,
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
     format: Literal["csv", "parquet"] = "csv",
     overwrite: bool = False,
+    **decision: Any,
 ) -> None:
     """Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.
 
@@ -56,15 +54,11 @@ def score(
         channels: Names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out.
         fs: Sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz).
         acc_unit: Unit of acceleration; default: what the file states, or g.
-        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
-            calibrated).
-        prior: Share of good windows to expect in the recording, 0 to 1: shifts probabilities.
-        threshold: From this probability on a window is good, in place of an operating point.
         batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
-        precision: 32-true gives the same verdicts on every machine; bf16-mixed is faster where the machine computes in
-            it (auto: there only), and moves probabilities by up to some hundredths.
+        precision: 32-true: the same everywhere; bf16-mixed (auto: where there is bf16) is faster, and up to 0.03 off.
         format: Of the table; parquet needs pyarrow.
         overwrite: Replace an earlier score in the output folder.
+        **decision: Options of Decision.
 
     Raises:
         UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist.
@@ -73,14 +67,10 @@ def score(
         butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
     options = SimpleNamespace(**locals())
-    check_threshold(operating_point, prior, threshold)
+    decided = Decision(**decision)
     require_at_least(1, batch_size=batch_size)
     require_checkpoint(checkpoint)
     refuse_earlier_results(output_dir, _RESULTS, overwrite)
-    if format == "parquet":
-        from butppg_lightning.evaluation.scores import require_pyarrow
-
-        require_pyarrow()
     recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
@@ -88,30 +78,29 @@ def score(
 
     network, trained = restore_network(checkpoint)
     _check_channels(recording, network, trained)
-    least, decided_by, remark = decide_threshold(network.calibration, operating_point, prior, threshold)
-    if remark:
-        recording.notes.append(remark)
+    least, decided_by, remark = decided.made_with(network.calibration)
+    recording.notes += [remark] if remark else []
     windows = Windows(recording, network.channels, hop)
     check_writable(output_dir)  # it is made when there is something to write: a stopped run leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
-        found = predict(network, windows, batch_size=batch_size, prior=prior, precision=precision, progress=progress)
+        more: Any = {"prior": decided.prior, "precision": precision, "progress": progress}
+        found = predict(network, windows, batch_size=batch_size, **more)
     scores, examples = _scores(found, windows, recording, least)
-    decision = {
-        "threshold_from": decided_by,
-        "calibrated": network.calibration.fitted,
-        "prior": prior if prior is not None else network.calibration.prior,
-        "precision": found.precision,
-    }
-    _write(options, scores, examples, recording, decision)
+    prior = network.calibration.prior if decided.prior is None else decided.prior
+    how = {"threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
+    _write(options, scores, examples, recording, {**how, "precision": found.precision})
 
 
 def _read(options: Any) -> Recording:
     from rich.console import Console
     from rich.markup import escape
 
+    from butppg_lightning.evaluation.scores import require_pyarrow
     from butppg_lightning.sources.recordings import Selection, read_recording
     from butppg_lightning.sources.recordings.names import parse_channels, parse_rates
 
+    if options.format == "parquet":
+        require_pyarrow()
     selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
     console = Console(stderr=True, force_jupyter=False)
     with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only

@@ -36,14 +36,13 @@ from butppg_lightning.models.checkpoints import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from butppg_lightning.tasks.classifier import PPGQualityClassifier
 
 CARD = "README.md"
 _NEVER_STORED = {"pretrained", "pretrain_channels", "inflation"}  # a stranger's would make us read a file of ours
 
 
 def from_pretrained(
-    cls: type[PPGQualityClassifier],
+    cls: type[Any],
     source: str | Path,
     *,
     encoder: Mapping[str, Any] | None = None,
@@ -52,7 +51,7 @@ def from_pretrained(
     force_download: bool = False,
     local_files_only: bool = False,
     token: str | bool | None = None,
-) -> PPGQualityClassifier:
+) -> Any:
     """Load what :meth:`save_pretrained` or ``butppg export --output model.safetensors`` wrote; no code is run.
 
     Args:
@@ -85,7 +84,7 @@ def from_pretrained(
 
 
 def save_pretrained(
-    module: PPGQualityClassifier,
+    module: Any,
     folder: str | Path,
     *,
     checkpoint: str | Path | None = None,
@@ -109,7 +108,7 @@ def save_pretrained(
 
 
 def push_to_hub(
-    module: PPGQualityClassifier,
+    module: Any,
     repo_id: str,
     *,
     checkpoint: str | Path | None = None,
@@ -146,7 +145,7 @@ def push_to_hub(
 
 
 def _publish(
-    module: PPGQualityClassifier,
+    module: Any,
     folder: Path,
     name: str,
     checkpoint: str | Path | None,
@@ -164,7 +163,7 @@ def _publish(
         file.write(model_card(read_portable(weights), name).encode())
 
 
-def _record(module: PPGQualityClassifier, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
+def _record(module: Any, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
     origin = module.origin if checkpoint is None else Path(checkpoint)
     if origin is None:
         return {}
@@ -179,7 +178,7 @@ def _record(module: PPGQualityClassifier, checkpoint: str | Path | None, test_me
     return provenance(origin, content, module.network.calibration.threshold(), test_metrics)
 
 
-def _build(cls: type[PPGQualityClassifier], weights: Path, encoder: Mapping[str, Any] | None) -> PPGQualityClassifier:
+def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> Any:
     content = read_portable(weights)
     options = content["hyper_parameters"]
     refuse_unnamed(options["encoder"], encoder)

@@ -344,7 +344,7 @@ def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path:
     make = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from butppg_lightning.cli.sweep import Plan\n"
+        "from butppg_lightning.cli.sweep.plan import Plan\n"
         "from butppg_lightning.cli.sweep.study import open_study\n"
         "plan = Plan(Path('search.yaml'), {'model.lr': [0.1, 0.2]}, output_dir=sys.argv[1])\n"
         "time.sleep(max(0, float(sys.argv[2]) - time.time()))\n"

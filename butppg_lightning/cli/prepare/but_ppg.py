@@ -21,6 +21,8 @@ from butppg_lightning.sources.parallel import usable_cores
 from butppg_lightning.sources.splits import SPLITS, SplitPlan, write_splits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from butppg_lightning.window import WindowSet
 
 _PLAUSIBLE_G = (0.5, 2.0)  # of a body that is not falling
@@ -74,10 +76,6 @@ def but_ppg(
         _refuse_damaged(recordings)
     windows, devices, left_out = assemble(recordings, annotations, ppg_channel, polarity, missing_acc)
     left_out |= excluded
-    notes: dict[str, list[str]] = {}
-    for name, record in sorted(recordings.items()):
-        for note in record.notes:
-            notes.setdefault(note, []).append(name)
     manifest = {
         "source": release.describe(source),
         "options": asked,
@@ -85,11 +83,19 @@ def but_ppg(
         "devices": devices,
         "splits": _write(windows, dealt),
         "left_out": dict(sorted(left_out.items())),
-        "notes": notes,
+        "notes": _notes(recordings),
     }
     write_manifest(output, "but-ppg", manifest)
     shutil.rmtree(parts)
     _report(manifest, dealt)
+
+
+def _notes(recordings: Mapping[str, Any]) -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for name, record in sorted(recordings.items()):
+        for note in record.notes:
+            notes.setdefault(note, []).append(name)
+    return notes
 
 
 def _write(windows: WindowSet, dealt: SplitPlan) -> dict[str, dict[str, Any]]:

@@ -27,7 +27,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from butppg_lightning.cli.sweep import METRICS, method_of, nearest
+from butppg_lightning.cli.sweep.plan import METRICS, method_of, nearest
 from butppg_lightning.console import print_table
 from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep import Plan
+    from butppg_lightning.cli.sweep.plan import Plan
 
 STUDY, CACHE = "study.db", "cache"
 BEAT, GRACE = 5, 30

@@ -14,7 +14,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from butppg_lightning.cli.configs import merge_encoder
-from butppg_lightning.cli.sweep import option
+from butppg_lightning.cli.sweep.plan import option
 from butppg_lightning.cli.sweep.process import TrialProcess
 from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, put_in_line_again, shown, trial_folder
 from butppg_lightning.cli.training import TrainingCLI
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningArgumentParser
     from optuna.trial import FrozenTrial
 
-    from butppg_lightning.cli.sweep import Plan
+    from butppg_lightning.cli.sweep.plan import Plan
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do

@@ -18,11 +18,11 @@ from butppg_lightning.console import progress_bar
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.sources.splits import SplitSummary
-from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption
+from butppg_lightning.sources.synthetic.corruption import Corruption, draw_corruption, record_ecg, record_ppg
 from butppg_lightning.sources.synthetic.heart import Beats, draw_beats, draw_ecg, draw_pulse
 from butppg_lightning.sources.synthetic.motion import Motion, draw_motion
 from butppg_lightning.sources.synthetic.readers import READERS, judge, read_rates, signal_to_noise
-from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, draw_subject, record_ecg, record_ppg
+from butppg_lightning.sources.synthetic.subjects import BEDSIDE_MONITOR, Layout, draw_subject
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, SAMPLING_RATE, WindowSet
 
 if TYPE_CHECKING:

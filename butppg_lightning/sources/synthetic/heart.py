@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from butppg_lightning.sources.synthetic.motion import DURATION
+from butppg_lightning.sources.synthetic.subjects import DURATION
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:

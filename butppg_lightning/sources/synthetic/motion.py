@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from butppg_lightning.sources.synthetic.subjects import DURATION, TIME
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from butppg_lightning.sources.synthetic.subjects import Subject
 
 MOTIONS = ("rest", "walking", "gesture", "tremor", "tap", "posture")  # kinds of motion a window can have
-TIME = np.arange(WINDOW_SAMPLES) / SAMPLING_RATE  # [1250] time of every sample of a window (s)
-DURATION = WINDOW_SAMPLES / SAMPLING_RATE  # length of a window (s)
 
 _MOTION_SHARES = (0.42, 0.2, 0.14, 0.07, 0.08, 0.09)
 _SPECTRUM_SAMPLES = 1536  # longer than a window, so that the part taken from the periodic waveform is not periodic
