@@ -191,9 +191,7 @@ def bootstrap_mean(values: Sequence[float] | Array) -> tuple[float, float]:
     """Return the 95 % percentile bootstrap interval of the mean over subjects (Efron and Tibshirani 1993).
 
     With a handful of subjects it is narrower than it ought to be: about 0.85 coverage at 6 for a nominal 0.95.
-
-    Raises:
-        ValueError: If there is no value, or one is not finite.
+    No value at all, or one that is not finite, is a ValueError.
     """
     known = np.asarray(values, dtype=np.float64)
     if known.ndim != 1 or not len(known) or not np.isfinite(known).all():

@@ -27,11 +27,7 @@ Trainable = Literal["head", "all"] | int
 
 
 def trainable_parts(network: nn.Module, trainable: Trainable) -> list[nn.Module]:
-    """Return the modules that train of a network with ``encoder`` (with ``blocks`` and ``norm``) and ``head``.
-
-    Raises:
-        UserError: If the network has no such parts.
-    """
+    """Return the modules that train of a network with ``encoder`` (with ``blocks`` and ``norm``) and ``head``."""
     if not hasattr(network, "head") or not hasattr(network, "encoder"):
         raise UserError(f"staged unfreezing needs a module with 'encoder' and 'head'; {type(network).__name__} has not")
     head = cast("nn.Module", network.head)

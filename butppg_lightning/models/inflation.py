@@ -55,10 +55,7 @@ def inflate_filters(
 ) -> Tensor:
     """Make filters ``[width, len(target), patch]`` of pretrained ones ``[width, len(source), patch]``, by channel name.
 
-    ``generator`` draws the noise; None for torch's global one.
-
-    Raises:
-        UserError: If no channel is shared: then nothing would be transferred.
+    ``generator`` draws the noise; None for torch's global one. Refused if no channel is shared: nothing would transfer.
     """
     source = list(source)
     if not set(source) & set(target):

@@ -100,8 +100,8 @@ def quality_loss(
         targets: ``[B]`` in 0..1, 1 for good.
         weights: ``[B]``, one per window, or None. The mean is over windows, not over weights.
         class_weights: Weights of poor and good; see :meth:`LossOptions.class_weights`.
-        focal_gamma: Exponent; 0 for none.
-        label_smoothing: Share of the target that is spread evenly over both classes.
+        focal_gamma: As in :class:`LossOptions`.
+        label_smoothing: Likewise.
 
     Examples:
         >>> import torch
@@ -154,10 +154,8 @@ class SpectralLoss(nn.Module):
     def forward(self, signals: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
         """Compare signals ``[B, C, T]`` of about unit variance with ``target``, in float32, whatever autocast says.
 
-        ``counted [B, C]`` bool says which channels count; None for all. Equal signals score 0.
-
-        Raises:
-            ValueError: If T is shorter than every resolution.
+        ``counted [B, C]`` bool says which channels count; None for all. Equal signals score 0; a T that is shorter than
+        every resolution is a ValueError.
         """
         usable = [length for length in self.resolutions if length <= target.shape[-1]]
         if not usable:
