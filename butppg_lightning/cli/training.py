@@ -33,7 +33,7 @@ from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.checkpoints import read_checkpoint
-from butppg_lightning.models.prediction import automatic_precision
+from butppg_lightning.models.prediction import EXACT, automatic_precision
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.exact_resume import AtomicCheckpointIO, ExactResume
@@ -113,7 +113,9 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Settle what is left open: precision, progress bar, logger, and where things go."""
         trainer = self.config.trainer
-        if trainer.precision is None:
+        if trainer.precision is None and not self.trains:
+            trainer.precision = EXACT
+        elif trainer.precision is None:
             trainer.precision = automatic_precision(str(trainer.accelerator))
             say(f"precision: {trainer.precision} (automatic)")
         elif str(trainer.precision).startswith("16") and not torch.cuda.is_available():

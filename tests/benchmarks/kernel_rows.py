@@ -90,8 +90,8 @@ def scoring(bench: Bench) -> list[Row]:
     for name, goal in (("bf16", _SCORING_GOAL), ("fp32", None)):
         ratio = found[name] / found["neurokit2"]
         note = (
-            f"QualityNetwork.score on {count} raw five-channel windows, batch 256, in the precision `butppg` chooses, "
-            f"on all cores; neurokit2 {count} times ppg_clean and ppg_quality(method='templatematch') on their PPG in "
+            f"The one prediction path on {count} raw five-channel windows, batch 256 (bf16: what `butppg score "
+            f"--precision auto` chooses here), on all cores; neurokit2 {count} times ppg_clean and ppg_quality(method='templatematch') on their PPG in "
             f"one process (on {found['refused']:.0f} it raised: no beats found)."
         )
         rows.append(

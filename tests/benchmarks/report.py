@@ -1,4 +1,4 @@
-"""The table of the benchmark: on the terminal, as Markdown for the README, and as JSON."""
+"""The table of the benchmark: on the terminal, as Markdown, and as JSON."""
 
 from __future__ import annotations
 

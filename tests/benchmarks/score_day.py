@@ -2,8 +2,8 @@
 
 Writes a synthetic recording of 24 hours (ACC 50 Hz, PPG 64 Hz, ECG 250 Hz; rest, motion, a sensor that is off, gaps
 where the format knows them) as npz and EDF, makes a checkpoint of the default encoder with random weights, runs the
-whole command for each and prints time, peak resident memory (with mapped files) and peak anonymous memory. Then it
-compares the probabilities with those of fp32.
+whole command for each, in the fastest precision of the machine (``--precision auto``), and prints time, peak resident
+memory (with mapped files) and peak anonymous memory. Then it compares the probabilities with those of fp32.
 
 Run: python tests/benchmarks/score_day.py (needs the extra `recordings`; about two minutes on 2 cores).
 """
@@ -165,7 +165,7 @@ def main() -> None:
         for kind, recording in recordings.items():
             output = folder / f"scores_{kind}"
             command = [sys.executable, "-m", "butppg_lightning", "score", "--checkpoint", str(checkpoint)]
-            command += ["--input", str(recording), "--output-dir", str(output), "--overwrite"]
+            command += ["--input", str(recording), "--output-dir", str(output), "--overwrite", "--precision", "auto"]
             seconds, busy, resident, anonymous = measure(command)
             size = recording.stat().st_size / 1e6
             print(f"{kind}: {options.hours:g} h of five channels, {size:.0f} MB on disk: {seconds:.1f} s")
