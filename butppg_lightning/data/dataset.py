@@ -31,14 +31,7 @@ class WindowDataset(Dataset[Batch]):
 
     A channel that the file does not have is absent: zeros, with ``present`` False.
 
-    Args:
-        windows: The windows.
-        channels: The channel names wanted.
-        used: Those to use; the others count as not recorded. None for all.
-
-    Attributes:
-        features: Served in place of the signals; None for the signals.
-        indices: Side inputs ``[N, K]`` served beside the features; None where the model has none.
+    Only the channels in ``used`` (None for all) count as recorded.
     """
 
     def __init__(self, windows: WindowSet, channels: Sequence[str], used: Sequence[str] | None = None) -> None:
@@ -46,8 +39,8 @@ class WindowDataset(Dataset[Batch]):
         self.channels = tuple(channels)
         there = [name for name in windows.channels if used is None or name in used]
         self._columns = [windows.channels.index(name) if name in there else -1 for name in self.channels]
-        self.features: Features | None = None
-        self.indices: Tensor | None = None
+        self.features: Features | None = None  # served in place of the signals; None for the signals
+        self.indices: Tensor | None = None  # side inputs [N, K] served beside the features, where the model has any
         self._fingerprint: str | None = None
         self._as_stored = self._columns == list(range(len(windows.channels)))
 
@@ -113,13 +106,7 @@ class WindowDataset(Dataset[Batch]):
 
 
 def read_split(folder: Path, split: str, channels: Sequence[str], *, labelled: bool) -> WindowDataset:
-    """Read a split and serve its windows with a model's channels.
-
-    ``labelled`` says whether there must be labels.
-
-    Raises:
-        UserError: If the file is missing or malformed, or has none of the channels.
-    """
+    """Read a split, with labels if it must have them, and serve its windows with a model's channels."""
     path = folder / f"{split}.npz"
     if not path.is_file():
         raise UserError(f"{path} not found; --data_dir is the folder with train.npz, val.npz or test.npz (--split)")

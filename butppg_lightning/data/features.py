@@ -29,23 +29,16 @@ _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.
 
 
 class Features:
-    """Features by row number of a dataset.
+    """Features by row number of a dataset, ``[rows, ...]`` for each view of the windows; number ``view`` is served.
 
-    Attributes:
-        views: For each view of the windows, features ``[rows, ...]``; number ``view`` is served.
-        depth: Where in the network they go on.
-        rows: ``[rows]`` sorted row numbers that are there; None when it is all of them.
+    ``depth`` is where in the network they go on, ``rows [rows]`` which row numbers are there, sorted; None for all.
     """
 
     def __init__(self, views: Sequence[Tensor], depth: Any, rows: Array | None) -> None:
         self.views, self.depth, self.rows, self.view = tuple(views), depth, rows, 0
 
     def batch(self, index: Array) -> dict[str, Any]:
-        """Return ``features [B, ...]`` of the rows ``index [B]``, and their ``depth``.
-
-        Raises:
-            IndexError: If a row is not there.
-        """
+        """Return ``features [B, ...]`` of the rows ``index [B]``, all of which must be there, and their ``depth``."""
         place = index
         if self.rows is not None:
             place = np.searchsorted(self.rows, index)
@@ -73,13 +66,10 @@ class Layout:
 
 
 class FeatureFile:
-    """One tensor under the name of what it was made from; valid once its description stands beside it.
+    """One tensor under the digest of what it was made from; valid once its description stands beside it.
 
-    Args:
-        folder: Where it lies.
-        key: Digest of everything the features depend on.
-        writer: Name of the run that may write it, the same in all its processes; None for one of its own. Runs that
-            share a folder may compute the same features at the same time.
+    Runs that share a folder may compute the same features at the same time: ``writer`` is the name of one, the same in
+    all its processes (None for one of its own).
     """
 
     def __init__(self, folder: Path, key: str, writer: str | None = None) -> None:
@@ -92,11 +82,7 @@ class FeatureFile:
         return self.description.is_file()
 
     def layout(self) -> Layout:
-        """Return what the description says.
-
-        Raises:
-            ValueError: If it is missing, malformed or does not fit the file beside it.
-        """
+        """Return what the description says; a ValueError tells what is wrong with it or with the file beside it."""
         try:
             stored = json.loads(self.description.read_bytes())
             layout = Layout(tuple(int(extent) for extent in stored["shape"]), _DTYPES[stored["dtype"]])

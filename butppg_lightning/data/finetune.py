@@ -50,18 +50,15 @@ class BUTPPGDataModule(WindowDataModule):
         super().__init__(root, batch_size, num_workers, seed, use_channels, allow_overlap)
         self.predict_split = predict_split
         self.selected_on_test = False
+        self._mock = f"butppg mock --output {self.root} --samples 1000"
 
     def has(self, split: Split) -> bool:
         """Tell whether the folder holds a split."""
         return (self.root / f"{split}.npz").is_file()
 
     def setup(self, stage: str) -> None:
-        """Read and check the splits that ``stage`` (fit, validate, test or predict) needs.
-
-        Raises:
-            UserError: If one is missing or malformed, train has one class only, or splits share subjects or windows.
-        """
-        self.require_root(self._mock())
+        """Read and check the splits that ``stage`` (fit, validate, test or predict) needs, or say what is wrong."""
+        self.require_root(self._mock)
         if stage == "fit":
             splits = {"train": self._read("train")}
             self._check_classes(splits["train"])
@@ -85,14 +82,11 @@ class BUTPPGDataModule(WindowDataModule):
         """Return batches of ``predict_split``, in order."""
         return self.loader("predict", shuffle=False)
 
-    def _mock(self) -> str:
-        return f"butppg mock --output {self.root} --samples 1000"
-
     def _read(self, split: str) -> WindowSet:
         path = self.root / f"{split}.npz"
         if not path.is_file():
             found = ", ".join(sorted(item.name for item in self.root.glob("*.npz"))) or "no npz file"
-            raise UserError(f"{path} not found (the folder holds {found}); make synthetic data with: {self._mock()}")
+            raise UserError(f"{path} not found (the folder holds {found}); make synthetic data with: {self._mock}")
         return read_windows(path, labelled=True)
 
     def _validation_split(self) -> str:

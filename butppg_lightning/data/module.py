@@ -31,16 +31,8 @@ class EpochBatches(DistributedSampler[Any]):
 
     It is a DistributedSampler because Lightning leaves those alone and tells them the epoch.
 
-    Args:
-        rows: The dataset; only its length counts.
-        batch_size: Windows per rank and batch.
-        seed: Seed of the shuffle.
-        shuffle: Whether to shuffle anew each epoch (training) or keep the order.
-        num_replicas: Number of processes.
-        rank: This process.
-
-    Attributes:
-        start: The next pass begins at this batch of its epoch (a resumed one).
+    Only the length of ``rows`` counts; ``batch_size`` is per rank. The next pass begins at batch ``start``: above 0
+    when an epoch is resumed.
     """
 
     def __init__(
@@ -72,21 +64,15 @@ class EpochBatches(DistributedSampler[Any]):
 
 
 class WindowLoader(DataLoader[Batch]):
-    """A loader that can be resumed in the middle of an epoch, whatever its number of workers.
+    """A loader that can be resumed in the middle of an epoch, whatever its number of workers."""
 
-    Attributes:
-        epoch_batches: Batches that count as an epoch; fewer than the loader has where the trainer limits them.
-    """
-
-    epoch_batches: int | None = None
+    epoch_batches: int | None = None  # that count as an epoch; fewer than there are where the trainer limits them
     _start = 0
     _consumed = 0
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Yield an epoch's batches, beginning where the loaded state ended.
-
-        A generator: nothing is fetched before the trainer has told the sampler which epoch it is.
-        """
+        """Yield an epoch's batches, beginning where the loaded state ended."""
+        # a generator: nothing is fetched before the trainer has told the sampler which epoch it is
         batches = cast("EpochBatches", self.sampler)
         batches.start = self._consumed = self._start
         self._start = 0

@@ -22,13 +22,8 @@ _READ = 4096  # windows read together; bounds the memory
 def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place: str, insist: str) -> None:
     """Refuse splits of which two hold the same person: every figure would look better than it is.
 
-    Args:
-        subjects: Name to who is in it, each once or more.
-        place: Where they are, for the message.
-        insist: The option that accepts it, for the message.
-
-    Raises:
-        UserError: If two of them share a subject.
+    ``subjects`` are those of each split, by its name; ``place`` and ``insist`` (the option that accepts it) go into
+    the UserError.
     """
     for first, second in combinations(subjects, 2):
         both = np.intersect1d(np.asarray(subjects[first]), np.asarray(subjects[second]))
@@ -40,10 +35,7 @@ def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place:
 
 
 def refuse_shared_windows(digests: Mapping[str, Array], place: str, insist: str) -> None:
-    """Refuse, as :func:`refuse_shared_subjects`, splits of which two hold the same window.
-
-    ``digests`` are, by name, what :func:`window_digests` found.
-    """
+    """Refuse, as :func:`refuse_shared_subjects`, splits that share a window, by their :func:`window_digests`."""
     for first, second in combinations(digests, 2):
         one, other = digests[first], digests[second]
         same = np.flatnonzero(np.isin(one, other) & (one != 0))

@@ -51,12 +51,7 @@ class PretrainDataModule(WindowDataModule):
         self.verify_checksums = verify_checksums
 
     def setup(self, stage: str) -> None:
-        """Read and check the files, whatever ``stage`` is.
-
-        Raises:
-            UserError: If the training windows are missing or there twice, a file is malformed, or subjects are in both
-                splits.
-        """
+        """Read and check the files, whatever ``stage`` is; a UserError says what is missing, malformed or shared."""
         mock = f"butppg mock --output {self.root} --layout vitaldb --samples 2000"
         self.require_root(mock)
         people: dict[str, Array] = {}

@@ -36,10 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ExactResume(Callback):
-    """Stores, for every rank, the states of the random generators, the epoch's running totals and its place in it.
-
-    A module's running means are the metrics in its attribute ``train_metrics``.
-    """
+    """Stores, for every rank, the random generators' states, the epoch's totals (``train_metrics``) and place in it."""
 
     def __init__(self) -> None:
         self._trainer: Trainer | None = None
@@ -71,11 +68,7 @@ class ExactResume(Callback):
         self._stored = state_dict.get("ranks")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore this rank's state: after everything of the start that draws random numbers.
-
-        Raises:
-            UserError: If the run had another number of processes; then the streams cannot be continued.
-        """
+        """Restore this rank's state: after everything of the start that draws random numbers."""
         loader = trainer.train_dataloader
         if isinstance(loader, WindowLoader):
             loader.epoch_batches = int(trainer.num_training_batches)

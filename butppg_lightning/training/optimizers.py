@@ -32,19 +32,11 @@ def build_optimizer(
     device: torch.device,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> Optimizer:
-    """Return the optimizer over all parameters.
+    """Return the optimizer over all parameters, in groups from :func:`parameter_groups`.
 
     Whichever it is, a frozen parameter has no gradient, and torch's optimizers then neither move nor decay it; state
-    is kept per parameter, so that a part that is unfrozen later starts afresh.
-
-    Args:
-        spec: ``{class_path, init_args}`` of a class in ``torch.optim``; None for AdamW.
-        groups: From :func:`parameter_groups`.
-        device: Where the parameters are.
-        betas: Decay of AdamW's two moments, where ``spec`` does not say.
-
-    Raises:
-        UserError: If there is no such optimizer, it cannot serve, or an argument does not fit.
+    is kept per parameter, so that a part that is unfrozen later starts afresh. ``spec`` is ``{class_path, init_args}``
+    of a class in ``torch.optim``, or None for AdamW with ``betas``; a UserError says why one cannot serve.
     """
     if spec is None:
         return _adamw(groups, device, betas)
@@ -66,12 +58,10 @@ def build_optimizer(
 def torch_class(
     spec: Mapping[str, Any], module: ModuleType, base: type, key: str, refused: Mapping[str, str]
 ) -> tuple[type[Any], dict[str, Any]]:
-    """Return the class that a specification names, and its arguments.
+    """Return the class that a specification names, in full or by its name alone, and its arguments.
 
-    Only what ``module`` itself offers is found: a checkpoint's hyperparameters cannot make us import anything.
-
-    The class path stands in full or is the class's name alone. ``key`` is the option's name, for messages; ``refused``
-    tells why a class of that name cannot serve.
+    Only what ``module`` itself offers is found: a checkpoint's hyperparameters cannot make us import anything. ``key``
+    is the option's name, for messages; ``refused`` tells why a class of that name cannot serve.
     """
     path, arguments = spec.get("class_path"), spec.get("init_args") or {}
     if set(spec) - {"class_path", "init_args"} or not isinstance(path, str) or not isinstance(arguments, dict):
@@ -104,8 +94,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Group named parameters for an optimizer: every parameter from the start, frozen or not.
 
-    Biases, norms and other vectors do not decay (as in timm). A frozen parameter has no gradient, and AdamW then
-    neither moves nor decays it, so that one optimizer serves all stages.
+    Biases, norms and other vectors do not decay (as in timm). Groups have ``params``, ``lr``, ``weight_decay`` and a
+    ``name``.
 
     Args:
         parameters: Names as in ``encoder.blocks.3.fc1.weight`` and ``head.score.weight``.
@@ -116,12 +106,6 @@ def parameter_groups(
         indices_lr_multiplier: The rate of the head's side inputs as a multiple of the head's.
         layer_decay: Each block's rate as a multiple of the next one's (Clark et al. 2020); the input projection
             counts as the block before the first, the final norm as part of the last.
-
-    Returns:
-        Groups with ``params``, ``lr``, ``weight_decay`` and a ``name``.
-
-    Raises:
-        UserError: If a rate is not above 0 or the weight decay negative.
     """
     multipliers = {"head_lr_multiplier": head_lr_multiplier, "indices_lr_multiplier": indices_lr_multiplier}
     for key, value in {"lr": lr, "layer_decay": layer_decay, **multipliers}.items():

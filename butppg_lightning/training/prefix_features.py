@@ -54,8 +54,8 @@ class Wanted(NamedTuple):
     key: str  # digest of everything it depends on
     rows: int
     produce: Callable[[int, int], Tensor]  # computes rows from the first number up to (not including) the second
-    title: str  # what it is, for messages
-    facts: dict[str, Any]  # what it is, for the description of the file
+    title: str  # for messages
+    facts: dict[str, Any]  # for the description of the file
 
 
 class FeatureBuilder:
@@ -120,7 +120,7 @@ class FeatureBuilder:
         strategy, world, rank = self.trainer.strategy, self.trainer.world_size, self.trainer.global_rank
         fits = world == 1 and layout.bytes <= self._memory_left()
         kept = torch.empty(layout.shape, dtype=layout.dtype) if fits else None
-        stored, refused = self._may_store(file, layout)
+        stored, refused = (False, None) if file is None else self._may_store(file, layout)
         if refused:
             self._report_lost(file, wanted.title, refused, kept)
         if not fits and not stored:
@@ -145,14 +145,10 @@ class FeatureBuilder:
             self._report_lost(file, wanted.title, problem, kept)
         return kept
 
-    def _may_store(self, file: FeatureFile | None, layout: Layout) -> tuple[bool, OSError | None]:
-        if file is None:
-            return False, None
-        begun, problem = False, None
-        if self.trainer.is_global_zero and self._disk_left() >= layout.bytes:
-            problem = _attempt(file.begin)
-            begun = problem is None
-        return self.trainer.strategy.broadcast((begun, problem))
+    def _may_store(self, file: FeatureFile, layout: Layout) -> tuple[bool, OSError | None]:
+        room = self.trainer.is_global_zero and self._disk_left() >= layout.bytes
+        problem = _attempt(file.begin) if room else None
+        return self.trainer.strategy.broadcast((room and problem is None, problem))
 
     def _report_lost(self, file: FeatureFile | None, title: str, problem: OSError | None, kept: Tensor | None) -> None:
         reason = (problem.strerror or str(problem)) if problem else "another process could not write"

@@ -91,11 +91,11 @@ class RunProgress(ProgressBar):
     ) -> None:
         """Show a validation, test or prediction on its own; within an epoch the epoch's line stays."""
         if trainer.testing:
-            self._show("testing", batch_idx + 1, sum(trainer.num_test_batches), "", "")
+            self._show("testing", batch_idx + 1, sum(trainer.num_test_batches))
         elif trainer.predicting:
-            self._show("predicting", batch_idx + 1, sum(trainer.num_predict_batches), "", "")
+            self._show("predicting", batch_idx + 1, sum(trainer.num_predict_batches))
         elif trainer.state.fn == "validate":
-            self._show("validating", batch_idx + 1, sum(trainer.num_val_batches), "", "")
+            self._show("validating", batch_idx + 1, sum(trainer.num_val_batches))
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
@@ -128,7 +128,7 @@ class RunProgress(ProgressBar):
         """Clear the line."""
         self._stop()
 
-    def _show(self, words: str, done: int, total: float, figures: str, left: str) -> None:
+    def _show(self, words: str, done: int, total: float, figures: str = "", left: str = "") -> None:
         if not self._enabled:
             return
         self._looked = time.monotonic()

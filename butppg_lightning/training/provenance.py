@@ -51,11 +51,7 @@ class DataRecord(Callback):
         return {"files": self.files}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the files with those that the checkpoint's run used; a split for testing may come or go.
-
-        Raises:
-            UserError: If one has changed; it is named.
-        """
+        """Compare the files with those that the checkpoint's run used; a split for testing may come or go."""
         if not self.files:  # validate, test, predict
             return
         stored = state_dict["files"]

@@ -226,11 +226,7 @@ def holds_run(folder: Path) -> bool:
 
 
 def same_file(source: Path, target: Path) -> None:
-    """Give ``source`` the second name ``target`` in one step, or copy it where the file system has no links.
-
-    Raises:
-        UserError: If the folder cannot be written.
-    """
+    """Give ``source`` the second name ``target`` in one step, or copy it where the file system has no links."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
         temporary = Path(folder) / target.name
         try:

@@ -51,16 +51,11 @@ def step_loss(outputs: Any, trainer: Trainer) -> float | None:
 
 
 class StageRecord(Callback):
-    """Measures every epoch and warns once when the loss is no longer a number.
-
-    Attributes:
-        seconds: What each epoch of the run took, validation included; it is in the checkpoint.
-        place: Where the run was when an exception ended it, in words.
-    """
+    """Measures every epoch and warns once when the loss is no longer a number."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.place = ""
+        self.seconds: list[float] = []  # that each epoch took, validation included; in the checkpoint
+        self.place = ""  # where the run was when an exception ended it, in words
         self._start: float | None = None
         self._before = 0.0
         self._steps = 0
@@ -129,14 +124,11 @@ class StageRecord(Callback):
 class StepLog(Callback):
     """Gives loggers the learning rate, the stage's number (from 1) and the step's loss, and every epoch's end too.
 
-    Args:
-        folder: The run's log folder.
-        fresh: Whether the run begins anew: then the logs of an earlier one go.
+    The logs of an earlier run in the ``folder`` go if this one begins anew (``fresh``).
     """
 
     def __init__(self, folder: Path, fresh: bool) -> None:
-        self.folder = folder
-        self.fresh = fresh
+        self.folder, self.fresh = folder, fresh
         self._step = -1
         self._rate: float | None = None
 
@@ -172,9 +164,7 @@ class StepLog(Callback):
 class RunCSVLogger(CSVLogger):
     """Writes ``logs/metrics.csv`` in the run's folder; a resumed run continues the file.
 
-    Args:
-        folder: The run's folder.
-        after: The step from which the run continues: rows of later steps are those of a lost end. -1 for a new run.
+    It does so behind step ``after`` (-1 for a new run): rows of later steps are those of a lost end.
     """
 
     def __init__(self, folder: Path, after: int = -1) -> None:

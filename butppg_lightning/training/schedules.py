@@ -62,12 +62,10 @@ def warmup_steps(warmup: float, total_steps: int) -> int:
 
 
 def schedule_table(spec: Mapping[str, Any], total_steps: int) -> list[float]:
-    """Return what a scheduler of torch makes of a learning rate of 1, step by step.
+    """Return what a scheduler of torch, ``{class_path, init_args}``, makes of a learning rate of 1, step by step.
 
-    A table is a function of the step alone, which is what resuming anywhere and dividing the rate by stages need.
-
-    ``spec`` is ``{class_path, init_args}`` of a scheduler in ``torch.optim.lr_scheduler``; its steps are optimizer
-    steps, of which the run has ``total_steps``.
+    A table is a function of the step alone, which is what resuming anywhere and dividing the rate by stages need; its
+    steps are optimizer steps, of which the run has ``total_steps``.
     """
     cls, arguments = torch_class(spec, lr_scheduler, LRScheduler, "model.lr_schedule", _NEEDS_MORE)
     if cls.__name__ == "OneCycleLR":
@@ -99,9 +97,6 @@ class StagedLR(LRScheduler):
         schedule: The schedule's name, or the scheduler of torch that is tabulated: ``{class_path, init_args}``.
         total_steps: Optimizer steps of the whole run.
         warmup: Warm-up as a share of the run (below 1) or in steps; of a named schedule.
-
-    Raises:
-        UserError: On an unknown schedule.
     """
 
     def __init__(

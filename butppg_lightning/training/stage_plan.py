@@ -79,10 +79,8 @@ def guide_plan(
 def complete_plan(stages: Sequence[Stage], max_epochs: int) -> list[Stage]:
     """Return a user's plan with every length and name filled in.
 
-    At most one stage may leave its epochs open. They sum to ``max_epochs``; a longer plan is cut there.
-
-    Raises:
-        UserError: If the plan is empty, shorter than the run, or leaves more than one length open.
+    At most one stage may leave its epochs open. They sum to ``max_epochs``; a longer plan is cut there, a shorter one
+    refused.
     """
     if not stages:
         raise UserError("stages.plan is empty; give at least one stage, for example [{trainable: all}]")
@@ -153,9 +151,7 @@ def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = (
 def stage_rows(history: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> list[tuple[str, ...]]:
     """Return the summary's cells: stage, epochs run, best val AUROC and its epoch, last losses, time.
 
-    Args:
-        history: One value per epoch under each key; None where a figure is undefined.
-        seconds: What each epoch took; fewer where an earlier version of the package ran the first ones.
+    A figure of ``history`` is None where undefined; ``seconds`` are fewer where an earlier version ran the first ones.
     """
     rows: list[tuple[str, ...]] = []
     count = len(history["stage"])

@@ -120,11 +120,7 @@ class StagedUnfreezing(EpochFigures):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the stored stage, before any strategy wraps the module.
-
-        Raises:
-            UserError: If the checkpoint was trained with another plan.
-        """
+        """Go to the stored stage, before any strategy wraps the module; the checkpoint must have the same plan."""
         if self._network is None:  # validate, test, predict: nothing to freeze
             return
         stored, present = state_dict["plan"], [asdict(stage) for stage in self.stages]

@@ -106,11 +106,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read and check a store's manifest; nothing of the shards is looked at.
-
-    Raises:
-        UserError: If there is none, or it is damaged, or of a version this one does not know.
-    """
+    """Read and check a store's manifest; nothing of the shards is looked at."""
     path = folder / MANIFEST
     content = _Part(path, "the manifest", _load(path))
     if content.get("format", str) != _FORMAT:

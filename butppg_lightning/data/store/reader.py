@@ -31,14 +31,8 @@ def read_store(folder: Path, *, verify: bool = True) -> StoredWindows:
     """Open a window store.
 
     Every shard's size and header are checked against the manifest, which takes milliseconds. Its content is checked
-    only with ``verify``, which reads everything once (about a second per GiB when the disk keeps up).
-
-    Args:
-        folder: The store.
-        verify: Whether to check every shard against its checksum.
-
-    Returns:
-        The windows; nothing is read before it is asked for.
+    against its checksum only with ``verify``, which reads everything once (about a second per GiB when the disk keeps
+    up); otherwise nothing is read before it is asked for.
 
     Raises:
         UserError: If the manifest or a shard is missing, truncated or damaged; the line names it.
@@ -103,11 +97,7 @@ class StoredWindows(WindowSet):
         self.take(np.arange(len(self))).save(path)
 
     def verify(self) -> None:
-        """Read every file once and check it against its checksum, and that the windows are finite.
-
-        Raises:
-            UserError: If a file differs, naming it.
-        """
+        """Read every file once and check it against its checksum, and that the windows are finite."""
         size = sum(file.bytes for shard in self.manifest.shards for file in shard.files.values())
         if size > _WORTH_SAYING:
             count = len(self.manifest.shards)
@@ -143,11 +133,7 @@ class ShardedRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> Array:
-        """Return a copy ``[B, ...]`` of the windows ``rows``: a slice, numbers ``[B]`` or a mask ``[N]``; or of one.
-
-        Raises:
-            IndexError: If a number is out of range.
-        """
+        """Return a copy ``[B, ...]`` of the windows ``rows``: a slice, numbers ``[B]`` or a mask ``[N]``; or of one."""
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(len(self)))
         wanted = np.asarray(rows)

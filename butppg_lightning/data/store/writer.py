@@ -109,9 +109,6 @@ class StoreWriter:
             subjects: ``[n]`` names, if the store has subjects.
             present: ``[n, C]`` bool, False where a channel was not recorded (its samples are 0), if the store has it.
             note: Plain JSON, written into the manifest with these windows' shard.
-
-        Raises:
-            UserError: If something does not fit the store, is not finite or loses too much in float16.
         """
         count = len(signals)
         expected = (count, len(self.manifest.channels), WINDOW_SAMPLES)
@@ -123,7 +120,11 @@ class StoreWriter:
         elif present is not None and not present.all():
             raise UserError(f"{self.folder} was begun with every channel present, so none can be absent")
         if self.manifest.subjects is not None:
-            columns["subjects"] = self._encode_subjects(subjects, count)
+            names = [] if subjects is None else [str(name) for name in subjects]
+            if len(names) != count:
+                raise UserError(f"{len(names)} subjects were given for {count} windows")
+            codes = [self._codes.setdefault(name, len(self._codes)) for name in names]
+            columns["subjects"] = np.array(codes, dtype="<i4")
         elif subjects is not None:
             raise UserError(f"{self.folder} was begun without subjects, so none can be added")
         for name, values in columns.items() if count else ():
@@ -170,12 +171,6 @@ class StoreWriter:
         # what a killed writer had not finished
         for path in self.folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)
-
-    def _encode_subjects(self, subjects: Sequence[str] | Array | None, count: int) -> Array:
-        names = [] if subjects is None else [str(name) for name in subjects]
-        if len(names) != count:
-            raise UserError(f"{len(names)} subjects were given for {count} windows")
-        return np.array([self._codes.setdefault(name, len(self._codes)) for name in names], dtype="<i4")
 
     def _check_present(self, present: Array | None, signals: Array) -> Array:
         if present is None:
