@@ -169,10 +169,10 @@ def _in_plain_words(text: str) -> str:
         errors = rest.partition("Errors: ")[2].partition(" Given value type: ")[0]
         errors = re.sub(r"Does not validate against any of the Union subtypes.*?Errors: - ", "", f" {errors}")
         reasons = [reason for reason in errors.split(" - ") if reason.strip() and not reason.endswith("NoneType")]
-        told = [reason for reason in reasons if not reason.startswith("Expected a ")]
+        reported = [reason for reason in reasons if not reason.startswith("Expected a ")]
         types = dict.fromkeys(re.split(r"[.:] ", reason.removeprefix("Expected a "))[0] for reason in reasons)
-        text = f"{key}: {told[0]}" if told else f"{key}: expected {' or '.join(types)}, got {value}"
-        text = text.removeprefix(": ")  # on building an object the key is not told
+        text = f"{key}: {reported[0]}" if reported else f"{key}: expected {' or '.join(types)}, got {value}"
+        text = text.removeprefix(": ")  # on building an object the key is not named
     return re.sub(r"Expected an? (?=\S)", "expected ", text).replace(". Got value:", ", got")
 
 

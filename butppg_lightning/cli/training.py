@@ -45,7 +45,7 @@ from butppg_lightning.training.run_logs import LOGS, RunCSVLogger, StageRecord, 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
-_ELSEWHERE = (None, ".", "./mlruns")  # where W&B and MLflow write unless told
+_ELSEWHERE = (None, ".", "./mlruns")  # where W&B and MLflow write unless a path is given
 
 
 def pretrain(arguments: list[str]) -> None:

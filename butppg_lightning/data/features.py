@@ -78,7 +78,7 @@ class FeatureFile:
         self._part = folder / f"{key}.{writer or uuid.uuid4().hex}.part"
 
     def exists(self) -> bool:
-        """Tell whether something is stored under the key, sound or not."""
+        """Return whether something is stored under the key, sound or not."""
         return self.description.is_file()
 
     def layout(self) -> Layout:

@@ -53,7 +53,7 @@ class BUTPPGDataModule(WindowDataModule):
         self._mock = f"butppg mock --output {self.root} --samples 1000"
 
     def has(self, split: Split) -> bool:
-        """Tell whether the folder holds a split."""
+        """Return whether the folder holds a split."""
         return (self.root / f"{split}.npz").is_file()
 
     def setup(self, stage: str) -> None:

@@ -72,7 +72,7 @@ class WindowLoader(DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Yield an epoch's batches, beginning where the loaded state ended."""
-        # a generator: nothing is fetched before the trainer has told the sampler which epoch it is
+        # a generator: nothing is fetched before the trainer has set the sampler's epoch
         batches = cast("EpochBatches", self.sampler)
         batches.start = self._consumed = self._start
         self._start = 0

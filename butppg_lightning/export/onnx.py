@@ -153,7 +153,7 @@ def compare(network: QualityNetwork, session: Any, signals: Array, present: Arra
     """Compare an ONNX model with the network in torch, in batches of 1, 2 and 33 windows.
 
     A network that counts samples beyond a limit (signal indices do) jumps where one lies on it, and there two exact
-    programs differ. Such a window is told by torch itself: copies of it whose samples differ in the last bits get
+    programs differ. Such a window is found by torch itself: copies of it whose samples differ in the last bits get
     answers that reach the other program's.
 
     Refused is a difference beyond :data:`TOLERANCE` that is none of these, more than a few such windows, and an answer

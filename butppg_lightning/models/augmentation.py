@@ -93,7 +93,7 @@ class Variation:
         self._draws = [sensors.index(sensor) for sensor in sensors]
 
     def __bool__(self) -> bool:
-        """Tell whether anything is varied."""
+        """Return whether anything is varied."""
         parts = (self.amplitude, self.noise, self.invert_ppg, self._moves_time, self.changes_labels)
         return any(parts) or self._shares is not None
 

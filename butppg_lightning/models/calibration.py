@@ -81,7 +81,7 @@ class Calibration:
     def threshold(self, operating_point: str = "balanced", prior: float | None = None) -> float:
         """Return the probability from which on a window is called good; 0.5 if nothing was fitted.
 
-        A point that is not what its name promises is told on stderr; see :meth:`point`.
+        A point that is not what its name promises is reported on stderr; see :meth:`point`.
 
         Raises:
             UserError: As :meth:`point`, except for the calibration that was never fitted.

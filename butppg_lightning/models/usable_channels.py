@@ -21,7 +21,7 @@ _ABSOLUTE_FLOOR = 1e-9
 
 
 def channel_faults(signals: Tensor, channels: Sequence[str], present: Tensor | None = None) -> Tensor:
-    """Tell which channels cannot be used.
+    """Judge which channels cannot be used.
 
     A channel is flat when it does not move but for rounding, and railed when it stays at its highest or lowest value
     for five seconds. Acceleration is flat only when all its axes are, and never railed: at rest a coarse converter

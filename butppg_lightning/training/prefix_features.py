@@ -288,7 +288,7 @@ def windows_on_device(
 
 
 def alike(one: Tensor, other: Tensor, tolerance: float | None = None) -> bool:
-    """Tell whether two tensors are the same but for the rounding of another batch shape."""
+    """Return whether two tensors are the same but for the rounding of another batch shape."""
     tolerance = _TOLERANCE.get(other.dtype, _TOLERANCE_HALF) if tolerance is None else tolerance
     return bool((one.double() - other.double()).norm() <= tolerance * other.double().norm())
 

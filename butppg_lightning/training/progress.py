@@ -121,7 +121,7 @@ class RunProgress(ProgressBar):
     on_predict_end = on_test_end
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Clear the line: the error is told below."""
+        """Clear the line: the error is reported below."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,7 +148,7 @@ class RunProgress(ProgressBar):
 
 
 def is_wanted() -> bool:
-    """Tell whether a progress bar belongs where the messages go: a terminal that may be drawn on."""
+    """Return whether a progress bar belongs where the messages go: a terminal that may be drawn on."""
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

@@ -221,7 +221,7 @@ class RunFolder(EpochFigures, Checkpoint):
 
 
 def holds_run(folder: Path) -> bool:
-    """Tell whether ``folder`` holds any file of a run."""
+    """Return whether ``folder`` holds any file of a run."""
     return any((folder / name).exists() for name in RUN_FILES)
 
 

@@ -91,8 +91,9 @@ def scoring(bench: Bench) -> list[Row]:
         ratio = found[name] / found["neurokit2"]
         note = (
             f"The one prediction path on {count} raw five-channel windows, batch 256 (bf16: what `butppg score "
-            f"--precision auto` chooses here), on all cores; neurokit2 {count} times ppg_clean and ppg_quality(method='templatematch') on their PPG in "
-            f"one process (on {found['refused']:.0f} it raised: no beats found)."
+            f"--precision auto` chooses here), on all cores; neurokit2 {count} times ppg_clean and "
+            f"ppg_quality(method='templatematch') on their PPG in one process (on {found['refused']:.0f} it raised: no "
+            "beats found)."
         )
         rows.append(
             Row(

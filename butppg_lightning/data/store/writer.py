@@ -44,7 +44,7 @@ class StoreWriter:
         folder: The store's folder, ``….store``.
         channels: Names of the C channels.
         dtype: ``float32`` or ``float16``.
-        subjects: Whether every window's subject is told.
+        subjects: Whether every window's subject is known.
         present: Whether channels may be absent.
         about: What else is to be known about the store; plain JSON. Adding to a store needs the same again.
         shard_bytes: Bytes of signals after which a shard is written.

@@ -19,7 +19,7 @@ SLOWEST, FASTEST = 0.6, 3.5
 TOLERANCE = 5.0
 """An estimate counts as right within so many beats per minute (the tolerance of BUT PPG's annotation)."""
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-"""Shares of the windows kept at which figures are told."""
+"""Shares of the windows kept at which figures are shown."""
 _RESAMPLES = 400
 _PADDED = 8192  # samples: a grid of 0.015 Hz, or 0.9 beats per minute, before the peak is interpolated
 _CHUNK = 512  # windows transformed together; bounds the memory

@@ -1,6 +1,6 @@
 """Signal indices: what the literature computes by hand from a window, as side inputs to the head and for baselines.
 
-Each is a finite float32 in the range told, and 0 where a channel it needs is absent. Gain and offset of a device do
+Each is a finite float32 in the range given, and 0 where a channel it needs is absent. Gain and offset of a device do
 not change it, but for the groups ``acc`` (in g) and ``amplitude``, where the size is the information. PPG is
 band-passed to 0.5-8 Hz first, and "power" is its spectral power there; f is the frequency of the largest, below 3.5 Hz.
 

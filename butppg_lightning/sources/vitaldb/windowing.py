@@ -173,7 +173,7 @@ QRS = BeatFinder((8.0, 20.0), 0.097, 0.611, 0.08)
 
 
 def template_correlation(signal: Array, beats: Array) -> float:
-    """Tell how alike the beats of a window ``[T]`` are (Orphanidou et al. 2015, doi:10.1109/JBHI.2014.2338351).
+    """Return how alike the beats of a window ``[T]`` are (Orphanidou et al. 2015, doi:10.1109/JBHI.2014.2338351).
 
     Every beat, centred on its peak and as long as the median interval, is correlated with the mean of all; the mean of
     that is in -1 to 1, 0 with fewer than two whole beats. The paper accepts a PPG from 0.86 on, an ECG from 0.66 on.
