@@ -45,7 +45,11 @@ _MUST_AGREE = (
     "trainer.max_epochs", "cache.enabled", "average.decay", "select",
 )  # fmt: skip
 _FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
-_LATER = ("encoder_channels", "indices")  # a checkpoint that does not name them is older than they, and has none
+_LATER = (
+    "encoder_channels",
+    "indices",
+    "optimizer",
+)  # a checkpoint that does not name them is older than they, and has none
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 
 
@@ -156,6 +160,12 @@ def take_model(
         raise UserError(
             f"{checkpoint} was written by another kind of module (its hyperparameters have {unknown[0]}); "
             f"`butppg {command}` cannot use it as --ckpt_path"
+        )
+    resumed = content.get("callbacks", {}).get("ExactResume", {}).get("ranks", []) if command in _TRAINING else []
+    if any("means" not in rank for rank in resumed):
+        raise UserError(
+            f"{checkpoint} was written by an earlier version, whose runs cannot be continued: go on with that version, "
+            "or start afresh from its weights with --model.pretrained"
         )
     config = content.get("config")
     started = {key: _canonical(key, _value(config, f"model.{key}")) for key in _FRESH_ONLY}

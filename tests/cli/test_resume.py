@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import make_windows
 from exactness import RUN, Stopped, command, differences, environment, fit, outcome, stop_at
 
@@ -132,3 +133,19 @@ def test_what_makes_a_resumed_run_another_one_is_said(data_folder: Path, tmp_pat
     assert len(said) == 1
     assert "data.batch_size was 4, is 6" in said[0]
     assert "seed_everything was 0, is 1" in said[0]
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(
+    data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its weights still serve as pretrained ones."""
+    size = ["--config", "tiny.yaml", "--trainer.max_epochs", "1"]
+    assert fit(tmp_path / "run", data_folder, *size) == 0
+    last = tmp_path / "run" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for rank in content["callbacks"]["ExactResume"]["ranks"]:
+        rank["totals"] = rank.pop("means")
+    torch.save(content, last)
+    assert fit(tmp_path / "run", data_folder, *size, "--resume", "auto") == 2
+    assert "earlier version" in capsys.readouterr().err
+    assert fit(tmp_path / "again", data_folder, *size, "--model.pretrained", str(last)) == 0
