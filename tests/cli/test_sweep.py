@@ -340,6 +340,7 @@ def test_what_a_killed_worker_leaves_locked_never_blocks(
     assert [row["state"] for row in table(tmp_path / "out")] == ["complete"] * 2
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_make_one_study(data_folder: Path, tmp_path: Path) -> None:
     make = (
         "import sys, time\n"
