@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from butppg_lightning.models.encoder import PatchTransformer, init_args_of
 from butppg_lightning.models.network import QualityNetwork
 from butppg_lightning.models.prediction import predict_windows
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, WindowSet
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # two threads waiting for each other cost more than they bring on encoders this small
 torch.set_num_threads(1)
@@ -38,6 +42,20 @@ def make_windows(count: int, seed: int = 0, subjects: str = "s") -> WindowSet:
 def logits_of(network: QualityNetwork, signals: np.ndarray, present: np.ndarray | None = None) -> torch.Tensor:
     """Return the logits of raw windows in float32, through the one prediction path."""
     return torch.from_numpy(predict_windows(network, signals, present, precision="32-true").logits)
+
+
+def encoder_flags(options: Mapping[str, object] = TINY) -> list[str]:
+    """Return the flags that give the encoder these options."""
+    return [f"--model.encoder.init_args.{key}={value}" for key, value in options.items()]
+
+
+@pytest.fixture
+def predictions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels, probabilities with ties, and subjects of 120 windows."""
+    generator = np.random.default_rng(0)
+    labels = (generator.random(120) < 0.3).astype(np.int64)
+    scores = np.round(1 / (1 + np.exp(-generator.normal(1.5 * labels - 1, 1))), 2)
+    return labels, scores, np.repeat([f"s{number}" for number in range(8)], 15)
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REAL_DATA, TINY
+from conftest import REAL_DATA, encoder_flags
 
 from butppg_lightning.cli import main
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.window import CHANNELS, read_windows
 
 pytestmark = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real recordings beside the checkout")
-TINY_FLAGS = [f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()]
+TINY_FLAGS = encoder_flags()
 
 
 @pytest.mark.parametrize("name", ["bidmc/val_windows", "spc2015_dev/windows", "spc2015_dev/unlabelled"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import encoder_flags
 from exactness import fit
 
 from butppg_lightning.cli import main
@@ -15,7 +16,7 @@ from butppg_lightning.window import read_windows
 
 ENCODER = {"patch_size": 125, "width": 16, "depth": 4, "heads": 2}
 SMALL = [
-    *(f"--model.encoder.init_args.{key}={value}" for key, value in ENCODER.items()),
+    *encoder_flags(ENCODER),
     "--model.lr=3e-3",
     "--trainer.precision=32-true",
     "--stages.head_only_epochs=2",

@@ -12,16 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import encoder_flags
 from exactness import differences, fit, outcome
 
 from butppg_lightning.cli import main
 from butppg_lightning.models import encoder as encoder_module
 
 SMALL = [
-    *(
-        f"--model.encoder.init_args.{k}={v}"
-        for k, v in {"patch_size": 125, "width": 16, "depth": 3, "heads": 2}.items()
-    ),
+    *encoder_flags({"patch_size": 125, "width": 16, "depth": 3, "heads": 2}),
     "--model.lr=3e-3",
     "--trainer.precision=32-true",
     "--stages.head_only_epochs=1",

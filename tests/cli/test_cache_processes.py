@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import encoder_flags
 from exactness import command, differences, environment, fit, outcome
 
 from butppg_lightning.cli import main
 
 RUN = [
-    *(
-        f"--model.encoder.init_args.{k}={v}"
-        for k, v in {"patch_size": 125, "width": 16, "depth": 3, "heads": 2}.items()
-    ),
+    *encoder_flags({"patch_size": 125, "width": 16, "depth": 3, "heads": 2}),
     "--model.lr=1e-3",
     "--trainer.precision=32-true",
     "--stages.head_only_epochs=1",

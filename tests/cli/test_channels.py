@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, make_windows
+from conftest import encoder_flags, make_windows
 
 from butppg_lightning.cli import main
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 
-ENCODER = [f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()]
+ENCODER = encoder_flags()
 SHORT = ["--stages.unfreeze_last_n=1", "--trainer.max_epochs=2", "--stages.head_only_epochs=1", "--model.lr=1e-3"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import TINY, encoder_flags, make_windows
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
@@ -15,7 +15,7 @@ from butppg_lightning.models.encoder import PatchTransformer, init_args_of
 from butppg_lightning.training.run_folder import RUN_FILES
 
 CURVE = {"threshold": [1.0, 0.4, 0.0], "sensitivity": [0.0, 0.9, 1.0], "false_positive_rate": [0.0, 0.1, 1.0]}
-TINY_FLAGS = [f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()]
+TINY_FLAGS = encoder_flags()
 
 
 def fit(output: Path, data: Path, *flags: str) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_windows
+from conftest import encoder_flags, make_windows
 from exactness import Stopped, fit, stop_at
 
 from butppg_lightning.evaluation.calibration import too_few, write_calibration
@@ -23,7 +23,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 TRAINING = [
-    *(f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()),
+    *encoder_flags(),
     "--model.lr=1e-2",
     "--stages.head_only_epochs=1",
     "--trainer.max_epochs=2",

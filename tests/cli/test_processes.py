@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import encoder_flags
 from exactness import RUN, command, differences, environment, fit, outcome, stop_at
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
 # nothing random but the shuffle, so that one process can do the same
 PLAIN = [
-    *(f"--model.encoder.init_args.{key}={value}" for key, value in TINY.items()),
+    *encoder_flags(),
     "--model.lr=1e-3",
     "--stages.head_only_epochs=2",
     "--stages.unfreeze_last_n=1",

@@ -20,14 +20,6 @@ from butppg_lightning.evaluation.bootstrap import (
 from butppg_lightning.evaluation.metrics import auroc, compute_metrics
 
 
-@pytest.fixture
-def predictions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(0)
-    labels = (generator.random(120) < 0.3).astype(np.int64)
-    scores = np.round(1 / (1 + np.exp(-generator.normal(1.5 * labels - 1, 1))), 2)  # with ties
-    return labels, scores, np.repeat([f"s{number}" for number in range(8)], 15)
-
-
 @pytest.mark.parametrize("by_subject", [True, False])
 def test_weights_stand_for_resamples(predictions: tuple[np.ndarray, ...], by_subject: bool) -> None:
     """Every resample, written out, has the metrics that its weights give."""

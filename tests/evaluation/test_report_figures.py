@@ -15,14 +15,6 @@ pytest.importorskip("matplotlib")
 TIME = np.arange(1250) / 125
 
 
-@pytest.fixture
-def predictions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(0)
-    labels = (generator.random(120) < 0.3).astype(np.int64)
-    scores = np.round(1 / (1 + np.exp(-generator.normal(1.5 * labels - 1, 1))), 2)  # with ties
-    return labels, scores, np.repeat([f"s{number}" for number in range(8)], 15)
-
-
 @pytest.mark.parametrize("rate", [38, 52, 75, 110, 150, 205])
 @pytest.mark.parametrize("harmonic", [0.0, 0.6, 1.2])
 def test_pulse_rates_find_the_fundamental_under_drift_offset_and_either_polarity(rate: float, harmonic: float) -> None:
