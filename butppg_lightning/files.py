@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import tempfile
@@ -81,6 +82,11 @@ def checksum(path: Path, size: int, begin: int = 0) -> int:
         while left and (piece := file.read(min(left, _PIECE))):
             found, left = zlib.crc32(piece, found), left - len(piece)
     return found
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def make_folder(path: Path) -> Path:

@@ -6,6 +6,7 @@ known offset), so that a split larger than memory can be opened at once; compres
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
@@ -69,9 +70,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, item: zipfile.ZipInfo) ->
         header_bytes = file.tell()
     if dtype.hasobject:
         raise UserError(f"{path}: '{key}' holds pickled objects, which could run code; save plain numeric arrays")
-    count = 1
-    for extent in shape:
-        count *= extent  # Python integers: an absurd shape cannot overflow
+    count = math.prod(shape)  # Python integers: an absurd shape cannot overflow
     if header_bytes + count * dtype.itemsize != item.file_size:
         raise UserError(f"{path}: '{key}' declares shape {shape}, but the file does not hold that much; write it again")
     if item.compress_type == zipfile.ZIP_STORED and count and dtype.itemsize:

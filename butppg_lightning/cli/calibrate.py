@@ -91,8 +91,9 @@ def calibrate(
 
 
 def _require_classifier(path: Path, content: dict[str, Any]) -> None:
-    options = content.get("hyper_parameters")
-    if not isinstance(options, dict) or "head" not in options or not isinstance(content.get("state_dict"), dict):
+    from butppg_lightning.models.checkpoints import stored_options
+
+    if "head" not in stored_options(content) or not isinstance(content.get("state_dict"), dict):
         raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
 
 

@@ -103,12 +103,11 @@ def _checkpoint(path: Path) -> None:
     from butppg_lightning.evaluation.calibration import describe
     from butppg_lightning.models.architecture import normal_spec
     from butppg_lightning.models.calibration import stored_calibration
-    from butppg_lightning.models.checkpoints import read_stored
+    from butppg_lightning.models.checkpoints import read_stored, stored_options
     from butppg_lightning.models.pretrained import read_encoder
 
     content = read_stored(path)
-    options = content.get("hyper_parameters")
-    options = options if isinstance(options, dict) else {}
+    options = stored_options(content)
     if options and content.get("state_dict"):
         state: dict[str, Any] = content["state_dict"]
         spec: dict[str, Any] | None = normal_spec(options.get("encoder"))

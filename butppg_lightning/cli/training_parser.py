@@ -88,7 +88,7 @@ def add_run_options(parser: LightningArgumentParser, command: str) -> None:
         parser.add_lightning_class_args(StagedUnfreezing, "stages")
         parser.add_lightning_class_args(FrozenPrefixCache, "cache")
         parser.add_lightning_class_args(WeightAverage, "average")
-    trains = command in ("fit", "pretrain")
+    trains = command in _TRAINING
     if trains:
         how = "Continue a run: 'auto' for last.ckpt of output_dir if it is there, or the path of a checkpoint."
         add("--resume", type=str | None, default=None, help=how)
@@ -119,7 +119,7 @@ def add_run_options(parser: LightningArgumentParser, command: str) -> None:
 
 def check_values(config: Namespace, command: str) -> None:
     """Refuse values and combinations that cannot work, before anything is built; names the key and what would work."""
-    trains = command in ("fit", "pretrain")
+    trains = command in _TRAINING
     for key in ("output_dir", "resume", "ckpt_path", "data.root", "model.pretrained"):
         if config.get(key) == "":
             raise UserError(f"--{key} is empty; give a path or leave it out")

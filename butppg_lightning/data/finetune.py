@@ -63,7 +63,8 @@ class BUTPPGDataModule(WindowDataModule):
             splits = {"train": self._read("train")}
             self._check_classes(splits["train"])
             if self.has("val") or self.needs_validation:
-                splits[self._validation_split()] = self._read(self._validation_split())
+                held_out = self._validation_split()
+                splits[held_out] = self._read(held_out)
             self._check_overlap(splits)
             for name, windows in splits.items():
                 self.splits["train" if name == "train" else "val"] = self.serve(windows)

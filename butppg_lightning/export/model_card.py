@@ -13,7 +13,8 @@ import yaml
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
-from butppg_lightning.models.checkpoints import file_sha256, last_names, stored_options
+from butppg_lightning.files import file_sha256
+from butppg_lightning.models.checkpoints import last_names, stored_options
 from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
-from butppg_lightning.files import atomic_write, write_json
+from butppg_lightning.files import atomic_write, file_sha256, write_json
 from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, stored_calibration
 from butppg_lightning.models.heads import HEADS
@@ -141,7 +141,11 @@ def restore_network(path: Path) -> tuple[QualityNetwork, dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote")
-    content = read_stored(path)
+    return network_from(path, read_stored(path))
+
+
+def network_from(path: Path, content: dict[str, Any]) -> tuple[QualityNetwork, dict[str, Any]]:
+    """Rebuild the network as :func:`restore_network` does, from what was read of ``path``."""
     options, state = stored_options(content), network_weights(content)
     if state is None or options.get("head") not in HEADS:
         raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
@@ -341,8 +345,3 @@ def last_names(text: str) -> str:
         'val.npz of but_ppg, 300 windows'
     """
     return re.sub(r"[^\s,]*[/\\]", "", text)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

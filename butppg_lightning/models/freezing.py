@@ -85,7 +85,7 @@ def frozen_depth(network: QualityNetwork) -> Depth | None:
             return number
     if not _is_frozen(encoder.norm):
         return len(encoder.blocks)
-    return "pooled" if network.head.pools_without_parameters else "encoded"
+    return depth_before(network, "head")
 
 
 def depth_before(network: QualityNetwork, trainable: Trainable) -> Depth | None:

@@ -31,7 +31,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
         return
     # spawned rather than forked: a fork would copy the locks of whatever threads the program has
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=follow_parent) as pool:
         try:
             yield from pool.map(function, items)
         except BrokenProcessPool:
@@ -41,7 +41,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
             ) from None
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """Leave interrupts to the parent, and end when it is gone, however it ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -25,6 +25,7 @@ from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
+from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.tasks import hub
 from butppg_lightning.tasks.window_module import WindowModule
 from butppg_lightning.training.schedules import ScheduleName  # noqa: TC001
@@ -201,7 +202,10 @@ class PPGQualityClassifier(WindowModule):
     @torch.no_grad()
     def side_inputs(self, batch: dict[str, Any]) -> Tensor | None:
         """Return the head's side inputs ``[B, K]`` of a batch of windows; None for a head without."""
-        return self.network.prepare(batch["signals"], batch["present"]).side
+        if self.network.indices is None:
+            return None
+        usable = channel_faults(batch["signals"], self.network.channels, batch["present"]) == 0
+        return self.network.side_inputs(batch["signals"], usable)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Return the mean loss of a batch; see :func:`quality_loss`."""

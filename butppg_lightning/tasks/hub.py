@@ -26,10 +26,10 @@ from butppg_lightning.models.checkpoints import (
     LICENCE,
     SUFFIX,
     WEIGHTS,
+    network_from,
     network_weights,
     read_portable,
     read_stored,
-    restore_network,
     write_portable,
 )
 
@@ -186,7 +186,7 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
     if unknown:
         raise UserError(f"{weights}: this version knows no hyperparameter '{sorted(unknown)[0]}'; update the package")
     # first, because it refuses an architecture that the weights do not have before memory is taken for it
-    restored = None if (encoder or {}).get("class_path") else restore_network(weights)[0]
+    restored = None if (encoder or {}).get("class_path") else network_from(weights, content)[0]
     try:
         module = cls(**options)
     except UserError:

@@ -15,7 +15,15 @@ from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
 from butppg_lightning.training.schedules import StagedLR
 from butppg_lightning.training.selection import QUALITY, EpochFigures, Selection
-from butppg_lightning.training.stage_plan import Stage, check_plan, complete_plan, guide_plan, stage_ends, stage_index
+from butppg_lightning.training.stage_plan import (
+    GUIDE_NAMES,
+    Stage,
+    check_plan,
+    complete_plan,
+    guide_plan,
+    stage_ends,
+    stage_index,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -178,7 +186,7 @@ class StagedUnfreezing(EpochFigures):
             check_plan(self.plan, depth)
             return complete_plan(self.plan, epochs)
         # stage 2 is checked even where this run is too short to reach it: a longer one would fail half-way
-        check_plan([Stage(self.unfreeze_last_n, lr_divisor=self.lr_divisor, name="stage2_partial")], depth)
+        check_plan([Stage(self.unfreeze_last_n, lr_divisor=self.lr_divisor, name=GUIDE_NAMES[1])], depth)
         options = (self.head_only_epochs, self.unfreeze_last_n, self.full_finetune_epochs, self.lr_divisor)
         stages = guide_plan(epochs, *options, self.patience)
         check_plan(stages, depth)  # and the patience

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from butppg_lightning import PPGQualityClassifier, __version__
 from butppg_lightning.cli import main
 from butppg_lightning.evaluation.calibration import fit_calibration
-from butppg_lightning.models.checkpoints import file_sha256, restore_network
+from butppg_lightning.files import file_sha256
+from butppg_lightning.models.checkpoints import restore_network
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

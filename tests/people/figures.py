@@ -53,6 +53,11 @@ class Held:
     within: Array | None = None
 
     @property
+    def title(self) -> str:
+        """What tables and pictures call the method."""
+        return self.method.title or self.method.name
+
+    @property
     def logits(self) -> Array:
         """``[S, N]`` what is calibrated: logits as they are, other scores without what lies far outside."""
         if self.method.kind in ("network", "ensemble"):
@@ -241,8 +246,7 @@ def describe(
     best, described = primary(held[reference]), {}
     for name, each in held.items():
         found = best if name == reference else primary(each)
-        title = each.method.title or name
-        described[name] = {**asdict(each.method), "title": title, "kind": each.method.kind, **found}
+        described[name] = {**asdict(each.method), "title": each.title, "kind": each.method.kind, **found}
         if calibrated is None:
             described[name]["this_less_reference"] = None if name == reference else compare(found, best)
         else:  # "better" says that the reference is
@@ -256,8 +260,7 @@ def describe_external(held: Mapping[str, Held]) -> dict[str, Any]:
     described = {}
     for name, each in held.items():
         values = [auroc(each.labels, row) for row in each.scores]
-        title = each.method.title or name
-        described[name] = {"title": title, "auroc": mean(values), "auroc_sd": spread(values), "seeds": values}
+        described[name] = {"title": each.title, "auroc": mean(values), "auroc_sd": spread(values), "seeds": values}
     first = next(iter(held.values()))
     counts = {"windows": len(first.labels), "good": int(first.labels.sum()), "subjects": len(np.unique(first.subjects))}
     return {**counts, "methods": described}

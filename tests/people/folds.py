@@ -78,7 +78,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
         Windows of the fold's training subjects and of nobody else, without labels; a held-out person's is an error.
     """
     if unlabelled is None:
-        found = training_windows(windows, fold, place)
+        found = training_windows(windows, fold, place)  # refuses leaks itself
     else:
         if unlabelled.subjects is None:
             raise UserError(f"{place} has no 'subjects', so held-out people cannot be kept out; save who they are")
@@ -90,7 +90,7 @@ def unlabelled_windows(windows: WindowSet, unlabelled: WindowSet | None, fold: F
                 f"{place} has no windows of the subjects {', '.join(fold.train[:5])}; its subjects are "
                 f"{', '.join(np.unique(unlabelled.subjects)[:5])}: name them alike"
             )
-    _refuse_leaks(found, windows, fold, place)
+        _refuse_leaks(found, windows, fold, place)
     return WindowSet(found.signals, found.channels, subjects=found.subjects, present=found.present)
 
 

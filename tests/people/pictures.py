@@ -74,7 +74,7 @@ def draw_roc(path: Path, methods: Sequence[Held]) -> None:
     for number, held in enumerate(methods):
         curves = [np.interp(_GRID, *roc_curve(held.labels, scores)[:2]) for scores in held.scores]
         area = mean(auroc(held.labels, scores) for scores in held.scores)
-        label = _title(held) if area is None else f"{_title(held)} {area:.3f}"
+        label = held.title if area is None else f"{held.title} {area:.3f}"
         axes.plot(_GRID, np.mean(curves, axis=0), label=label, **_line(number))
     axes.set(xlabel="share of poor windows called good", ylabel="share of good windows called good")
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -90,7 +90,7 @@ def draw_risk(path: Path, methods: Sequence[tuple[Held, Calibrated]]) -> None:
     grid = _GRID[_GRID >= 0.1]
     for number, (held, calibrated) in enumerate(methods):
         curves = [np.interp(grid, *risk_coverage(held.labels, each)) for each in calibrated.probabilities]
-        axes.plot(100 * grid, 100 * np.mean(curves, axis=0), label=_title(held), **_line(number))
+        axes.plot(100 * grid, 100 * np.mean(curves, axis=0), label=held.title, **_line(number))
     axes.set(xlabel="windows judged, the surest first (%)", ylabel="wrong verdicts among them (%)", ylim=(0, None))
     axes.grid(color="#E5E5E5", linewidth=0.7)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
@@ -101,14 +101,10 @@ def draw_calibration(path: Path, held: Held, calibrated: Calibrated) -> None:
     """Draw reliability diagrams of a network's first seed, before and after calibration."""
     # one seed: several would count each window several times
     panels = [
-        Panel(f"{_title(held)}, seed 0, before calibration", held.labels, expit(held.scores[0])),
+        Panel(f"{held.title}, seed 0, before calibration", held.labels, expit(held.scores[0])),
         Panel("calibrated on the other folds", held.labels, calibrated.probabilities[0]),
     ]
     draw_reliability(path, panels)
-
-
-def _title(held: Held) -> str:
-    return held.method.title or held.method.name
 
 
 def _line(number: int) -> dict[str, Any]:

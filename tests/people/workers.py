@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.console import progress_bar, say
 from butppg_lightning.errors import StoppedError, UserError
+from butppg_lightning.sources.parallel import follow_parent
 
 if TYPE_CHECKING:
     from people.jobs import EncoderJob, FitJob
@@ -82,15 +83,13 @@ def run_jobs(pool: ProcessPoolExecutor, what: str, jobs: Sequence[EncoderJob | F
 
 def _begin(stop: Any) -> None:
     """Leave interrupts to the parent, and end when it says so or is gone, however it ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent()
     os.environ.update(_ENVIRONMENT)  # read when torch is loaded
-    parent = multiprocessing.parent_process()
-    for wait in (stop.wait, parent.join if parent is not None else stop.wait):
-        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+    threading.Thread(target=_end_when, args=(stop,), daemon=True).start()
 
 
-def _end_after(wait: Callable[[], Any]) -> None:
-    wait()
+def _end_when(stop: Any) -> None:
+    stop.wait()
     os._exit(1)
 
 

@@ -10,6 +10,7 @@ from conftest import REAL_DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from butppg_lightning.files import file_sha256
 from butppg_lightning.sources import UnusableError
 from butppg_lightning.sources.but_ppg.reader import (
     DamagedError,
@@ -18,7 +19,6 @@ from butppg_lightning.sources.but_ppg.reader import (
     read_signals,
     to_window,
 )
-from butppg_lightning.sources.but_ppg.release import file_checksum
 from butppg_lightning.sources.resampling import resample
 
 SAMPLE = REAL_DATA / "but_ppg_release_sample"
@@ -162,7 +162,7 @@ def test_a_damaged_header_is_said_in_one_line(old: str, new: str, words: str, tm
 def test_files_are_held_against_their_checksums(tmp_path: Path) -> None:
     write_second_form(tmp_path, "112001")
     folder = tmp_path / "112001"
-    sums = {path.name: file_checksum(path) for path in folder.iterdir()}
+    sums = {path.name: file_sha256(path) for path in folder.iterdir()}
     assert len(read_record("112001", folder, sums).channels) == 7
     data = bytearray((folder / "112001_ACC.dat").read_bytes())
     data[77] ^= 1

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from butppg_lightning.errors import StoppedError, first_line
+from butppg_lightning.files import file_sha256
 from butppg_lightning.npz import read_npz, write_npz
 from butppg_lightning.sources import UnusableError
-from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE, file_checksum
+from butppg_lightning.sources.but_ppg.release import CHECKSUM_FILE
 from butppg_lightning.sources.parallel import in_order
 from butppg_lightning.sources.recordings.recording import UNITS as ACC_UNITS
 from butppg_lightning.sources.recordings.recording import unit_of
@@ -137,7 +138,7 @@ def read_record(record: str, folder: Path, checksums: dict[str, str]) -> Record:
         path = folder / name
         if not path.is_file():
             raise DamagedError(f"{name} is missing, though {CHECKSUM_FILE} lists it")
-        if file_checksum(path) != expected:
+        if file_sha256(path) != expected:
             raise DamagedError(f"{name} does not match {CHECKSUM_FILE}")
     read = Record()
     for kind in ("PPG", "ECG", "ACC"):

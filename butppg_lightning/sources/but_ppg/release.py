@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import os
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from butppg_lightning.errors import UserError, first_line
+from butppg_lightning.files import file_sha256
 
 QUALITY_FILE = "quality-hr-ann.csv"  # record, quality (1 good, 0 poor) and the ECG's heart rate
 INFO_FILE = "subject-info.csv"  # record, subject, site of the camera and kind of motion
@@ -51,10 +51,10 @@ class Release:
             records = sum(len(self.checksums_of(record)) for record in self.records)
             checked = {
                 "file": self.checksum_file.name,
-                "sha256": file_checksum(self.checksum_file),
+                "sha256": file_sha256(self.checksum_file),
                 "files_checked": records + sum(path in self.checksums for path in tables),
             }
-        sums = {path.name: file_checksum(path) for path in tables}
+        sums = {path.name: file_sha256(path) for path in tables}
         return {"folder": str(source), "sha256": sums, "checked_against": checked}
 
 
@@ -116,14 +116,9 @@ def find_release(source: Path) -> Release:
     sums = _only(tables[CHECKSUM_FILE], CHECKSUM_FILE, source) if tables[CHECKSUM_FILE] else None
     release = Release(quality_file, info_file, records, sums, _read_checksums(sums) if sums else {})
     for path in (quality_file, info_file):
-        if path in release.checksums and file_checksum(path) != release.checksums[path]:
+        if path in release.checksums and file_sha256(path) != release.checksums[path]:
             raise UserError(f"{path} does not match {CHECKSUM_FILE}; download it again")
     return release
-
-
-def file_checksum(path: Path) -> str:
-    """Return the SHA-256 sum of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _only(paths: list[Path], name: str, source: Path) -> Path:
