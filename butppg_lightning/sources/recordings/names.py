@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
     from pathlib import Path
 
 TIME = "TIME"  # stands for a table's time column
@@ -42,13 +43,22 @@ ALIASES = {
     TIME: (
         "time timestamp datetime t",
         "times timesec timeseconds timems timeus timens timestamps timestampms timestampus timestampns ts tms"
-        " elapsedtime elapsed seconds sec ms millis milliseconds unixtime unixtimestamp unix epoch epochms utc"
-        " localtime date dateandtime",
+        " elapsedtime elapsed seconds sec ms millis micros milliseconds microseconds unixtime unixtimestamp unix epoch"
+        " epochms utc localtime date dateandtime",
     ),
 }
 
 _NONE = "none"
-_WITH_UNIT = re.compile(r"^\[?(.*?)\]?\s*[\(\[]([^\(\)\[\]]*)[\)\]]$")
+_SEVERAL = re.compile(r"^(.+)#([1-9]\d*)$")  # NAME#2: the second signal of that name
+_PAIRS = re.compile(rf",(?=\s*(?:{'|'.join(ALIASES)})\s*=)", re.IGNORECASE)  # a comma within a name parts nothing
+# a unit that follows the name without brackets; a letter alone may be a colour or a lead (ppg_g, ecg_v)
+_BEHIND = (
+    re.compile(r"^(.*acc.*?|[xyz])[\s_,/]+(m?g|milli-?g|m/s\^?2|m/s²|ms-?2|mps2)$", re.IGNORECASE),
+    re.compile(r"^(.*(?:time|stamp|epoch|elapsed|unix).*?)[\s_,/]+(s|secs?|seconds|ms|us|µs|ns|min|minutes|h)$", re.I),
+    re.compile(r"^(.*(?:ppg|pleth|bvp|ecg|ekg).*?)[\s_,/]+([mµu]v)$", re.IGNORECASE),
+)
+_CLOSES = {")": "(", "]": "["}
+_LOOKS_LIKE = {"ACC_X": re.compile(r"acc", re.I), "ECG": re.compile(r"ecg|ekg", re.I)}
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Selection:
     channels: Mapping[str, str] = field(default_factory=dict)  # signal names; none leaves one out, others go by alias
     rates: Mapping[str, float] = field(default_factory=dict)  # sampling rates (Hz) by channel, or under "" for all
     acc_unit: str | None = None  # unit of acceleration (g, mg, m/s2), or None for what the file says
+    time_unit: str | None = None  # unit of a time column of plain numbers, or None for what the file says
+    decimal: str | None = None  # the decimal sign of a table, . or , or None for what its cells say
 
     def rate(self, channel: str) -> float | None:
         """Return the rate the user gives for a channel, or None."""
@@ -72,7 +84,7 @@ def parse_channels(arguments: Sequence[str]) -> dict[str, str]:
         {'PPG': 'pleth', 'ECG': 'II'}
     """
     found: dict[str, str] = {}
-    for pair in (pair for argument in arguments for pair in argument.split(",")):
+    for pair in (pair for argument in arguments for pair in _PAIRS.split(argument)):
         name, equals, source = pair.partition("=")
         name, source = name.strip().upper(), source.strip()
         if not equals or not source or name not in ALIASES:
@@ -109,17 +121,25 @@ def parse_rates(text: str | None) -> dict[str, float]:
 
 
 def split_unit(name: str) -> tuple[str, str]:
-    """Part a name from the unit in brackets behind it.
+    """Part a name from the unit behind it, in brackets or (of acceleration, time and voltage) without.
 
     Examples:
-        >>> split_unit("Acc X (m/s^2)")
-        ('Acc X', 'm/s^2')
+        >>> split_unit("Acc X (m/(s^2))"), split_unit("acc_x_mg")
+        (('Acc X', 'm/(s^2)'), ('acc_x', 'mg'))
         >>> split_unit("II")
         ('II', '')
     """
     name = name.strip().strip("'\"").strip()
-    match = _WITH_UNIT.match(name)
-    return (match[1].strip(), match[2].strip()) if match else (name, "")
+    if name[-1:] in _CLOSES:
+        begin, depth = len(name) - 1, 1
+        while begin and depth:
+            begin -= 1
+            depth += (name[begin] in ")]") - (name[begin] in "([")
+        if not depth and name[begin] == _CLOSES[name[-1]] and begin:
+            base = name[:begin].strip().rstrip(",/").strip()
+            return re.sub(r"^\[(.*)\]$", r"\1", base), name[begin + 1 : -1].strip()
+    match = next(filter(None, (pattern.match(name) for pattern in _BEHIND)), None)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def printable(name: str) -> str:
@@ -132,49 +152,98 @@ def printable(name: str) -> str:
     return "".join(letter for letter in " ".join(name.split()) if letter.isprintable())
 
 
-def match_channels(path: Path, names: Sequence[str], selection: Selection, *, timed: bool = False) -> dict[str, int]:
+def match_channels(
+    path: Path,
+    names: Sequence[str],
+    selection: Selection,
+    *,
+    timed: bool = False,
+    known: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """Find the channels among a file's printable signal names, or say what is missing or ambiguous (UserError).
 
-    Returns positions in ``names`` by channel, in the order of the window contract, and under ``TIME`` the time column
-    if one of the names may be that (``timed``).
+    Names need not differ: ``NAME#2`` is the second signal of that name. ``known`` are positions that a device's format
+    fixes, by channel; the user's choice goes before them. Returns positions in ``names`` by channel, in the order of
+    the window contract, and under ``TIME`` the time column if one of the names may be that (``timed``).
     """
     plain = [_plain(name) for name in names]
     wanted = (*CHANNELS, TIME) if timed else CHANNELS
     if not timed and TIME in selection.channels:
         raise UserError(f"--channels names a {TIME} column, but {path} is no table: it states its rates")
+    asked = {
+        channel: None if source.lower() == _NONE else _named(path, source, names, plain)
+        for channel, source in selection.channels.items()
+    }
+    taken = set(asked.values())
     found: dict[str, int] = {}
     for channel in wanted:
-        asked = selection.channels.get(channel)
-        if asked is not None:
-            if asked.lower() != _NONE:
-                found[channel] = _named(path, asked, names, plain)
-            continue
-        taken = {_plain(source) for source in selection.channels.values()}
-        for rank in ALIASES[channel]:
-            rows = [row for row, name in enumerate(plain) if name in rank.split() and name not in taken]
-            if len(rows) > 1:
-                candidates = ", ".join(names[row] for row in rows)
-                raise UserError(
-                    f"{path}: {channel} could be any of {candidates}; say which: --channels {channel}={names[rows[0]]}"
-                )
-            if rows:
-                found[channel] = rows[0]
-                break
+        rows = [asked[channel]] if channel in asked else _by_alias(path, channel, names, plain, taken, known)
+        if rows and rows[0] is not None:
+            found[channel] = rows[0]
     if not set(found) - {TIME}:
-        raise UserError(
+        near = next((name for name in names if name), "NAME")
+        raise NoSignalError(
             f"{path}: no signal is known by its name; it has {listed(names)}; "
-            f"say which is which: --channels PPG={next((name[:40] for name in names if name), 'NAME')}"
+            f"say which is which: --channels {shlex.quote(f'PPG={near}')}"
         )
     return found
 
 
+class NoSignalError(UserError):
+    """A file in which no signal is known by its name: of several files of a recording it may be left out."""
+
+
+def overlooked(names: Sequence[str], channels: Container[str], selection: Selection) -> list[str]:
+    """Return a note for each kind of channel that is absent though signals look like it by their names."""
+    notes = []
+    for channel, pattern in _LOOKS_LIKE.items():
+        like = [name for name in names if pattern.search(name)]
+        if like and channel not in channels and channel not in selection.channels:
+            choice = shlex.quote(f"{channel}={like[0]}")
+            notes.append(f"{listed(like)}: not taken for {channel[:3]}, unless named (--channels {choice})")
+    return notes
+
+
+def _by_alias(
+    path: Path,
+    channel: str,
+    names: Sequence[str],
+    plain: Sequence[str],
+    taken: Container[int | None],
+    known: Mapping[str, int] | None,
+) -> list[int]:
+    if known and channel in known:
+        return [known[channel]]
+    for rank in ALIASES[channel]:
+        rows = [row for row, name in enumerate(plain) if name in rank.split() and row not in taken]
+        if len(rows) > 1:
+            candidates = [_numbered(names, row) for row in rows]
+            choice = shlex.quote(f"{channel}={candidates[0]}")
+            raise UserError(
+                f"{path}: {channel} could be any of {', '.join(candidates)}; say which: --channels {choice}"
+            )
+        if rows:
+            return rows
+    return []
+
+
+def _numbered(names: Sequence[str], row: int) -> str:
+    same = [other for other, name in enumerate(names) if name == names[row]]
+    return names[row] if len(same) == 1 else f"{names[row]}#{same.index(row) + 1}"
+
+
 def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str]) -> int:
     stripped = [split_unit(name)[0] for name in names]
-    for candidates, wanted in ((list(names), asked), (stripped, asked), (list(plain), _plain(asked))):
-        if candidates.count(wanted) > 1:
-            raise UserError(f"{path} has {candidates.count(wanted)} signals named '{asked}'; rename them")
-        if wanted in candidates:
-            return candidates.index(wanted)
+    several = _SEVERAL.match(asked)
+    tries = [(asked, 0)] + ([(several[1], int(several[2]))] if several else [])
+    for wanted, number in tries:
+        for candidates, text in ((list(names), wanted), (stripped, wanted), (list(plain), _plain(wanted))):
+            rows = [row for row, name in enumerate(candidates) if name == text]
+            if len(rows) > 1 and not number:
+                choices = ", ".join(_numbered(candidates, row) for row in rows)
+                raise UserError(f"{path} has {len(rows)} signals named '{asked}'; say which: {choices}")
+            if rows and number <= len(rows):
+                return rows[max(number, 1) - 1]
     near = difflib.get_close_matches(asked, stripped, n=1)
     hint = f"; the nearest is '{near[0]}'" if near else ""
     raise UserError(f"{path} has no signal '{asked}'{hint}; it has {listed(names)}")
