@@ -16,7 +16,7 @@ import jsonargparse
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 
 _WIDTH = 120
@@ -89,7 +89,9 @@ def underscored(word: str) -> str:
 
 def run_function(command: str, function: Callable[..., None], arguments: list[str]) -> None:
     """Call the typed function that is a command with what the user typed after it."""
-    options = function_parser(command, function).parse_args([underscored(word) for word in arguments]).as_dict()
+    lists = {f"--{name}" for name in _list_options(function)}
+    words = _joined_repeats([underscored(word) for word in arguments], lists)
+    options = function_parser(command, function).parse_args(words).as_dict()
     if class_path := options.pop("encoder_class", None):
         from butppg_lightning.models.architecture import trust_encoder
 
@@ -108,7 +110,7 @@ def function_parser(command: str, function: Callable[..., None]) -> OneLineError
     parser = command_parser(
         command, doc.description or "", "\n".join(found.description or "" for found in doc.examples)
     )
-    lists = {name: item for name, hint in typing.get_type_hints(function).items() if (item := _item_of(hint))}
+    lists = _list_options(function)
     parser.add_function_arguments(function, as_group=False, as_positional=True, skip=set(lists))
     helps = {param.arg_name: param.description for param in doc.params}
     for name, item in lists.items():
@@ -123,6 +125,33 @@ def function_parser(command: str, function: Callable[..., None]) -> OneLineError
             help="The checkpoint's encoder class, where it is your own: naming it lets it be imported.",
         )
     return parser
+
+
+def _list_options(function: Callable[..., None]) -> dict[str, Any]:
+    return {name: item for name, hint in typing.get_type_hints(function).items() if (item := _item_of(hint))}
+
+
+def _joined_repeats(words: list[str], lists: Container[str]) -> list[str]:
+    """Put the values of a list option that is given several times behind one, where argparse would keep the last.
+
+    Examples:
+        >>> _joined_repeats(["--a", "1", "--b", "2", "--a=3"], {"--a"})
+        ['--b', '2', '--a', '1', '3']
+    """
+    groups: list[list[str]] = [[]]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name in lists:
+            group = next((known for known in groups if known[:1] == [name]), [name])
+            if group in groups:
+                groups.remove(group)
+            groups.append(group)  # last, for the values that follow
+            group += [value] if equals else []
+        elif word.startswith("--"):
+            groups.append([word])
+        else:
+            groups[-1].append(word)
+    return [word for group in groups for word in group]
 
 
 def _item_of(hint: Any) -> Any:

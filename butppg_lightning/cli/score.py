@@ -38,6 +38,8 @@ def score(
     channels: list[str] | None = None,
     fs: str | None = None,
     acc_unit: Literal["g", "mg", "m/s2"] | None = None,
+    time_unit: Literal["s", "ms", "us", "ns", "min", "h", "d", "samples"] | None = None,
+    decimal: Literal[".", ","] | None = None,
     batch_size: int = 64,
     precision: Literal["32-true", "bf16-mixed", "auto"] = "32-true",
     format: Literal["csv", "parquet"] = "csv",
@@ -54,6 +56,8 @@ def score(
         channels: Names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out.
         fs: Sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz).
         acc_unit: Unit of acceleration; default: what the file states, or g.
+        time_unit: Unit of a time column of plain numbers; default: what its name states, or what its steps can be.
+        decimal: Decimal sign of a table of text; default: what its cells show.
         batch_size: Windows per forward pass; on CPUs small ones stay in the cache.
         precision: 32-true: the same everywhere; bf16-mixed (auto: where there is bf16) is faster, and up to 0.03 off.
         format: Of the table; parquet needs pyarrow.
@@ -101,7 +105,13 @@ def _read(options: Any) -> Recording:
 
     if options.format == "parquet":
         require_pyarrow()
-    selection = Selection(parse_channels(options.channels or []), parse_rates(options.fs), options.acc_unit)
+    selection = Selection(
+        parse_channels(options.channels or []),
+        parse_rates(options.fs),
+        options.acc_unit,
+        options.time_unit,
+        options.decimal,
+    )
     console = Console(stderr=True, force_jupyter=False)
     with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
         return read_recording(options.input, selection)

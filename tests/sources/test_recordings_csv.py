@@ -169,7 +169,7 @@ def test_a_rate_stands_for_the_time_column(tmp_path: Path) -> None:
 def test_a_large_table_is_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = table([f"{stamp:.4f}" for stamp in times()])
     whole = read(tmp_path, text).channels["PPG"].samples
-    monkeypatch.setattr("butppg_lightning.sources.recordings.table._BLOCK_BYTES", 1000)
+    monkeypatch.setattr("butppg_lightning.sources.recordings.text_file._BLOCK_BYTES", 1000)
     np.testing.assert_array_equal(read(tmp_path, text).channels["PPG"].samples, whole)
     broken = text.replace(f"\n{times()[999]:.4f},", "\nlater,")
     with pytest.raises(UserError, match="line 1001: 'time' holds 'later', which is no number"):
@@ -185,7 +185,7 @@ GOOD = table([f"{stamp:.4f}" for stamp in times()])
         ("", "is empty"),
         ("\n\n# nothing\n", "is empty"),
         ("time,PPG\n", "no rows of numbers"),
-        ("0.0,1\n0.1,2\n", "line 1 holds numbers where the column names should be"),
+        ("0.0,1\n0.1,2\n", r"no column names; say which of its 2 columns is what: --channels TIME=1,PPG=2"),
         (b"\x89PNG\r\n\x1a\n\0\0", "not a text table"),
         (GOOD.replace("100.0", "abc", 1), "line 2: 'PPG' holds 'abc', which is no number"),
         (GOOD.replace("\n1.0000,", "\nsoon,", 1), "line 66: 'time' holds 'soon', which is no number"),
@@ -199,7 +199,7 @@ GOOD = table([f"{stamp:.4f}" for stamp in times()])
         (table([0.0, 1e12, 2e12], values=np.ones(3)), "at .* Hz"),
         (table([0, 0.01, 0.02, 0.03, 0.04, 1e9], values=np.ones(6)), "samples, gaps included|days; at most"),
         (table([row / 2 for row in range(60)], values=np.ones(60)), "'PPG' is sampled at"),
-        (table(["01/02/2024 10:00"] * COUNT), "neither a number nor an ISO time stamp"),
+        (table(["2024-13-45 10:00"] * COUNT), "neither a number nor an ISO time stamp"),
         ("time,ppg_red,ppg_green\n0,1,2\n0.01,1,2\n", "PPG could be any of ppg_red, ppg_green; say which"),
         ('time,PPG\n0,1\n0.01,"2\n0.02,3\n', "not a table of text|no number"),
     ],

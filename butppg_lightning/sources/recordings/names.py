@@ -70,6 +70,7 @@ class Selection:
     acc_unit: str | None = None  # unit of acceleration (g, mg, m/s2), or None for what the file says
     time_unit: str | None = None  # unit of a time column of plain numbers, or None for what the file says
     decimal: str | None = None  # the decimal sign of a table, . or , or None for what its cells say
+    partial: bool = False  # whether the file is one of several of a recording, so that a name may be in another
 
     def rate(self, channel: str) -> float | None:
         """Return the rate the user gives for a channel, or None."""
@@ -171,7 +172,7 @@ def match_channels(
     if not timed and TIME in selection.channels:
         raise UserError(f"--channels names a {TIME} column, but {path} is no table: it states its rates")
     asked = {
-        channel: None if source.lower() == _NONE else _named(path, source, names, plain)
+        channel: None if source.lower() == _NONE else _named(path, source, names, plain, selection.partial)
         for channel, source in selection.channels.items()
     }
     taken = set(asked.values())
@@ -204,6 +205,11 @@ def overlooked(names: Sequence[str], channels: Container[str], selection: Select
     return notes
 
 
+def known_names(names: Sequence[str]) -> int:
+    """Return how many of the names are one that some channel or the time is known by."""
+    return sum(any(_plain(name) in rank.split() for ranks in ALIASES.values() for rank in ranks) for name in names)
+
+
 def _by_alias(
     path: Path,
     channel: str,
@@ -232,7 +238,7 @@ def _numbered(names: Sequence[str], row: int) -> str:
     return names[row] if len(same) == 1 else f"{names[row]}#{same.index(row) + 1}"
 
 
-def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str]) -> int:
+def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str], partial: bool) -> int | None:
     stripped = [split_unit(name)[0] for name in names]
     several = _SEVERAL.match(asked)
     tries = [(asked, 0)] + ([(several[1], int(several[2]))] if several else [])
@@ -244,6 +250,8 @@ def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str]) -
                 raise UserError(f"{path} has {len(rows)} signals named '{asked}'; say which: {choices}")
             if rows and number <= len(rows):
                 return rows[max(number, 1) - 1]
+    if partial:
+        return None
     near = difflib.get_close_matches(asked, stripped, n=1)
     hint = f"; the nearest is '{near[0]}'" if near else ""
     raise UserError(f"{path} has no signal '{asked}'{hint}; it has {listed(names)}")

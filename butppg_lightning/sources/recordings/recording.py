@@ -25,7 +25,8 @@ _MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 
 _CONVERTED = 2**20  # samples converted together
 STANDARD_GRAVITY = 9.80665  # m/s² of one g (CGPM 1901)
 UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}  # what --acc-unit accepts, in g
-_SPELLINGS = {"gn": "g", "gs": "g", "millig": "mg", "m/s/s": "m/s2", "ms-2": "m/s2", "m*s-2": "m/s2", "mps2": "m/s2"}
+_SPELLINGS = {"gn": "g", "gs": "g", "gravity": "g", "millig": "mg", "milli-g": "mg"}
+_SPELLINGS |= dict.fromkeys(("m/s/s", "ms-2", "m*s-2", "mps2", "ms2", "m/s*s", "meters/s2", "metres/s2"), "m/s2")
 _LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
 _LOOKED_AT = 100_000  # samples
 
@@ -57,6 +58,8 @@ class Recording:
     names: tuple[str, ...]  # all signal names of the file, those without a channel too
     notes: list[str] = field(default_factory=list)  # things a reader should know, one line each
     guesses: list[str] = field(default_factory=list)  # what had to be assumed, with the option that settles it
+    device: str = ""  # the known device that wrote the file
+    clock: float | None = None  # s, when it began on a clock of its own, where there is no start_time
 
     @property
     def duration(self) -> float:
@@ -93,10 +96,7 @@ def assemble(
     for channel in kept.values():
         channel.start -= first
     recording = Recording(str(path), kept, start_time, names, notes)
-    if recording.duration > LONGEST_DAYS * 86_400:
-        raise UserError(
-            f"{path} spans {recording.duration / 86_400:.3g} days; at most {LONGEST_DAYS}: check its times, or split it"
-        )
+    check_span(str(path), recording.duration)
     if start_time is not None:
         try:
             recording.start_time = start_time + timedelta(seconds=first)
@@ -108,31 +108,63 @@ def assemble(
 
 def _convert_acceleration(recording: Recording, asked: str | None) -> None:
     axes = [channel for name, channel in recording.channels.items() if name.startswith("ACC")]
-    units = [asked or unit_of(channel.unit) for channel in axes]
-    for channel, unit in zip(axes, units, strict=True):
-        channel.samples *= np.float32(UNITS[unit or "g"])
-    if not axes or any(units):
+    if not axes:
         return
+    stated = [asked or unit_of(channel.unit) for channel in axes]
+    common = {unit for unit in stated if unit}
+    if len(common) > 1 and None in stated:
+        raise UserError(
+            f"{recording.path} states {' and '.join(sorted(common))} for some axes of acceleration and no "
+            "unit for others; give --acc-unit"
+        )
+    assumed = common.pop() if len(common) == 1 else "g"
+    for channel, unit in zip(axes, stated, strict=True):
+        channel.samples *= np.float32(UNITS[unit or assumed])
     shortest = min(len(channel.samples) for channel in axes)
     some = [channel.samples[: shortest : max(1, shortest // _LOOKED_AT)].astype(np.float64) for channel in axes]
-    magnitude = float(np.nanmedian(np.linalg.norm(some, axis=0))) if shortest else 0.0
-    if magnitude > _LARGEST_MAGNITUDE:
+    with np.errstate(invalid="ignore"):
+        sizes = np.linalg.norm(some, axis=0)
+    magnitude = float(np.median(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else 0.0
+    if magnitude > _LARGEST_MAGNITUDE and asked is None:
         left_out = ",".join(f"{channel.name}=none" for channel in axes)
+        says = f"states {'/'.join(sorted({str(unit) for unit in stated if unit}))}" if any(stated) else "states no unit"
         raise UserError(
-            f"{recording.path} states no unit of acceleration, and its median of {magnitude:.3g} is not g; "
+            f"{recording.path} {says} of acceleration, and its median of {magnitude:.3g} is not g; "
             f"give --acc-unit m/s2 or mg (or g to insist), or leave it out: --channels {left_out}"
         )
-    recording.guesses.append("the unit of acceleration is not stated; taken as g (--acc-unit)")
+    if None in stated:
+        unknown = sorted(
+            {channel.unit for channel, unit in zip(axes, stated, strict=True) if channel.unit and not unit}
+        )
+        what = (
+            f"the unit of acceleration {', '.join(map(repr, unknown))} is not known"
+            if unknown
+            else (
+                "the unit of acceleration is not stated"
+                if not any(stated)
+                else "an axis of acceleration states no unit"
+            )
+        )
+        recording.guesses.append(f"{what}; taken as {assumed} (--acc-unit)")
+
+
+def check_span(path: str, seconds: float) -> None:
+    """Refuse a recording that lasts longer than one can."""
+    if seconds > LONGEST_DAYS * 86_400:
+        raise UserError(
+            f"{path} spans {seconds / 86_400:.3g} days; at most {LONGEST_DAYS}: check its times, or split it"
+        )
 
 
 def unit_of(text: str) -> str | None:
     """Return the unit that a header states, spelt as in :data:`UNITS`; None if it is none of them.
 
     Examples:
-        >>> unit_of("m/s^2"), unit_of("G"), unit_of("adu")
-        ('m/s2', 'g', None)
+        >>> unit_of("m/s^2"), unit_of("G"), unit_of("m/(s^2)"), unit_of("adu")
+        ('m/s2', 'g', 'm/s2', None)
     """
-    plain = re.sub(r"[\s_^.]", "", text.lower().replace("²", "2").replace("·", ""))
+    plain = re.sub(r"[\s_^.()\[\]{}]", "", text.lower().replace("²", "2").replace("⁻", "-").replace("·", ""))
+    plain = re.sub(r"sec(onds?)?", "s", plain.replace("**", ""))
     plain = _SPELLINGS.get(plain, plain)
     return plain if plain in UNITS else None
 

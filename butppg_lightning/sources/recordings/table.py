@@ -1,192 +1,245 @@
-"""Long recordings from tables of text: CSV, TSV, semicolons with decimal commas.
+"""Long recordings from tables: CSV, TSV, semicolons with decimal commas, blanks; compressed or not, of any encoding.
 
-The first line that is neither empty nor a ``#`` comment names the columns, with units in brackets if there are any; a
-line of units may follow. One column holds the time (seconds, ISO time stamps, or ms, µs, ns), unless ``--fs`` gives
-the rate. Empty cells are missing samples, so that channels of different rates can share a table.
+Names stand above the rows of numbers, with units in brackets or below them. One column holds the time (numbers of a
+stated or guessed unit, or dates), unless ``--fs`` or a line above the names gives the rate. Empty cells are missing
+samples, so that channels of different rates can share a table.
 """
 
 from __future__ import annotations
 
-import csv
 import io
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.names import TIME, Selection, listed, match_channels, printable, split_unit
+from butppg_lightning.sources.recordings.devices import recognise
+from butppg_lightning.sources.recordings.even_sampling import even_samples
+from butppg_lightning.sources.recordings.names import (
+    TIME,
+    NoSignalError,
+    Selection,
+    listed,
+    match_channels,
+    printable,
+)
+from butppg_lightning.sources.recordings.numbers import (
+    NumberColumn,
+    find_decimal,
+    settle_points,
+)
 from butppg_lightning.sources.recordings.recording import LOWEST_RATE, Channel, Recording, assemble, empty_samples
-from butppg_lightning.sources.recordings.table_columns import NumberColumn, TimeColumn, even_samples
+from butppg_lightning.sources.recordings.stamps import TIME_UNITS, ClockRules, TimeColumn, Timeline
+from butppg_lightning.sources.recordings.table_layout import SPACES, TableLayout, find_layout
+from butppg_lightning.sources.recordings.text_file import TextFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-_HEAD_BYTES = 2**16  # looked at to find the layout
-_EMPTY = {"", "na", "nan", "null", "none", "-"}
-_BLOCK_BYTES = 2**24  # of text parsed together; bounds the memory it takes, and the length of a line
+    from butppg_lightning.npz import Array
+
+_HIGHEST_GUESSED_RATE = 300.0  # Hz of a PPG, where the unit of time was guessed
+_USUAL_RATES = (400.0, 500.0, 512.0, 1000.0, 1024.0)  # Hz, also believed
 
 
-@dataclass(frozen=True)
-class TableLayout:
-    """How a table is laid out; a device's own layout is one of these, which :func:`read_table` reads."""
+class Cells(Protocol):
+    """The cells of a table, block by block."""
 
-    names: tuple[str, ...]  # of the columns, printable, with their units
-    units: tuple[str, ...]  # of the columns as the file spells them; empty where it does not say
-    separator: str  # between the cells
-    decimal: str  # . or ,
-    skipped: int  # lines before the first row of numbers
+    path: Path
+
+    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> str:
+        """Return the decimal sign of the columns' numbers."""
+
+    def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
+        """Yield pandas DataFrames of the columns, by position, indexed by line number."""
+
+    def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
+        """Yield a column's cells as text, pandas Series."""
+
+    def cut(self, layout: TableLayout) -> int | None:
+        """Return how many lines a part of the file needs in front, or None if it cannot be cut by lines."""
 
 
 def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from a table whose layout is found from its first lines; the module's docstring says which."""
-    return read_table(path, find_layout(path), selection)
+    file = TextFile(path)
+    return read_table(TextCells(file), recognise(path, find_layout(path, file.lines), file.lines), selection)
 
 
-def read_table(path: Path, layout: TableLayout, selection: Selection) -> Recording:
+def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recording:
     """Read a recording from a table of a known layout."""
-    found = match_channels(path, layout.names, selection, timed=True)
+    path, names = cells.path, layout.names
+    if not (layout.named or layout.channels or selection.channels):
+        raise NoSignalError(
+            f"{path} has no column names; say which of its {len(names)} columns is what: --channels TIME=1,PPG=2 "
+            "(or --channels PPG=1 and the rate of its rows in Hz: --fs RATE)"
+        )
+    found = match_channels(path, names, selection, timed=True, known=layout.channels)
     time_row = found.pop(TIME, None)
-    if time_row is None and not all(selection.rate(channel) for channel in found):
+    rates = {channel: selection.rate(channel) or layout.rate for channel in found}
+    if time_row is None and not all(rates.values()):
         raise UserError(
-            f"{path} has no time column among {listed(layout.names)}; "
+            f"{path} has no time column among {listed(names)}; "
             "name it (--channels TIME=...), or give the rate of its evenly sampled rows (--fs)"
         )
-    columns, time = _read_cells(path, layout, list(found.values()), time_row)
-    stamps, start_time = time.seconds() if time is not None else (None, None)
+    if time_row is None and selection.time_unit is not None:
+        raise UserError(f"{path} has no time column among {listed(names)}; drop --time-unit, or name it")
+    decimal = selection.decimal or cells.decimal(layout, [*found.values(), *([] if time_row is None else [time_row])])
+    columns = {row: NumberColumn(path, names[row], decimal) for row in found.values()}
+    time = None
+    if time_row is not None:
+        rules = ClockRules(selection.time_unit, layout.epoch, decimal, rates[next(iter(found))], cells.cut(layout))
+        time = TimeColumn(path, names[time_row], layout.units[time_row], rules)
+    _fill(cells, layout, columns, time, time_row)
+    if decimal == "." and selection.decimal is None:
+        _settle_points(cells, layout, columns, time, time_row)
+    timeline = None if time is None else time.seconds()
     channels = {}
     for channel, row in found.items():
-        name, rate, start = layout.names[row], selection.rate(channel), 0.0
-        values, filled = columns.pop(row).take()
-        if stamps is not None and len(values):
-            own = stamps if filled.all() else stamps[filled]
-            rate, start, samples = even_samples(path, name, own, values, rate)
-        else:
-            samples = empty_samples(path, name, len(filled))
-            samples[filled] = values
-        # a column without numbers has no rate; assemble() drops it
-        channels[channel] = Channel(channel, name, rate or LOWEST_RATE, start, samples, layout.units[row])
-    recording = assemble(path, channels, start_time, layout.names, selection.acc_unit)
-    if time is not None:
+        rate = rates[channel] if timeline is None else selection.rate(channel)
+        unit = layout.units[row]
+        samples = _evenly(path, names[row], columns.pop(row), timeline, rate)
+        if channel.startswith("ACC") and layout.scale != 1:
+            samples[2][:] *= np.float32(layout.scale)
+            unit = "g"
+        channels[channel] = Channel(channel, names[row], *samples, unit)
+    start = layout.start if timeline is None or timeline.start is None else timeline.start
+    first = min(channel.start for channel in channels.values())
+    recording = assemble(path, channels, start, names, selection.acc_unit)
+    recording.device = layout.device
+    if timeline is None:
+        if layout.rate and not selection.rates:
+            where = layout.device or "the lines above its table"
+            recording.notes.append(f"sampled at {layout.rate:g} Hz, as {where} say{'s' if layout.device else ''}")
+    elif time is not None:
+        recording.clock = None if timeline.clock is None else timeline.clock + first
         recording.guesses += time.guesses
+        recording.notes += time.notes
+        if time.guessed_unit:
+            _check_guessed_rate(recording, time.guessed_unit)
     return recording
 
 
-def _read_cells(
-    path: Path, layout: TableLayout, wanted: Sequence[int], time_row: int | None
-) -> tuple[dict[int, NumberColumn], TimeColumn | None]:
-    """Read columns of numbers, by their position, and the time column."""
-    time = None if time_row is None else TimeColumn(path, layout.names[time_row], layout.units[time_row])
-    columns = {row: NumberColumn(path, layout.names[row]) for row in wanted}
+def _evenly(
+    path: Path, name: str, column: NumberColumn, timeline: Timeline | None, rate: float | None
+) -> tuple[float, float, Array]:
+    """Return a column's rate (Hz), the time of its first sample (s), and its samples ``[T]`` with NaN for gaps."""
+    values, filled = column.take()
+    if timeline is not None and timeline.order is not None:
+        rows = empty_samples(path, name, len(filled))
+        rows[filled] = values
+        rows = rows[timeline.order]
+        filled = ~np.isnan(rows)
+        values = rows[filled]
+    if timeline is not None and len(values):
+        own = timeline.seconds if filled.all() else timeline.seconds[filled]
+        return even_samples(path, name, own, values, rate)
+    samples = empty_samples(path, name, len(filled))
+    samples[filled] = values
+    return rate or LOWEST_RATE, 0.0, samples  # a column without numbers has no rate; assemble() drops it
+
+
+def _fill(
+    cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
+) -> None:
+    """Read the cells of the columns of numbers, which stand under their positions, and of the time column."""
     extra = len(layout.names)  # the column that a row with a cell too many fills
-    for line, block in _blocks(path, layout.skipped):
-        table = _parse(path, layout, block, [*wanted, extra] + ([] if time_row is None else [time_row]), line)
+    wanted = [*columns, extra, *([] if time_row is None else [time_row])]
+    decimal = next(iter(columns.values())).decimal
+    for table in cells.frames(layout, list(dict.fromkeys(wanted)), decimal):
         long = table.index[table[extra].notna()]
         if len(long):
-            raise UserError(f"{path}, line {long[0]}: the row has more cells than there are columns ({extra}); mend it")
+            raise UserError(
+                f"{cells.path}, line {long[0]}: the row has more cells than there are columns ({extra}); mend it"
+            )
         if time is not None:
-            table = table[table.notna().any(axis=1)]  # empty lines
+            empty = table.isna().all(axis=1)  # lines
+            table = table[~empty] if empty.any() else table
             time.add(table[time_row])
         for row, column in columns.items():
             column.add(table[row])
-    return columns, time
 
 
-def _blocks(path: Path, skipped: int) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines, and the number of the first of them (from 1)."""
-    with path.open("rb") as file:
-        for _ in range(skipped):
-            file.readline()
-        line, rest = skipped + 1, b""
-        while block := file.read(_BLOCK_BYTES):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
-            if len(rest) > _BLOCK_BYTES:
-                raise UserError(f"{path}, line {line}: the line does not end; this is no table of text")
-            if newline:
-                yield line, whole
-                line += whole.count(b"\n") + 1
-        if rest.strip():
-            yield line, rest
+def _settle_points(
+    cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
+) -> None:
+    """Refuse points that may group thousands, if nothing in the table shows that they are decimal."""
+    looked_at = {row: (column.name, column.points) for row, column in columns.items()}
+    if time is not None and time_row is not None:
+        looked_at[time_row] = (time.name, time.points)
+    if any(points.decided for _, points in looked_at.values()):
+        return
+    for row, (name, points) in looked_at.items():
+        if points.doubtful:
+            settle_points(cells.path, name, cells.texts(layout, row))
 
 
-def _parse(path: Path, layout: TableLayout, block: bytes, columns: list[int], line: int) -> Any:
-    import pandas as pd
-
-    # pandas takes the number of columns from a block's longest row: the row put in front has them all
-    front = layout.separator.join("0" * (len(layout.names) + 1)).encode()
-    try:
-        table = pd.read_csv(
-            io.BytesIO(front + b"\n" + block),
-            sep=layout.separator,
-            decimal=layout.decimal,
-            header=None,
-            names=range(len(layout.names) + 1),
-            usecols=columns,
-            index_col=False,
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            low_memory=False,
-            encoding_errors="replace",
-        )
-    except (pd.errors.ParserError, ValueError, OverflowError) as error:
-        reason = printable(str(error))[:120]
-        raise UserError(f"{path}, in the rows from line {line}: not a table of text ({reason}); mend it") from None
-    table.index = range(line - 1, line - 1 + len(table))
-    return table.iloc[1:]
-
-
-def find_layout(path: Path) -> TableLayout:
-    """Find a table's layout from its first lines: comments, a line of names, maybe one of units, rows of numbers."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    if b"\0" in head:
-        raise UserError(f"{path} is not a text table: it holds zero bytes; save it as CSV in UTF-8")
-    if b"\r" in head and b"\n" not in head:
-        raise UserError(f"{path}: its lines end in carriage returns alone; save it with line feeds")
-    lines = head.decode("utf-8-sig", errors="replace").split("\n")
-    number = next((row for row, line in enumerate(lines) if line.strip() and not line.startswith("#")), None)
-    if number is None:
-        raise UserError(f"{path} is empty; expected a line of column names and rows of numbers")
-    separator = max(",;\t", key=lines[number].count)
-    names = _cells(lines[number], separator)
-    if all(_is_number(name) or name.lower() in _EMPTY for name in names):
+def _check_guessed_rate(recording: Recording, unit: str) -> None:
+    ppg = recording.channels.get("PPG")
+    if ppg is None or ppg.rate <= _HIGHEST_GUESSED_RATE:
+        return
+    if not any(abs(ppg.rate / usual - 1) < 0.005 for usual in _USUAL_RATES):
         raise UserError(
-            f"{path}: line {number + 1} holds numbers where the column names should be; put a line such as "
-            f"'time{separator}PPG{separator}ECG' on top"
+            f"{recording.path} states no unit of time; as {unit} its PPG would have {ppg.rate:.4g} Hz, which no sensor "
+            f"has: give --time-unit ({', '.join(TIME_UNITS)})"
         )
-    rows = [_cells(line, separator) for line in lines[number + 1 : number + 3]]
-    units = [split_unit(name)[1] for name in names]
-    skipped = number + 1
-    if rows and _is_units(rows[0]):
-        given = [re.sub(r"^[\[(]|[\])]$", "", unit) for unit in rows[0]] + [""] * len(names)
-        units = [unit or below for unit, below in zip(units, given, strict=False)]
-        skipped += 1
-    first = rows[skipped - number - 1] if len(rows) > skipped - number - 1 else []
-    if not any(first):
-        raise UserError(f"{path} has column names, but no rows of numbers after line {skipped}")
-    commas = separator != "," and any(re.fullmatch(r"[-+]?\d*,\d+(e[-+]?\d+)?", cell.lower()) for cell in first)
-    return TableLayout(tuple(names), tuple(units), separator, "," if commas else ".", skipped)
 
 
-def _cells(line: str, separator: str) -> list[str]:
-    cells = next(csv.reader([line.replace("\r", " ")], delimiter=separator, strict=False), [])
-    while cells and not cells[-1].strip():  # a separator at the end of the line
-        cells.pop()
-    return [printable(cell.strip().strip("'")) for cell in cells]
+class TextCells:
+    """The cells of a table of text."""
 
+    def __init__(self, file: TextFile) -> None:
+        self.file, self.path = file, file.path
 
-def _is_units(cells: list[str]) -> bool:
-    # units hold no digit but a power: m/s2, s^-1; a row of data has a number or a time stamp
-    words = [cell for cell in cells if cell.lower() not in _EMPTY]
-    return bool(words) and all(not re.search(r"\d", re.sub(r"(?<=[a-zA-Z^⁻-])-?[1-3]", "", word)) for word in words)
+    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> str:
+        """Return the decimal sign of the columns' numbers."""
+        blocks = self.file.blocks(layout.skipped)
+        return find_decimal(
+            self.path,
+            layout.names,
+            layout.separator,
+            blocks,
+            lambda block, line: self._parse(layout, columns, line, block, dtype=str),
+        )
 
+    def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
+        """Yield pandas DataFrames of the columns, by position, indexed by line number."""
+        sign = decimal if decimal != layout.separator else "."  # else every number is quoted, and so text to pandas
+        for line, block in self.file.blocks(layout.skipped):
+            yield self._parse(layout, columns, line, block, decimal=sign, low_memory=False)
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True
+    def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
+        """Yield a column's cells as text, pandas Series."""
+        for line, block in self.file.blocks(layout.skipped):
+            yield self._parse(layout, [column], line, block, dtype=str)[column]
+
+    def cut(self, layout: TableLayout) -> int | None:
+        """Return how many lines a part of the file needs in front, or None if it cannot be cut by lines."""
+        return layout.skipped if self.file.plain else None
+
+    def _parse(self, layout: TableLayout, columns: Sequence[int], line: int, block: bytes, **options: Any) -> Any:
+        import pandas as pd
+
+        # pandas takes the number of columns from a block's longest row: the row put in front has them all
+        width = len(layout.names) + 1
+        front = (" " if layout.separator == SPACES else layout.separator).join("0" * width).encode()
+        try:
+            table = pd.read_csv(
+                io.BytesIO(front + b"\n" + block),
+                sep=layout.separator,
+                header=None,
+                names=range(width),
+                usecols=list(columns),
+                index_col=False,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                encoding_errors="replace",
+                **options,
+            )
+        except (pd.errors.ParserError, ValueError, OverflowError) as error:
+            reason = printable(str(error))[:120]
+            told = f"{self.path}, in the rows from line {line}: not a table of text ({reason}); mend it"
+            raise UserError(told) from None
+        table.index = range(line - 1, line - 1 + len(table))
+        return table.iloc[1:]
