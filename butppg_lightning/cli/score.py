@@ -1,7 +1,8 @@
-"""`butppg score`: the quality of every window of a long recording."""
+"""`butppg score`: the quality of every window of a long recording, or of many recordings."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,8 +33,9 @@ _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 def score(
     *,
     checkpoint: Path,
-    input: Path,
     output_dir: Path,
+    input: list[Path] | None = None,
+    input_list: list[str] | None = None,
     hop: float = 10.0,
     channels: list[str] | None = None,
     fs: str | None = None,
@@ -46,12 +48,13 @@ def score(
     overwrite: bool = False,
     **decision: Any,
 ) -> None:
-    """Score every 10-s window of a long recording (npz, CSV, EDF, WFDB) of any channels and rates, gaps allowed.
+    """Score every 10-s window of a long recording, of any channels and rates, gaps allowed; or of many recordings.
 
     Args:
         checkpoint: best_model.pt of `butppg fit`.
-        input: The recording: .npz, .csv, .tsv, .edf, or a WFDB record (.hea).
-        output_dir: Folder for the table, summary.json and timeline.png.
+        output_dir: Folder for the table, summary.json and timeline.png; of several recordings one folder each in it.
+        input: The recording: a file, a device's folder, or several files that are one recording (PPG.csv ACC.csv).
+        input_list: Many recordings, one each: files, folders of recordings, or patterns such as 'night*/*.edf'.
         hop: Seconds from one window's start to the next one's (below 10: overlap).
         channels: Names in the file where no alias fits: PPG=sensor3,ECG=lead,TIME=stamp; ECG=none leaves ECG out.
         fs: Sampling rate where the file states none: 64, or PPG=64,ACC=50 (Hz).
@@ -65,37 +68,59 @@ def score(
         **decision: Options of Decision.
 
     Raises:
-        UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist.
+        UserError: If an option is wrong, the checkpoint or the recording cannot be used, or results exist; of many
+            recordings, at the end, if some could not be scored.
 
     Example:
         butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
     """
     options = SimpleNamespace(**locals())
-    decided = Decision(**decision)
+    options.decided = Decision(**decision)
     require_at_least(1, batch_size=batch_size)
     require_checkpoint(checkpoint)
-    refuse_earlier_results(output_dir, _RESULTS, overwrite)
-    recording = _read(options)  # before torch is loaded: of all steps this one may take most memory
-    from butppg_lightning.models.checkpoints import restore_network
+    if (input is None) == (input_list is None):
+        raise UserError("give one of --input (one recording) and --input_list (many)")
+    if input is not None:
+        refuse_earlier_results(output_dir, _RESULTS, overwrite)
+        summary, written = _score_one(options, input, output_dir)
+        _show(options, summary, written)
+        return
+    from butppg_lightning.cli.score_list import find_recordings, score_list
+
+    found = find_recordings(input_list or [])
+    score_list(found, output_dir, overwrite, lambda path, folder: _score_one(options, [path], folder)[0])
+
+
+def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str, Any], list[Path]]:
+    """Score a recording into a folder; returns its summary and what was written."""
+    recording = _read(options, paths)  # before torch is loaded: of all steps this one may take most memory
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
-    network, trained = restore_network(checkpoint)
+    network, trained = _restored(options.checkpoint)
     _check_channels(recording, network, trained)
+    decided: Decision = options.decided
     least, decided_by, remark = decided.made_with(network.calibration)
     recording.notes += [remark] if remark else []
-    windows = Windows(recording, network.channels, hop)
-    check_writable(output_dir)  # it is made when there is something to write: a stopped run leaves nothing behind
+    windows = Windows(recording, network.channels, options.hop)
+    check_writable(output)  # it is made when there is something to write: a stopped run leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
-        more: Any = {"prior": decided.prior, "precision": precision, "progress": progress}
-        found = predict(network, windows, batch_size=batch_size, **more)
+        more: Any = {"prior": decided.prior, "precision": options.precision, "progress": progress}
+        found = predict(network, windows, batch_size=options.batch_size, **more)
     scores, examples = _scores(found, windows, recording, least)
     prior = network.calibration.prior if decided.prior is None else decided.prior
     how = {"threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
-    _write(options, scores, examples, recording, {**how, "precision": found.precision})
+    return _write(options, output, scores, examples, recording, {**how, "precision": found.precision})
 
 
-def _read(options: Any) -> Recording:
+@cache
+def _restored(checkpoint: Path) -> tuple[QualityNetwork, dict[str, Any]]:
+    from butppg_lightning.models.checkpoints import restore_network
+
+    return restore_network(checkpoint)
+
+
+def _read(options: Any, paths: list[Path]) -> Recording:
     from rich.console import Console
     from rich.markup import escape
 
@@ -113,8 +138,8 @@ def _read(options: Any) -> Recording:
         options.decimal,
     )
     console = Console(stderr=True, force_jupyter=False)
-    with console.status(f"reading {escape(options.input.name)}"):  # seen on a terminal only
-        return read_recording(options.input, selection)
+    with console.status(f"reading {escape(', '.join(path.name for path in paths))}"):  # seen on a terminal only
+        return read_recording(paths, selection)
 
 
 def _check_channels(recording: Recording, network: QualityNetwork, trained: dict[str, Any]) -> None:
@@ -171,11 +196,15 @@ def _scores(
 
 
 def _write(
-    options: Any, scores: Scores, examples: list[Example], recording: Recording, decision: dict[str, Any]
-) -> None:
+    options: Any,
+    output: Path,
+    scores: Scores,
+    examples: list[Example],
+    recording: Recording,
+    decision: dict[str, Any],
+) -> tuple[dict[str, Any], list[Path]]:
     from butppg_lightning.evaluation.scores import write_scores
 
-    output: Path = options.output_dir
     for name in _RESULTS:
         (output / name).unlink(missing_ok=True)  # an earlier recording's must not stand beside this one's
     write_scores(output / TABLES[options.format], scores)
@@ -183,7 +212,8 @@ def _write(
     presence = figures.pop("presence")
     start_time = recording.start_time
     summary = {
-        "recording": str(options.input),
+        "recording": recording.path,
+        "device": recording.device or None,
         "checkpoint": str(options.checkpoint),
         "start_time": None if start_time is None else start_time.isoformat(timespec="milliseconds"),
         "duration_seconds": recording.duration,
@@ -202,11 +232,11 @@ def _write(
     }
     write_json(output / SUMMARY, summary)
     written = [output / TABLES[options.format], output / SUMMARY]
-    if _draw(output / TIMELINE, options.input.name, scores, examples, recording):
+    if _draw(output / TIMELINE, Path(recording.path).name, scores, examples, recording):
         written.append(output / TIMELINE)
     for note in summary["notes"]:
         say(f"note: {note}")
-    _show(options, summary, written)
+    return summary, written
 
 
 def _draw(path: Path, title: str, scores: Scores, examples: list[Example], recording: Recording) -> bool:
@@ -229,7 +259,7 @@ def _show(options: Any, summary: dict[str, Any], written: list[Path]) -> None:
 
     begin, stretch = summary["longest_usable_start"], summary["longest_usable_seconds"]
     print_table(
-        f"{options.input}: {_duration(summary['duration_seconds'])}, a window every {options.hop:g} s",
+        f"{summary['recording']}: {_duration(summary['duration_seconds'])}, a window every {options.hop:g} s",
         None,
         [
             ("windows", f"{summary['windows']:,}"),

@@ -53,9 +53,10 @@ class Windows:
             raise UserError(f"--hop is {hop:g}; expected {SHORTEST_HOP:g} to {LONGEST_HOP:g} seconds")
         room = recording.duration - WINDOW_SECONDS + _END_TOLERANCE
         if room < 0:
+            assumed = f", or correct what was assumed: {'; '.join(recording.guesses)}" if recording.guesses else ""
             raise UserError(
                 f"{recording.path} lasts {recording.duration:.3g} s; a window is {WINDOW_SECONDS:g} s: "
-                "give a longer recording"
+                f"give a longer recording{assumed}"
             )
         self.channels = tuple(channels)
         self.starts = np.arange(int(room / hop) + 1) * hop  # [N] seconds from the recording's start
