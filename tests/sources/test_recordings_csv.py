@@ -193,7 +193,10 @@ GOOD = table([f"{stamp:.4f}" for stamp in times()])
         (GOOD.replace("\n1.0000,", "\n,", 1), "line 66: 'time' holds no time"),
         (GOOD.replace("\n1.0000,", "\n1.0000,1,", 1), r"line 66: the row has more cells than there are columns \(2\)"),
         (GOOD.replace("time,", "when,"), "no time column among when, PPG; name it"),
-        (GOOD.replace("PPG", "voltage"), "no signal is known by its name; it has time, voltage; .*--channels PPG=time"),
+        (
+            GOOD.replace("PPG", "voltage"),
+            "no signal is known by its name; it has time, voltage; .*--channels PPG=voltage",
+        ),
         (table(times(), values=np.full(COUNT, np.nan)), "PPG hold no numbers at all"),
         (table([5] * COUNT), "1 different time stamps"),
         (table([0.0, 1e12, 2e12], values=np.ones(3)), "at .* Hz"),

@@ -54,7 +54,10 @@ _PAIRS = re.compile(rf",(?=\s*(?:{'|'.join(ALIASES)})\s*=)", re.IGNORECASE)  # a
 # a unit that follows the name without brackets; a letter alone may be a colour or a lead (ppg_g, ecg_v)
 _BEHIND = (
     re.compile(r"^(.*acc.*?|[xyz])[\s_,/]+(m?g|milli-?g|m/s\^?2|m/s²|ms-?2|mps2)$", re.IGNORECASE),
-    re.compile(r"^(.*(?:time|stamp|epoch|elapsed|unix).*?)[\s_,/]+(s|secs?|seconds|ms|us|µs|ns|min|minutes|h)$", re.I),
+    re.compile(
+        r"^(.*(?:time|stamp|epoch|elapsed|unix).*?)[\s_,/]+(m?s|[uµn]s|secs?|seconds|min|minutes|h|hours|d|days|samples)$",
+        re.IGNORECASE,
+    ),
     re.compile(r"^(.*(?:ppg|pleth|bvp|ecg|ekg).*?)[\s_,/]+([mµu]v)$", re.IGNORECASE),
 )
 _CLOSES = {")": "(", "]": "["}
@@ -182,7 +185,7 @@ def match_channels(
         if rows and rows[0] is not None:
             found[channel] = rows[0]
     if not set(found) - {TIME}:
-        near = next((name for name in names if name), "NAME")
+        near = next((name for name, word in zip(names, plain, strict=True) if name and not _is_time(word)), "NAME")
         raise NoSignalError(
             f"{path}: no signal is known by its name; it has {listed(names)}; "
             f"say which is which: --channels {shlex.quote(f'PPG={near}')}"
@@ -208,6 +211,10 @@ def overlooked(names: Sequence[str], channels: Container[str], selection: Select
 def known_names(names: Sequence[str]) -> int:
     """Return how many of the names are one that some channel or the time is known by."""
     return sum(any(_plain(name) in rank.split() for ranks in ALIASES.values() for rank in ranks) for name in names)
+
+
+def _is_time(word: str) -> bool:
+    return any(word in rank.split() for rank in ALIASES[TIME])
 
 
 def _by_alias(

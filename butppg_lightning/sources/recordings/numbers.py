@@ -42,8 +42,10 @@ def decisive(sign: str) -> str:
 
 def find_decimal(
     path: Path, names: Sequence[str], separator: str, blocks: Iterable[tuple[int, bytes]], parse: Any
-) -> str:
-    """Return the decimal sign of a table of text: what its first decisive cell says, or a point where none has a comma.
+) -> tuple[str, str]:
+    """Return the decimal sign of a table of text, and what is assumed if no cell decides it (else empty).
+
+    A cell of another form than 1,017 decides it; a point is decimal where no cell has a comma.
 
     ``parse(block, line)`` returns a block's cells as text, a pandas DataFrame with columns named by position.
 
@@ -58,19 +60,20 @@ def find_decimal(
                 continue
             table = parse(block, line)
             for column in table.columns:
-                cells = table[column].dropna().str.strip()
+                cells = table[column].dropna().str.strip().str.replace(rf"(?<=\d){_BLANKS}(?=\d)", "", regex=True)
                 for sign in ",.":
                     if cells.str.fullmatch(decisive(sign)).any():
-                        return sign
-                commas = cells[cells.str.fullmatch(grouped(","))]
+                        return sign, ""
+                grouping = cells[cells.str.fullmatch(grouped(","))]
                 small, cell = seen.get(column, (False, ""))
                 small = small or bool(cells.str.fullmatch(r"[-+]?\d{1,3}").any())
-                seen[column] = (small, cell or (str(commas.iloc[0]) if len(commas) else ""))
+                seen[column] = (small, cell or (str(grouping.iloc[0]) if len(grouping) else ""))
     doubtful = {column: cell for column, (small, cell) in seen.items() if cell and small}
     if doubtful:
         column, cell = next(iter(doubtful.items()))
         raise UserError(_undecided(path, names[column], cell))
-    return "," if any(cell for _, cell in seen.values()) else "."
+    commas = next(((names[column], cell) for column, (_, cell) in seen.items() if cell), None)
+    return (".", "") if commas is None else (",", _assumed(*commas))
 
 
 def _undecided(path: Path, name: str, cell: str) -> str:
@@ -86,7 +89,7 @@ class PointEvidence:
 
     def __init__(self) -> None:
         self._open = True
-        self._whole = self._pointed = False
+        self._pointed = False
 
     def look(self, numbers: Array) -> None:
         """Take the next numbers ``[T]``, read as if points were decimal."""
@@ -97,7 +100,6 @@ class PointEvidence:
         thousandths = np.minimum(size, 1000.0) * 1000
         as_group = (size >= 1) & (size < 1000) & (np.abs(thousandths - np.rint(thousandths)) < 1e-6)
         self._open = bool((as_group | whole).all() and (size[whole] < 1000).all())
-        self._whole |= bool(whole.any())
         self._pointed |= bool((~whole).any())
 
     @property
@@ -108,7 +110,7 @@ class PointEvidence:
     @property
     def doubtful(self) -> bool:
         """Whether points may group thousands: whole numbers are below 1000, and all others would be thousands."""
-        return self._open and self._pointed and self._whole
+        return self._open and self._pointed
 
 
 class NumberColumn:
@@ -137,18 +139,28 @@ class NumberColumn:
         return values, joined(filled, np.bool_)
 
 
-def settle_points(path: Path, name: str, texts: Iterable[Any]) -> None:
-    """Refuse a doubtful column if its cells as text do not show a decimal point (2.50) either."""
+def settle_points(path: Path, name: str, texts: Iterable[Any]) -> str:
+    """Look at the text of a column whose points may group thousands: refuse it, or return what is assumed of it.
+
+    The text decides where it has other digits behind a point than three (2.50). Whole numbers below 1000 beside it make
+    the difference between 999 and 1.000 a step or a fall, so that is refused; else only the scale is open.
+    """
     small, pointed = False, ""
     for cells in texts:
         text = cells.dropna().str.strip()
         points = text[text.str.contains(".", regex=False)]
         if not points.str.fullmatch(grouped(".")).all():
-            return
+            return ""
         small = small or len(points) < len(text)
         pointed = pointed or (str(points.iloc[0]) if len(points) else "")
     if small and pointed:
         raise UserError(_undecided(path, name, pointed))
+    return _assumed(name, pointed) if pointed else ""
+
+
+def _assumed(name: str, cell: str) -> str:
+    sign = "," if "," in cell else "."
+    return f"'{name}' holds {cell!r} and the like only; {sign!r} is taken as the decimal sign (--decimal)"
 
 
 def to_numbers(path: Path, name: str, cells: Any, decimal: str) -> Array:

@@ -38,9 +38,9 @@ class ParquetCells:
         self._file: Any = ParquetFile(path)
         self.columns: list[str] = self._file.schema_arrow.names
 
-    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> str:
+    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
         """Return a point: numbers are no text here."""
-        return "."
+        return ".", ""
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
         """Yield pandas DataFrames of the columns, by position, indexed by row (from 1)."""

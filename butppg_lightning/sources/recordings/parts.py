@@ -35,16 +35,19 @@ def read_parts(
     Raises:
         UserError: If a channel is in two files, their times cannot be related, or they do not overlap.
     """
-    parts, notes = [], []
+    parts: list[Recording] = []
+    notes: list[str] = []
+    last: UserError | None = None
     for path in paths:
         try:
             parts.append(read(path, replace(selection, partial=True)))
         except NoSignalError as error:
             if folder is None:
                 raise
-            notes.append(f"left out: {error}")
+            notes.append(f"{path.name} was left out: it has no known signal")
+            last = error
     if not parts:
-        raise UserError(f"{folder} has no file with a known signal; {notes[0].removeprefix('left out: ')}")
+        raise UserError(f"{folder} has no file with a known signal; {last}")
     _check_names(parts, selection)
     where = str(folder) if folder is not None else " + ".join(map(str, paths))
     channels: dict[str, Channel] = {}

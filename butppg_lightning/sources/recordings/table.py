@@ -48,8 +48,8 @@ class Cells(Protocol):
 
     path: Path
 
-    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> str:
-        """Return the decimal sign of the columns' numbers."""
+    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
+        """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
         """Yield pandas DataFrames of the columns, by position, indexed by line number."""
@@ -85,7 +85,8 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
         )
     if time_row is None and selection.time_unit is not None:
         raise UserError(f"{path} has no time column among {listed(names)}; drop --time-unit, or name it")
-    decimal = selection.decimal or cells.decimal(layout, [*found.values(), *([] if time_row is None else [time_row])])
+    wanted = [*found.values(), *([] if time_row is None else [time_row])]
+    decimal, assumed = (selection.decimal, "") if selection.decimal else cells.decimal(layout, wanted)
     columns = {row: NumberColumn(path, names[row], decimal) for row in found.values()}
     time = None
     if time_row is not None:
@@ -93,7 +94,7 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
         time = TimeColumn(path, names[time_row], layout.units[time_row], rules)
     _fill(cells, layout, columns, time, time_row)
     if decimal == "." and selection.decimal is None:
-        _settle_points(cells, layout, columns, time, time_row)
+        assumed = _settle_points(cells, layout, columns, time, time_row)
     timeline = None if time is None else time.seconds()
     channels = {}
     for channel, row in found.items():
@@ -108,6 +109,7 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
     first = min(channel.start for channel in channels.values())
     recording = assemble(path, channels, start, names, selection.acc_unit)
     recording.device = layout.device
+    recording.guesses += [assumed] if assumed else []
     if timeline is None:
         if layout.rate and not selection.rates:
             where = layout.device or "the lines above its table"
@@ -163,16 +165,19 @@ def _fill(
 
 def _settle_points(
     cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
-) -> None:
-    """Refuse points that may group thousands, if nothing in the table shows that they are decimal."""
+) -> str:
+    """Refuse points that may group thousands beside smaller numbers; return what is assumed where there are none."""
     looked_at = {row: (column.name, column.points) for row, column in columns.items()}
     if time is not None and time_row is not None:
         looked_at[time_row] = (time.name, time.points)
     if any(points.decided for _, points in looked_at.values()):
-        return
-    for row, (name, points) in looked_at.items():
-        if points.doubtful:
-            settle_points(cells.path, name, cells.texts(layout, row))
+        return ""
+    told = [
+        settle_points(cells.path, name, cells.texts(layout, row))
+        for row, (name, points) in looked_at.items()
+        if points.doubtful
+    ]
+    return next(filter(None, told), "")
 
 
 def _check_guessed_rate(recording: Recording, unit: str) -> None:
@@ -192,8 +197,8 @@ class TextCells:
     def __init__(self, file: TextFile) -> None:
         self.file, self.path = file, file.path
 
-    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> str:
-        """Return the decimal sign of the columns' numbers."""
+    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
+        """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
         blocks = self.file.blocks(layout.skipped)
         return find_decimal(
             self.path,
@@ -205,9 +210,12 @@ class TextCells:
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
         """Yield pandas DataFrames of the columns, by position, indexed by line number."""
-        sign = decimal if decimal != layout.separator else "."  # else every number is quoted, and so text to pandas
+        # pandas cannot take one sign for both, and would read the quoted "1.017" as 1.017
+        how: dict[str, Any] = (
+            {"dtype": str} if decimal == layout.separator else {"decimal": decimal, "low_memory": False}
+        )
         for line, block in self.file.blocks(layout.skipped):
-            yield self._parse(layout, columns, line, block, decimal=sign, low_memory=False)
+            yield self._parse(layout, columns, line, block, **how)
 
     def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
         """Yield a column's cells as text, pandas Series."""

@@ -170,14 +170,14 @@ def _names(
             row = row if len(row) == width else None
         while row and not row[-1]:  # a separator at the end of the line
             row = row[:-1]
-        known = known_names(row or [])
-        if not row or (not known and (any(map(is_figure, row)) or len(row) < min(width, 2))):
+        as_wide = row is not None and width in (len(row), len(cells.get(number, row)))
+        if not row or not (known_names(row) or _are_units(row) or (as_wide and not any(map(is_figure, row)))):
             break
         rows.append((number, row))
     if not rows:
         return [], [], above[-1] + 1 if above else 0
     place = max(
-        range(len(rows)), key=lambda index: (known_names(rows[index][1]), not _are_units(rows[index][1]), -index)
+        range(len(rows)), key=lambda index: (not _are_units(rows[index][1]), known_names(rows[index][1]), -index)
     )
     number, names = rows[place]
     units = next((row for _, row in rows[:place] if _are_units(row)), rows[0][1] if place else [])
