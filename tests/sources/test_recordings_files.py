@@ -1,4 +1,4 @@
-"""Recordings from npz, EDF and WFDB files that the formats' own libraries wrote, and from damaged ones."""
+"""Recordings from npz and EDF files that the formats' own libraries wrote, and from damaged ones."""
 
 from __future__ import annotations
 
@@ -8,31 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import REAL_DATA
-
-from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings import Recording, Selection, read_recording
+from recording_files import SECONDS, START, read, refuse, signal
 
 edfio = pytest.importorskip("edfio")
-wfdb = pytest.importorskip("wfdb")
-
-SECONDS = 40
-START = dt.datetime(2024, 2, 29, 23, 50, 0)
-
-
-def signal(rate: float, scale: float = 1.0, seconds: float = SECONDS) -> np.ndarray:
-    return scale * np.sin(2 * np.pi * 1.1 * np.arange(round(rate * seconds)) / rate)
-
-
-def read(path: Path, channels: dict[str, str] | None = None, **rest: Any) -> Recording:
-    return read_recording(path, Selection(channels or {}, **rest))
-
-
-def refuse(path: Path, message: str, channels: dict[str, str] | None = None, **rest: Any) -> None:
-    with pytest.raises(UserError, match=message) as refusal:
-        read(path, channels, **rest)
-    assert "\n" not in str(refusal.value)
-
 
 # npz
 
@@ -182,98 +160,6 @@ def test_damaged_edf_files(tmp_path: Path) -> None:
     refuse(spoilt(0, "", whole[:300]), "not a complete EDF file|data records")
     refuse(spoilt(0, "", b""), "is not an EDF file")
     path.write_bytes(whole)
-    refuse(path, "states its sampling rates; drop --fs", rates={"": 64.0})
-
-
-# WFDB
-
-
-def wfdb_record(folder: Path, name: str = "night", fs: float = 125, **signals: np.ndarray) -> Path:
-    wfdb.wrsamp(
-        name, fs=fs, units=["g" if key.startswith("A") else "mV" for key in signals], sig_name=list(signals),
-        p_signal=np.column_stack(list(signals.values())), fmt=["16"] * len(signals), write_dir=str(folder),
-        base_time=START.time(), base_date=START.date(),
-    )  # fmt: skip
-    return folder / name
-
-
-def test_wfdb_with_or_without_suffix(tmp_path: Path) -> None:
-    gap = signal(125)
-    gap[300:500] = np.nan
-    path = wfdb_record(tmp_path, PLETH=gap, II=signal(125, 0.7), AccX=signal(125, 0.1))
-    for given in (path, path.with_suffix(".hea")):
-        recording = read(given)
-        assert list(recording.channels) == ["ACC_X", "PPG", "ECG"]
-        assert recording.start_time == START
-        assert np.flatnonzero(np.isnan(recording.channels["PPG"].samples)).tolist() == list(range(300, 500))
-        np.testing.assert_allclose(recording.channels["ECG"].samples, signal(125, 0.7), atol=1e-3)
-    refuse(path.with_suffix(".dat"), "holds the samples of a WFDB record; give its header")
-    assert not read(path).notes + read(path).guesses  # g is stated
-
-
-def test_wfdb_with_several_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wfdb.wrsamp(
-        "multi", fs=50, units=["mV", "NU"], sig_name=["ECG", "PPG"], fmt=["16", "16"], samps_per_frame=[5, 2],
-        e_p_signal=[signal(250), signal(100, 2)], write_dir=str(tmp_path),
-    )  # fmt: skip
-    whole = read(tmp_path / "multi")
-    assert {name: channel.rate for name, channel in whole.channels.items()} == {"PPG": 100, "ECG": 250}
-    np.testing.assert_allclose(whole.channels["ECG"].samples, signal(250), atol=1e-3)
-    monkeypatch.setattr("butppg_lightning.sources.recordings.wfdb_record._CHUNK_SECONDS", 7.0)
-    np.testing.assert_array_equal(read(tmp_path / "multi").channels["PPG"].samples, whole.channels["PPG"].samples)
-
-
-def test_wfdb_of_several_segments(tmp_path: Path) -> None:
-    wfdb_record(tmp_path, "one", II=signal(125), PLETH=signal(125, 2))
-    wfdb_record(tmp_path, "two", PLETH=signal(125, 3), V=signal(125))
-    (tmp_path / "both.hea").write_text("both/3 2 125 11250 23:50:00 29/02/2024\none 5000\n~ 1250\ntwo 5000\n")
-    recording = read(tmp_path / "both")
-    ppg, ecg = recording.channels["PPG"].samples, recording.channels["ECG"]
-    assert recording.duration == 90
-    assert ecg.source == "II"
-    assert np.isnan(ecg.samples[5000:]).all()
-    assert np.isnan(ppg[5000:6250]).all()
-    np.testing.assert_allclose(ppg[6250:], signal(125, 3), atol=1e-3)
-    (tmp_path / "both.hea").write_text("both/2 2 125 10000\none 5000\ntwo 4000\n")
-    refuse(tmp_path / "both", "two.hea declares 5000 samples, .*both.hea 4000")
-    (tmp_path / "both.hea").write_text("both/2 2 125 10000\none 5000\nboth 5000\n")
-    refuse(tmp_path / "both", "segment that has segments itself")
-    (tmp_path / "both.hea").write_text("both/1 2 125 5000\n../one 5000\n")
-    refuse(tmp_path / "both", "cannot be read|not beside it")
-
-
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real recordings beside the checkout")
-def test_records_in_the_form_of_the_release() -> None:
-    folder = REAL_DATA / "but_ppg_release_sample" / "201006"
-    assert read(folder / "201006_ECG").channels["ECG"].rate == 1000
-    assert read(folder / "201006_ACC").channels["ACC_Z"].samples.mean() == pytest.approx(0, abs=2)
-    refuse(folder / "201006_PPG", "PPG could be any of PPG_R, PPG_G, PPG_B; say which: --channels PPG=PPG_R")
-    assert read(folder / "201006_PPG", {"PPG": "PPG_G"}).channels["PPG"].rate == 30
-
-
-def test_damaged_wfdb_records(tmp_path: Path) -> None:
-    path = wfdb_record(tmp_path, PPG=signal(125), II=signal(125))
-    header = path.with_suffix(".hea").read_text()
-
-    def spoilt(old: str, new: str) -> Path:
-        path.with_suffix(".hea").write_text(header.replace(old, new, 1))
-        return path
-
-    refuse(spoilt("5000", "99999999999999"), "declares 99,999,999,999,999 samples, but .* holds 5,000")
-    assert read(spoilt(" 5000 23:50:00 29/02/2024", "")).duration == 40  # a header need not say
-    refuse(spoilt("night.dat", "gone.dat"), "gone.dat, which does not exist")
-    refuse(spoilt("night.dat", "/etc/passwd"), "not beside it|cannot be read")
-    refuse(spoilt("night.dat", "../night.dat"), "not beside it|cannot be read")
-    refuse(spoilt("night.dat", "s3://bucket/night.dat"), "not beside it|cannot be read")
-    refuse(spoilt("night.dat 16", "night.dat 999"), "format 999|cannot be read")
-    refuse(spoilt(" 125 ", " 0 "), "at 0 Hz|cannot be read")
-    refuse(spoilt(" 125 ", " -125 "), "its first line says '-125' where a rate")
-    refuse(spoilt("night 2", "night 0"), "no signals|cannot be read")
-    refuse(spoilt(header, "\x00\x01 nonsense"), "cannot be read")
-    refuse(spoilt(header, ""), "cannot be read")
-    path.with_suffix(".hea").write_text(header)
-    path.with_suffix(".dat").write_bytes(path.with_suffix(".dat").read_bytes()[:-400])
-    refuse(path, "declares 5,000 samples, but .* holds 4,900: it is truncated")
     refuse(path, "states its sampling rates; drop --fs", rates={"": 64.0})
 
 
