@@ -1,4 +1,4 @@
-"""Recordings from npz and EDF files that the formats' own libraries wrote, and from damaged ones."""
+"""Recordings from npz files, and what is no recording."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from recording_files import SECONDS, START, read, refuse, signal
+from recording_files import SECONDS, read, refuse, signal
 
 edfio = pytest.importorskip("edfio")
-
-# npz
 
 
 def npz(folder: Path, **arrays: Any) -> Path:
@@ -98,69 +96,6 @@ def test_what_the_user_says_must_fit(tmp_path: Path) -> None:
     refuse(path, "has no signal 'plet'; the nearest is 'pleth'; it has PPG, pleth, II, V", {"PPG": "plet"})
     refuse(path, "--fs says 50 Hz for PPG, but .* states 64; drop the flag", rates={"": 50.0})
     refuse(path, "names a TIME column, but", {"TIME": "II"})
-
-
-# EDF
-
-
-def edf(folder: Path, *signals: tuple[str, float, np.ndarray, str], **rest: Any) -> Path:
-    made = [edfio.EdfSignal(values, rate, label=name, physical_dimension=unit) for name, rate, values, unit in signals]
-    edfio.Edf(made, data_record_duration=1, **rest).write(folder / "night.edf")
-    return folder / "night.edf"
-
-
-def test_edf_with_other_names_rates_and_units(tmp_path: Path) -> None:
-    path = edf(
-        tmp_path, ("Pleth", 64, signal(64, 30), "a.u."), ("EEG Fpz", 100, signal(100), "uV"),
-        ("ECG II", 250, signal(250, 0.8), "mV"), ("Accel X", 50, np.append(signal(50)[1:], 9.80665), "m/s^2"),
-        starttime=START.time(), recording=edfio.Recording(startdate=START.date()),
-    )  # fmt: skip
-    recording = read(path)
-    assert {name: (channel.source, channel.rate) for name, channel in recording.channels.items()} == {
-        "ACC_X": ("Accel X", 50), "PPG": ("Pleth", 64), "ECG": ("ECG II", 250),
-    }  # fmt: skip
-    assert recording.start_time == START
-    assert recording.names == ("Pleth", "EEG Fpz", "ECG II", "Accel X")
-    np.testing.assert_allclose(recording.channels["PPG"].samples, signal(64, 30), atol=0.002)
-    assert recording.channels["ACC_X"].samples[-1] == pytest.approx(1, abs=1e-3)
-
-
-def test_edf_with_gaps(tmp_path: Path) -> None:
-    annotations = [edfio.EdfAnnotation(1.0, None, "on")]
-    path = edf(tmp_path, ("PPG", 64, signal(64, 1, 20), ""), annotations=annotations)
-    content = path.read_bytes().replace(b"EDF+C", b"EDF+D", 1)
-    for second in range(10, 20):  # the second half comes half a minute later
-        content = content.replace(f"+{second}\x14\x14".encode(), f"+{second + 30}\x14\x14".encode(), 1)
-    path.write_bytes(content)
-    samples = read(path).channels["PPG"].samples
-    assert len(samples) == 50 * 64
-    assert np.flatnonzero(np.isnan(samples)).tolist() == list(range(10 * 64, 40 * 64))
-    np.testing.assert_allclose(samples[40 * 64 :], signal(64, 1, 20)[10 * 64 :], atol=1e-3)
-    path.write_bytes(content.replace(b"+45\x14\x14", b"+40\x14\x14", 1))
-    refuse(path, "overlap or go back in time")
-
-
-def test_damaged_edf_files(tmp_path: Path) -> None:
-    path = edf(tmp_path, ("PPG", 64, signal(64), ""))
-    whole = path.read_bytes()
-
-    def spoilt(begin: int, field: str, content: bytes = whole) -> Path:
-        path.write_bytes(content[:begin] + field.encode() + content[begin + len(field) :])
-        return path
-
-    refuse(spoilt(236, "99999999"), "declares 99,999,999 data records but holds 40: it is truncated")
-    refuse(spoilt(236, "40      ", whole[:-1000]), "declares 40 data records but holds 32")
-    assert read(spoilt(236, "-1      ")).duration == 40  # written before the end was known
-    refuse(spoilt(0, "PK"), "is not an EDF file")
-    refuse(spoilt(252, "9999"), "not a complete EDF file")
-    refuse(spoilt(244, "0       "), "not a complete EDF file|sampled at")
-    refuse(spoilt(244, "-1      "), "sampled at -64 Hz|not a complete EDF")
-    refuse(spoilt(256 + 216, "99999999"), "data records|complete|samples")
-    refuse(spoilt(256 + 104, "abc     "), "not a complete EDF file")
-    refuse(spoilt(0, "", whole[:300]), "not a complete EDF file|data records")
-    refuse(spoilt(0, "", b""), "is not an EDF file")
-    path.write_bytes(whole)
-    refuse(path, "states its sampling rates; drop --fs", rates={"": 64.0})
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ FORMATS = (
     Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
     Format("npz file", _ends(".npz"), "npz_file"),
     Format("text table (.csv, .tsv, .txt)", _ends(".csv", ".tsv", ".txt"), "table"),
-    Format("EDF file (.edf)", _ends(".edf"), "edf_file", "edfio"),
+    Format("EDF file (.edf, .bdf)", _ends(".edf", ".bdf"), "edf_file", "edfio"),
 )
 """Known formats; the first that recognises a file reads it."""
 

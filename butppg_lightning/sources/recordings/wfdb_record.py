@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copyfile
@@ -55,8 +56,12 @@ class _Segment:
 
     def keys(self) -> list[Key]:
         """Return what each of its signals is known by."""
-        names = [signal.name for signal in self.header.signals]
-        return [(name, names[:row].count(name)) for row, name in enumerate(names)]
+        before: Counter[str] = Counter()
+        keys = []
+        for signal in self.header.signals:
+            keys.append((signal.name, before[signal.name]))
+            before[signal.name] += 1
+        return keys
 
     def unit(self, key: Key) -> str | None:
         """Return the unit of a signal, None if the segment has no such signal."""
