@@ -64,6 +64,7 @@ def _is_wfdb(path: Path) -> bool:
 FORMATS = (
     Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
     Format("npz file", _ends(".npz"), "npz_file"),
+    Format("MATLAB file (.mat)", _ends(".mat"), "mat_file"),
     Format("text table (.csv, .tsv, .txt)", _ends(".csv", ".tsv", ".txt"), "table"),
     Format("EDF file (.edf, .bdf)", _ends(".edf", ".bdf"), "edf_file", "edfio"),
 )
