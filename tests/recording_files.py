@@ -30,3 +30,13 @@ def refuse(path: Path, message: str, channels: dict[str, str] | None = None, **r
     with pytest.raises(UserError, match=message) as refusal:
         read(path, channels, **rest)
     assert "\n" not in str(refusal.value)
+
+
+def plain_record(folder: Path, name: str, lines: list[str], *rows: np.ndarray, first: str | None = None) -> Path:
+    """A record of format 16 whose header is written by hand: ``lines`` are what follows the file and the format."""
+    values = np.round(np.column_stack(rows)).astype("<i2")
+    values.tofile(folder / f"{name}.dat")
+    first = first or f"{name} {len(lines)} 125 {len(values)}"
+    signals = [f"{name}.dat 16 {line}" for line in lines]
+    (folder / f"{name}.hea").write_text("\n".join([first, *signals, ""]), encoding="utf-8")
+    return folder / name

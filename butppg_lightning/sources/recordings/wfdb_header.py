@@ -109,7 +109,9 @@ def _record_line(path: Path, line: str) -> tuple[Header, int]:
         rate = _RATE.fullmatch(fields[1]) or _refuse(path, fields[1])
         header.rate = float(rate[1])
     else:
-        header.guesses.append(f"{path} states no sampling rate; taken as {DEFAULT_RATE:g} Hz, as WFDB does")
+        header.guesses.append(
+            f"{path} states no sampling rate; taken as {DEFAULT_RATE:g} Hz, as WFDB does (write it there)"
+        )
     if len(fields) > 2:
         # 0 stands for a length that was not known
         header.length = (int(fields[2]) if fields[2].isdecimal() else _refuse(path, fields[2])) or None

@@ -113,11 +113,17 @@ def _segments(header: Header) -> tuple[list[_Segment], int]:
             files = [rows for file, rows in segment.files().items() if inside(path, file).is_file()]
             segment.length = max((_held(segment, rows) for rows in files), default=0)
         return [segment], segment.length
-    found, start = [], 0
+    found: list[_Segment] = []
+    start = 0
     for name, length in header.segments:
         file = inside(path, f"{name}.hea")
         if name != "~" and length and file.is_file():
-            found.append(_Segment(read_header(file), start, length))
+            inner = read_header(file)
+            if header.guesses and not found:  # one of both states the rate
+                header.rate, header.guesses = inner.rate, inner.guesses
+            elif inner.guesses:
+                inner.rate = header.rate
+            found.append(_Segment(inner, start, length))
         elif name != "~" and length:
             notes.append(f"{file}, a segment of {length / header.rate:g} s, does not exist: missing samples there")
         start += length
