@@ -330,7 +330,7 @@ def test_a_recording_without_any_usable_ppg(checkpoint: Path, tmp_path: Path) ->
         (["--channels", "PPG"], "is not CHANNEL=NAME-IN-THE-FILE"),
         (["--channels", "SPO2=PPG"], "is not CHANNEL=NAME-IN-THE-FILE"),
         (["--channels", "PPG=PPG", "ppg=II"], "names PPG twice"),
-        (["--channels", "PPG=green"], "has no signal 'green'; it has PPG, II, acc_X, acc_Y, acc_Z"),
+        (["--channels", "PPG=green"], "has no signal 'green'; it has PPG, acc_X, acc_Y, acc_Z, II"),
         (["--channels", "PPG=none"], "has no PPG, whose quality is asked for"),
         (["--fs", "fast"], "--fs 'fast' is neither"),
         (["--fs", "PPG=-3"], "--fs 'PPG=-3' is neither"),

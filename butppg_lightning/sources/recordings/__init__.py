@@ -71,8 +71,9 @@ TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 FORMATS = (
     Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
     Format("npz file", _ends(".npz"), "npz_file"),
+    Format("MATLAB file (.mat)", _ends(".mat"), "mat_file"),
     Format("text table (.csv, .tsv, .txt, also with .gz)", _ends(*TABLES), "table", tabular=True),
-    Format("EDF file (.edf)", _ends(".edf"), "edf_file", "edfio"),
+    Format("EDF file (.edf, .bdf)", _ends(".edf", ".bdf"), "edf_file", "edfio"),
     Format("Parquet file (.parquet)", _ends(".parquet"), "parquet_file", "pyarrow", tabular=True),
 )
 """Known formats; the first that recognises a file reads it."""

@@ -136,7 +136,7 @@ class TimeColumn:
     def _moment(self, first: float) -> datetime | None:
         if self._rules.epoch is not None:
             return self._rules.epoch + timedelta(seconds=first)
-        if not _dated(first):
+        if not dated(first):
             return None
         moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=first)
         told = f"taken as since 1970, so the recording began {moment.isoformat(timespec='seconds')}"
@@ -184,7 +184,7 @@ class TimeColumn:
                 return fitting[0], f"the rate of {self._rules.rate:g} Hz"
         thousands = ("s", "ms", "us", "ns")
         for word in thousands:
-            if _dated(self._first * TIME_UNITS[word]) and _DATED_RATES[0] <= rates[word] <= _DATED_RATES[1]:
+            if dated(self._first * TIME_UNITS[word]) and _DATED_RATES[0] <= rates[word] <= _DATED_RATES[1]:
                 return word, "its size, that of a date"
         for word in thousands:
             if _POSSIBLE_RATES[0] <= rates[word] <= _POSSIBLE_RATES[1]:
@@ -332,7 +332,8 @@ def _time_of_day(text: Any) -> tuple[Any, bool]:
     return found, bool(parts[0].notna().any())
 
 
-def _dated(seconds: float) -> bool:
+def dated(seconds: float) -> bool:
+    """Return whether seconds since 1970 are a moment at which a recording can have been made."""
     latest = datetime.now(timezone.utc) + timedelta(days=2)  # two: a clock may run ahead of this one
     return _EARLIEST.timestamp() <= seconds <= latest.timestamp()
 
