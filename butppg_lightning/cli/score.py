@@ -152,7 +152,7 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
 
         raise UserError(
             f"{recording.path} has no PPG, whose quality is asked for; it has {listed(recording.names)}: "
-            "if one of them is the PPG, say --channels PPG=NAME"
+            f"if one of them is the PPG, say --channels PPG=NAME{''.join(f' ({note})' for note in recording.notes)}"
         )
     lacking = [name for name in network.used_channels if name not in recording.channels]
     dropout = trained.get("channel_dropout") or {}

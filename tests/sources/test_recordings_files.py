@@ -161,7 +161,12 @@ def test_times_against_a_stated_rate(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("gone.csv", "does not exist"), ("", "is a folder"), ("a.xyz", "is of an unknown kind")]
+    ("name", "message"),
+    [
+        ("gone.csv", "does not exist"),
+        ("", "holds no recording; known are"),
+        ("a.xyz", "is of an unknown kind"),
+    ],
 )
 def test_what_is_no_recording(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "a.xyz").write_text("time,PPG")

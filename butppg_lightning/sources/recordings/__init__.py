@@ -32,14 +32,15 @@ class Format(NamedTuple):
     recognises: Callable[[Path], bool]  # whether a path is one, from its name or its first bytes
     module: str  # of this package, that reads it; it has read(path, selection)
     library: str = ""  # that it needs, of the extra "recordings"
-    tabular: bool = False  # whether it has columns, of which one may be the time; others state their rates
+    clocked: bool = False  # whether a column or an array may be the time; others state their rates
 
     def read(self, path: Path, selection: Selection) -> Recording:
         """Read a recording; whatever a stranger's file makes the library raise ends in one line."""
         module = importlib.import_module(f"{__name__}.{self.module}")
-        if not self.tabular and not selection.partial and (selection.time_unit or selection.decimal):
-            option = "--time-unit" if selection.time_unit else "--decimal"
-            raise UserError(f"{path} is no table of text, so {option} means nothing; drop it")
+        if selection.decimal and self.module != "table" and not selection.partial:
+            raise UserError(f"{path} is no table of text, so --decimal means nothing; drop it")
+        if (selection.time_unit or selection.rates) and not self.clocked and not selection.partial:
+            raise UserError(f"{path} states its sampling rates; drop {'--fs' if selection.rates else '--time-unit'}")
         if not self.library:
             return cast("Recording", module.read(path, selection))
         try:
@@ -48,8 +49,6 @@ class Format(NamedTuple):
             raise UserError(
                 f"reading an {self.name} needs {self.library}; pip install 'butppg-lightning[recordings]'"
             ) from None
-        if selection.rates and not self.tabular and not selection.partial:
-            raise UserError(f"{path} states its sampling rates; drop --fs")
         try:
             return cast("Recording", module.read(path, selection))
         except UserError:
@@ -70,11 +69,11 @@ def _is_wfdb(path: Path) -> bool:
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 FORMATS = (
     Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
-    Format("npz file", _ends(".npz"), "npz_file"),
-    Format("MATLAB file (.mat)", _ends(".mat"), "mat_file"),
-    Format("text table (.csv, .tsv, .txt, also with .gz)", _ends(*TABLES), "table", tabular=True),
+    Format("npz file", _ends(".npz"), "npz_file", clocked=True),
+    Format("MATLAB file (.mat)", _ends(".mat"), "mat_file", clocked=True),
+    Format("text table (.csv, .tsv, .txt, also with .gz)", _ends(*TABLES), "table", clocked=True),
     Format("EDF file (.edf, .bdf)", _ends(".edf", ".bdf"), "edf_file", "edfio"),
-    Format("Parquet file (.parquet)", _ends(".parquet"), "parquet_file", "pyarrow", tabular=True),
+    Format("Parquet file (.parquet)", _ends(".parquet"), "parquet_file", "pyarrow", clocked=True),
 )
 """Known formats; the first that recognises a file reads it."""
 _NO_RECORDINGS = {"eda.csv", "temp.csv", "hr.csv", "ibi.csv", "tags.csv", "info.txt", "readme.txt"}

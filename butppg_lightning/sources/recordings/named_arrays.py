@@ -59,6 +59,11 @@ class _Clock:
         self.notes: list[str] = []
 
     @property
+    def used(self) -> bool:
+        """Whether a signal goes by a time array."""
+        return any(self._times.values())
+
+    @property
     def start(self) -> datetime | None:
         """The moment of the first sample, if a time array says."""
         return next((time.line.start for time in self._times.values() if time and time.line.start), None)
@@ -127,6 +132,8 @@ def to_recording(
     clock = _Clock(path, signals, found.pop(TIME, None), choice)
     channels = {channel: _channel(path, channel, row, clock, settings, selection) for channel, row in found.items()}
     start, notes = _start_time(path, settings)
+    if selection.time_unit and not clock.used and not selection.partial:
+        raise UserError(f"{path}: no time array is used, so --time-unit means nothing; drop it")
     recording = assemble(path, channels, start or clock.start, names, selection.acc_unit)
     recording.notes[:0] = (
         notes

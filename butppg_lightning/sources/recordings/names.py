@@ -179,11 +179,16 @@ def match_channels(
         for channel, source in selection.channels.items()
     }
     taken = set(asked.values())
+    rows = [row for row in asked.values() if row is not None]
+    if len(set(rows)) < len(rows):
+        twice = next(row for row in rows if rows.count(row) > 1)
+        several = " and ".join(channel for channel, row in asked.items() if row == twice)
+        raise UserError(f"--channels gives '{names[twice]}' of {path} to {several}; a signal is one of them")
     found: dict[str, int] = {}
     for channel in wanted:
-        rows = [asked[channel]] if channel in asked else _by_alias(path, channel, names, plain, taken, known)
-        if rows and rows[0] is not None:
-            found[channel] = rows[0]
+        row = asked[channel] if channel in asked else _by_alias(path, channel, names, plain, taken, known)
+        if row is not None:
+            found[channel] = row
     if not set(found) - {TIME}:
         near = next((name for name, word in zip(names, plain, strict=True) if name and not _is_time(word)), "NAME")
         raise NoSignalError(
@@ -224,9 +229,9 @@ def _by_alias(
     plain: Sequence[str],
     taken: Container[int | None],
     known: Mapping[str, int] | None,
-) -> list[int]:
+) -> int | None:
     if known and channel in known:
-        return [known[channel]]
+        return None if known[channel] in taken else known[channel]
     for rank in ALIASES[channel]:
         rows = [row for row, name in enumerate(plain) if name in rank.split() and row not in taken]
         if len(rows) > 1:
@@ -236,8 +241,8 @@ def _by_alias(
                 f"{path}: {channel} could be any of {', '.join(candidates)}; say which: --channels {choice}"
             )
         if rows:
-            return rows
-    return []
+            return rows[0]
+    return None
 
 
 def _numbered(names: Sequence[str], row: int) -> str:

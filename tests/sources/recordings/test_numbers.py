@@ -115,8 +115,14 @@ def test_a_later_block_decides_as_well(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(read_recording(path).channels["PPG"].samples, values.astype(np.float32))
 
 
-def test_an_option_without_effect_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"decimal": ","}, "is no table of text, so --decimal"),
+        ({"time_unit": "ms"}, "no time array is used, so --time-unit"),
+    ],
+)
+def test_an_option_without_effect_is_refused(tmp_path: Path, option: dict[str, str], message: str) -> None:
     np.savez(tmp_path / "a.npz", PPG=np.arange(900.0), fs=64)
-    for option in ({"decimal": ","}, {"time_unit": "ms"}):
-        with pytest.raises(UserError, match="is no table of text, so --"):
-            read_recording(tmp_path / "a.npz", Selection(**option))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=message):
+        read_recording(tmp_path / "a.npz", Selection(**option))  # type: ignore[arg-type]
