@@ -1,4 +1,4 @@
-"""Many recordings in one call: a folder each, one table, an exit code that tells whether any failed; and parts of one."""
+"""Many recordings in one call: a folder each, one table, a code that tells of failures; and several files of one."""
 
 from __future__ import annotations
 
