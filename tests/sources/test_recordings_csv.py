@@ -202,7 +202,7 @@ GOOD = table([f"{stamp:.4f}" for stamp in times()])
         (table([0.0, 1e12, 2e12], values=np.ones(3)), "at .* Hz"),
         (table([0, 0.01, 0.02, 0.03, 0.04, 1e9], values=np.ones(6)), "samples, gaps included|days; at most"),
         (table([row / 2 for row in range(60)], values=np.ones(60)), "'PPG' is sampled at"),
-        (table(["2024-13-45 10:00"] * COUNT), "neither a number nor an ISO time stamp"),
+        (table(["2024-13-45"] * COUNT), "neither a number nor an ISO time stamp"),
         ("time,ppg_red,ppg_green\n0,1,2\n0.01,1,2\n", "PPG could be any of ppg_red, ppg_green; say which"),
         ('time,PPG\n0,1\n0.01,"2\n0.02,3\n', "not a table of text|no number"),
     ],

@@ -128,14 +128,17 @@ class TimeColumn:
             return Timeline(stamps, start, None, order)
         if self._kind != "numbers":
             if self._dateless:
-                self.notes.append(f"'{self.name}': day and month cannot be told apart, so there are no clock times")
+                told = f"the dates of '{self.name}' are not clear (2024-01-31 is), so only its times of day are used"
+                self.notes.append(told)
             return Timeline(stamps, None, first, order)
         known = self._moment(first)
         return Timeline(stamps, known, None if known else first, order)
 
     def _moment(self, first: float) -> datetime | None:
-        if self._rules.epoch is not None:
-            return self._rules.epoch + timedelta(seconds=first)
+        since = re.search(r"since[\s_]*(\d{4})(?:-(\d\d)-(\d\d))?", f"{self.name} {self._stated}", re.IGNORECASE)
+        epoch = datetime(int(since[1]), int(since[2] or 1), int(since[3] or 1)) if since else self._rules.epoch
+        if epoch is not None:
+            return epoch + timedelta(seconds=first)
         if not dated(first):
             return None
         moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=first)
@@ -150,7 +153,7 @@ class TimeColumn:
 
     def _unit(self, stamps: Array) -> float:
         """Return how many seconds one unit of plain numbers is."""
-        stated = self._stated.lower().strip("[]() ")
+        stated = self._stated.lower().partition(" since ")[0].strip("[]() ")
         word = self._rules.unit or _UNIT.get(stated) or _unit_in(self.name)
         if word == "samples":
             if self._rules.rate is None:
@@ -321,7 +324,7 @@ def _time_of_day(text: Any) -> tuple[Any, bool]:
     import pandas as pd
 
     parts = _as_iso(text).str.extract(
-        r"^(\d\d?/\d\d?/\d{2,4},?\s+)?(\d+:\d\d(?::\d\d(?:\.\d+)?)?)\s*([AaPp])?\.?[Mm]?\.?$"
+        r"^(.*?[\sT])?(\d+:\d\d(?::\d\d(?:\.\d+)?)?)\s*(?:([AaPp])\.?[Mm]\.?)?(\s+\S.*)?$"
     )
     clock = parts[1].str.replace(r"^(\d+:\d\d)$", r"\1:00", regex=True)
     found = pd.to_timedelta(clock, errors="coerce")
@@ -329,7 +332,7 @@ def _time_of_day(text: Any) -> tuple[Any, bool]:
     afternoon, morning = parts[2].str.lower() == "p", parts[2].str.lower() == "a"
     found = found.where(~(afternoon & (found < half)), found + half)
     found = found.where(~(morning & (found >= half)), found - half)
-    return found, bool(parts[0].notna().any())
+    return found, bool(parts[[0, 3]].notna().any(axis=None))
 
 
 def dated(seconds: float) -> bool:

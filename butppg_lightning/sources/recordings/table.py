@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 _HIGHEST_GUESSED_RATE = 300.0  # Hz of a PPG, where the unit of time was guessed
+_SAME_RATE = 0.05  # share by which a stated rate and that of the times may differ
 _USUAL_RATES = (400.0, 500.0, 512.0, 1000.0, 1024.0)  # Hz, also believed
 
 
@@ -112,14 +113,18 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
     recording.guesses += [assumed] if assumed else []
     if timeline is None:
         if layout.rate and not selection.rates:
-            where = layout.device or "the lines above its table"
-            recording.notes.append(f"sampled at {layout.rate:g} Hz, as {where} say{'s' if layout.device else ''}")
+            where = f"its {layout.device} file says" if layout.device else "its names or the lines above them say"
+            recording.notes.append(f"sampled at {layout.rate:g} Hz, as {where}")
     elif time is not None:
         recording.clock = None if timeline.clock is None else timeline.clock + first
         recording.guesses += time.guesses
         recording.notes += time.notes
         if time.guessed_unit:
             _check_guessed_rate(recording, time.guessed_unit)
+        by_time = {channel.rate for channel in recording.channels.values()}
+        if layout.rate and not any(abs(one / layout.rate - 1) < _SAME_RATE for one in by_time):
+            told = ", ".join(f"{one:.4g}" for one in sorted(by_time))
+            recording.notes.append(f"{layout.rate:g} Hz is stated, but its times make {told} Hz, which is used")
     return recording
 
 

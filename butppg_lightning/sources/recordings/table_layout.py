@@ -87,7 +87,7 @@ def find_layout(path: Path, lines: Sequence[str]) -> TableLayout:
         begin,
         named,
         preamble,
-        _stated_rate(preamble),
+        _stated_rate(preamble) or _named_rate([path.stem, *names]),
     )
 
 
@@ -187,6 +187,12 @@ def _names(
 def _are_units(row: Sequence[str]) -> bool:
     words = [cell.lower().strip("[]() ") for cell in row if cell.lower() not in EMPTY]
     return bool(words) and sum(bool(_UNIT_WORDS.fullmatch(word)) for word in words) * 2 >= len(words)
+
+
+def _named_rate(names: Sequence[str]) -> float | None:
+    """Return the one rate (Hz) that a file's or its columns' names state (ppg_64Hz), or None."""
+    found = {float(number) for name in names for number in re.findall(r"(\d+(?:\.\d+)?)\s*hz", name, re.IGNORECASE)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _stated_rate(preamble: Sequence[str]) -> float | None:

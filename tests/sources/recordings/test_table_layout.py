@@ -91,8 +91,24 @@ def test_a_rate_above_the_table_is_used(tmp_path: Path) -> None:
         path.write_text("\n".join([line, "PPG,x", *(f"{value},1" for value in PPG)]))
         recording = read_recording(path, Selection({"ACC_X": "none"}))
         assert recording.channels["PPG"].rate == 50
-        assert "sampled at 50 Hz, as the lines above its table say" in recording.notes
+        assert "sampled at 50 Hz, as its names or the lines above them say" in recording.notes
         assert read_recording(path, Selection({"ACC_X": "none"}, {"": 25.0})).channels["PPG"].rate == 25
+
+
+@pytest.mark.parametrize(("name", "column"), [("ppg_50Hz.csv", "PPG"), ("a.csv", "PPG (50 Hz)")])
+def test_a_rate_in_a_name_is_used(tmp_path: Path, name: str, column: str) -> None:
+    path = tmp_path / name
+    path.write_text("\n".join([column, *map(str, PPG)]))
+    assert read_recording(path).channels["PPG"].rate == 50
+
+
+def test_a_stated_rate_that_the_times_contradict_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    rows = [f"{row / 50},{value}" for row, value in enumerate(PPG)]
+    path.write_text("\n".join(["Sampling rate: 64 Hz", "time [s],PPG", *rows]))
+    recording = read_recording(path)
+    assert recording.channels["PPG"].rate == pytest.approx(50)
+    assert "64 Hz is stated, but its times make 50 Hz, which is used" in recording.notes
 
 
 @pytest.mark.parametrize("row", [0, 1, 5, 150, 298])
