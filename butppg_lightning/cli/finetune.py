@@ -117,7 +117,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
     data = cli.datamodule
     if calibration.fitted or not cli.config.calibrate:
         return calibration
-    why = "there is no val.npz (`butppg calibrate --predictions` takes out-of-fold predictions)"
+    why = "there is no val.npz (butppg calibrate takes out-of-fold predictions: --predictions FILE)"
     if data.has("val"):
         why = too_few(data.splits["val"].windows.labels)
     if not why:

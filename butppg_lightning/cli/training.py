@@ -281,7 +281,7 @@ class TrainingCLI(LightningCLI):
         continued = self.checkpoint is not None and self.checkpoint.resolve().parent == self.output_dir.resolve()
         if continued and self.config.overwrite:
             raise UserError(f"--overwrite would remove {self.checkpoint}, from which the run continues; drop one")
-        if self.config.resume == "auto" and set(self._found) <= {CONFIG}:
+        if self.config.resume == "auto" and self.checkpoint is None and set(self._found) <= {CONFIG}:
             return  # it was ended before its first checkpoint, and begins again
         if not continued and not self.config.overwrite:
             way = "continue it with --resume auto, " if newest_state(self.output_dir) else ""
