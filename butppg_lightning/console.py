@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +19,26 @@ def say(line: str) -> None:
     """Print a line of information on stderr, once for all processes of a run."""
     if int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))) == 0:
         print(line, file=sys.stderr)
+
+
+def quoted(word: str | Path) -> str:
+    """Return a word as a shell takes it; a path that begins like an option or a home is one of the working directory.
+
+    Examples:
+        >>> quoted("a;b"), quoted(Path("-run"))
+        ("'a;b'", './-run')
+    """
+    return shlex.quote(f"./{word}" if isinstance(word, Path) and str(word)[0] in "-~" else str(word))
+
+
+def suggestion(command: str, *arguments: str | Path) -> str:
+    """Return a command line of `butppg` as a shell takes it; ``arguments`` are any words, ``command`` is as it stands.
+
+    Examples:
+        >>> suggestion("fit --config finetune.yaml", "--data.root", Path("my data"))
+        "butppg fit --config finetune.yaml --data.root 'my data'"
+    """
+    return " ".join(["butppg", command, *map(quoted, arguments)])
 
 
 def print_table(title: str, columns: Sequence[str] | None, rows: Iterable[Sequence[str]]) -> None:

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one: a sibling temporary name, fsync, then a rename."""
+"""Writing files so that a reader never sees half of one, and folders so that two processes never write into one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import platform
 import tempfile
+import time
 import zlib
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _PIECE = 2**24  # bytes read at a time while a checksum is computed
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # of network and cluster file systems
+_CLAIM, _MARKER = ".claim", ".marker"
 
 
 @contextmanager
@@ -125,3 +129,56 @@ def refuse_existing(paths: Iterable[Path], overwrite: bool) -> None:
     existing = next((path for path in paths if path.exists()), None)
     if existing and not overwrite:
         raise UserError(f"{existing} exists; choose another --output, or add --overwrite to replace it")
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made if it is not there, against every other process; a UserError names who has it.
+
+    A process that is killed holds nothing any more. Where the file system has no locks, that is found out by its
+    number and host, and so only on the same host.
+    """
+    # a lock of the kernel's, by the library that torch needs anyway: it knows unlinked files, forks and file systems
+    # without locks, where it takes over the marker of a dead process and never that of one with the same number
+    from filelock import FileLock, SoftFileLock, Timeout
+
+    missing = [path for path in (Path(folder), *Path(folder).parents) if not path.exists()]
+    require_writable(folder)
+    lock: Any = FileLock(Path(folder) / f"{_CLAIM}.lock", fallback_to_soft=False)
+    record = Path(folder) / f"{_CLAIM}.json"
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, Timeout) or getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                raise
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock = SoftFileLock(Path(folder) / f"{_CLAIM}{_MARKER}")
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(_held(folder, record, Path(lock.lock_file))) from None
+    try:
+        write_json(record, {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        yield
+    finally:
+        record.unlink(missing_ok=True)
+        if isinstance(lock, FileLock):
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: who has it open sees that it is gone
+        lock.release()
+        for path in missing:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _held(folder: Path, record: Path, file: Path) -> str:
+    who: dict[str, Any] = {}
+    for _ in range(5):  # a holder that has begun this moment has yet to write who it is
+        try:
+            who = json.loads(record.read_bytes())
+            break
+        except (OSError, ValueError):
+            time.sleep(0.1)
+    holder = f"process {who['pid']} on {who['host']}, since {who['since']}" if who else "another process"
+    foreign = file.suffix == _MARKER and who.get("host") != platform.node()
+    dead = f" (if it is dead, remove {file})" if foreign else ""
+    return f"{folder} is in use by {holder}; wait for its end or stop it{dead}, or choose another output folder"

@@ -19,20 +19,24 @@ class Command(NamedTuple):
 
     A command ``a b-c`` is the ``typed`` function ``b_c`` of ``cli/a/b_c.py``, for which
     :func:`butppg_lightning.cli.parser.run_function` parses. A ``training`` command's function takes the arguments and
-    gives them to LightningCLI; an ``own`` one's is called ``run`` and parses them itself.
+    gives them to LightningCLI; an ``own`` one's is called ``run`` and parses them itself. ``folder`` is the option of a
+    typed one that names the folder which it needs for itself.
     """
 
     summary: str
     module: str = ""
     kind: Literal["typed", "training", "own"] = "typed"
+    folder: str = ""
 
 
 COMMANDS = {
-    "mock": Command("write synthetic BUT PPG splits or VitalDB-like windows"),
-    "prepare but-ppg": Command("the BUT PPG release of PhysioNet -> train, val and test"),
-    "prepare splits": Command("one labelled npz with subjects -> train, val and test"),
+    "mock": Command("write synthetic BUT PPG splits or VitalDB-like windows", folder="output"),
+    "prepare but-ppg": Command("the BUT PPG release of PhysioNet -> train, val and test", folder="output"),
+    "prepare splits": Command("one labelled npz with subjects -> train, val and test", folder="output"),
     "prepare vitaldb-splits": Command("cases of VitalDB -> train, val and test, by patient", "prepare.vitaldb"),
-    "prepare vitaldb-windows": Command("those cases -> windows of PPG and ECG for pretraining", "prepare.vitaldb"),
+    "prepare vitaldb-windows": Command(
+        "those cases -> windows of PPG and ECG for pretraining", "prepare.vitaldb", folder="output"
+    ),
     "pretrain": Command("pretrain an encoder by masked signal modelling", "training", "training"),
     "fit": Command("fine-tune the quality classifier in stages, then test it", "finetune", "training"),
     "sweep": Command("search the options of fit, with any number of workers on one study", "sweep", "own"),
@@ -40,8 +44,8 @@ COMMANDS = {
     "test": Command("print a checkpoint's metrics on test.npz", "finetune", "training"),
     "predict": Command("write a checkpoint's probabilities for a split", "finetune", "training"),
     "calibrate": Command("make a checkpoint's probabilities mean what they say, and set its thresholds"),
-    "evaluate": Command("write a checkpoint's metrics and a report with pictures"),
-    "score": Command("score every window of a long recording"),
+    "evaluate": Command("write a checkpoint's metrics and a report with pictures", folder="output_dir"),
+    "score": Command("score every window of a long recording", folder="output_dir"),
     "export": Command("write a classifier as ONNX (checked against torch) or safetensors"),
     "completion": Command("print a script for bash or zsh that completes commands on TAB"),
     "inspect": Command("say what a checkpoint, an npz file or a run folder contains"),
@@ -113,7 +117,7 @@ def _dispatch(arguments: list[str]) -> None:
     from butppg_lightning.cli.parser import run_function, underscored
 
     if COMMANDS[name].kind == "typed":
-        run_function(name, load(name), rest)
+        run_function(name, load(name), rest, COMMANDS[name].folder)
     else:
         load(name)([underscored(word) for word in rest])
 

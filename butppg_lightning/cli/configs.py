@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from butppg_lightning.cli.paths import expand_path
 from butppg_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -72,6 +73,22 @@ def options_given(arguments: list[str], group: str) -> list[str]:
     """
     prefix = f"--{group}."
     return [word.removeprefix(prefix).partition("=")[0] for word in arguments if word.startswith(prefix)]
+
+
+def without(arguments: Sequence[str], *options: str) -> list[str]:
+    """Return arguments without some options and their values.
+
+    Examples:
+        >>> without(["--resume=auto", "--overwrite", "--ckpt_path", "a", "--config", "b"], "--resume", "--ckpt_path")
+        ['--overwrite', '--config', 'b']
+    """
+    kept, dropping = [], False
+    for word in arguments:
+        if word.startswith("--"):
+            dropping = word.partition("=")[0] in options
+        if not dropping:
+            kept.append(word)
+    return kept
 
 
 def merge_encoder(arguments: list[str]) -> list[str]:
@@ -224,7 +241,7 @@ def _value(name: str, text: str) -> Any:
 
 
 def _find(name: str) -> Path:
-    path = Path(name)
+    path = Path(expand_path(name, [name], "--config"))
     if path.is_file():
         return path
     shipped = shipped_configs()

@@ -9,7 +9,7 @@ import numpy as np
 
 from butppg_lightning.cli.messages import resources_reported
 from butppg_lightning.cli.training import TrainingCLI
-from butppg_lightning.console import print_table, say
+from butppg_lightning.console import print_table, quoted, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
 from butppg_lightning.evaluation.metrics import metric_rows
@@ -17,7 +17,7 @@ from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_pred
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
 from butppg_lightning.models.checkpoints import read_checkpoint
-from butppg_lightning.training.run_folder import BEST, LAST, TEST_METRICS
+from butppg_lightning.training.run_folder import BEST, CUT_OFF, TEST_METRICS
 from butppg_lightning.window import CHANNELS, channel_names
 
 
@@ -30,9 +30,10 @@ def fit(arguments: list[str]) -> None:
     stages = [cli.config.stages, *(cli.config.stages.plan or [])]
     if not best and not data.has("val") and any(stage.get("patience") is not None for stage in stages):
         raise UserError(f"stages.patience waits for better validation metrics, but {data.root} has no val.npz; drop it")
-    cli.train()
-    if not cli.config.trainer.fast_dev_run:
-        _finish(cli)
+    with cli.claimed():
+        cli.train()
+        if not cli.config.trainer.fast_dev_run:
+            _finish(cli)
 
 
 def validate(arguments: list[str]) -> None:
@@ -84,10 +85,9 @@ def predict(arguments: list[str]) -> None:
 def _finish(cli: Any) -> None:
     """Write what a finished run leaves behind; doing it twice changes nothing."""
     folder, data = cli.output_dir, cli.datamodule
-    if not (folder / LAST).is_file():
-        raise UserError("no epoch was completed, so there is no model; see trainer.limit_train_batches and max_time")
+    cli.require_epoch()
     if cli.trainer.is_global_zero:
-        cli.run_folder.finish()
+        cli.run_folder.finish(cli.cut_off)
         cli.stage_record.print_summary(cli.run_folder.history)
     cli.trainer.strategy.barrier()
     calibration = _calibrate(cli, folder / BEST)
@@ -100,9 +100,11 @@ def _finish(cli: Any) -> None:
         print(f"{why}: no {TEST_METRICS} is written")
     else:
         cut = {"operating_point": "balanced", "calibrated_on": calibration.source} if calibration.fitted else {}
-        write_json(folder / TEST_METRICS, {**metrics, **cut, "selected_on_test": selected_on_test})
-        _show(cli, metrics, f"Test metrics of {folder / BEST}")
-    print(f"Results: {folder}")
+        ended = {CUT_OFF: cli.cut_off} if cli.cut_off else {}
+        write_json(folder / TEST_METRICS, {**metrics, **cut, "selected_on_test": selected_on_test, **ended})
+        _show(cli, metrics, f"Test metrics of {cli.shown(BEST)}")
+    print(f"Results: {cli.shown()}")
+    cli.report_cut()
 
 
 def _calibrate(cli: Any, best: Path) -> Calibration:
@@ -115,7 +117,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
     data = cli.datamodule
     if calibration.fitted or not cli.config.calibrate:
         return calibration
-    why = "there is no val.npz (`butppg calibrate --predictions` takes out-of-fold predictions)"
+    why = "there is no val.npz (butppg calibrate takes out-of-fold predictions: --predictions FILE)"
     if data.has("val"):
         why = too_few(data.splits["val"].windows.labels)
     if not why:
@@ -134,7 +136,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
         print(f"{BEST} is left uncalibrated: {why}")
     elif cli.trainer.is_global_zero:
         write_calibration(best, best, calibration)
-        print(f"Calibrated {best} on val.npz: {describe(calibration)}")
+        print(f"Calibrated {cli.shown(BEST)} on val.npz: {describe(calibration)}")
     cli.trainer.strategy.barrier()
     return calibration
 
@@ -142,7 +144,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
 def _need_checkpoint(cli: Any) -> None:
     """Refuse to go on without a checkpoint, or with an operating point or prior that it does not offer; set them."""
     if cli.checkpoint is None:
-        raise UserError(f"name the model: --ckpt_path {cli.output_dir / BEST}")
+        raise UserError(f"name the model: --ckpt_path {quoted(cli.shown(BEST))}")
     prior, point = cli.config.prior, cli.config.operating_point
     if prior is not None or point is not None:
         stored_calibration(read_checkpoint(cli.checkpoint), cli.checkpoint).point(point or "balanced", prior)

@@ -65,6 +65,8 @@ def _stages(history: dict[str, Any], last: Path) -> None:
     if history.get("stage"):
         stored = read_checkpoint(last)["callbacks"].get("StageRecord", {}) if last.is_file() else {}
         print_table("Stages of this run", STAGE_COLUMNS, stage_rows(history, stored.get("seconds", [])))
+    if ended := history.get("cut_off"):
+        print(f"This run was cut off {ended}.")
 
 
 def _windows(path: Path) -> None:

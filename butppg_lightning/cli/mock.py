@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Literal
 
+from butppg_lightning.console import suggestion
 from butppg_lightning.files import refuse_existing
 
 _NEXT_COMMAND = {
-    "but_ppg": "butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/first",
-    "recording": "butppg score --checkpoint runs/first/best_model.pt --input {folder}/recording.csv --output-dir out",
-    "vitaldb": "butppg pretrain --config pretrain.yaml --data.root {folder} --output_dir runs/pretrained",
+    "but_ppg": ("fit --config finetune.yaml --data.root", "", "--output_dir", "runs/first"),
+    "recording": ("score --checkpoint runs/first/best_model.pt --input", "recording.csv", "--output-dir", "out"),
+    "vitaldb": ("pretrain --config pretrain.yaml --data.root", "", "--output_dir", "runs/pretrained"),
 }
 
 
@@ -44,7 +44,8 @@ def mock(
     # scipy takes half a second: --help does without it
     from butppg_lightning.sources.synthetic.generate import SPLIT_FILES, write_mock, write_recording
 
-    following = f"\nnext: {_NEXT_COMMAND[layout].format(folder=shlex.quote(str(output)))}"
+    command, file, *more = _NEXT_COMMAND[layout]
+    following = f"\nnext: {suggestion(command, output / file, *more)}"
     if layout == "recording":
         target = output / "recording.csv"
         refuse_existing([target], overwrite)

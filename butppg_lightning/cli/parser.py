@@ -8,12 +8,15 @@ import inspect
 import re
 import shutil
 import typing
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import docstring_parser
 import jsonargparse
 
+from butppg_lightning.cli.paths import expand_paths
 from butppg_lightning.errors import UserError
+from butppg_lightning.files import claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -62,9 +65,9 @@ class OneLineErrors(jsonargparse.ArgumentParser):
         raise UserError(one_line(message, self.known_options())) from ex
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse; a switch (an option of type bool) needs no value: ``--overwrite`` is ``--overwrite true``."""
+        """Parse, and expand paths; a switch (an option of type bool) needs no value: ``--overwrite`` is true."""
         self._accept_switches()
-        return super().parse_args(*args, **kwargs)
+        return expand_paths(super().parse_args(*args, **kwargs), args[0] if args else ())
 
     def _accept_switches(self) -> None:
         for action in self._actions:
@@ -87,8 +90,8 @@ def underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value if name.startswith("--") else word
 
 
-def run_function(command: str, function: Callable[..., None], arguments: list[str]) -> None:
-    """Call the typed function that is a command with what the user typed after it."""
+def run_function(command: str, function: Callable[..., None], arguments: list[str], folder: str = "") -> None:
+    """Call the typed function that is a command with what the user typed after it; it has its ``folder`` for itself."""
     lists = {f"--{name}" for name in _list_options(function)}
     words = _joined_repeats([underscored(word) for word in arguments], lists)
     options = function_parser(command, function).parse_args(words).as_dict()
@@ -96,7 +99,8 @@ def run_function(command: str, function: Callable[..., None], arguments: list[st
         from butppg_lightning.models.architecture import trust_encoder
 
         trust_encoder(class_path)
-    function(**options)
+    with claim(options[folder]) if folder else nullcontext():
+        function(**options)
 
 
 def function_parser(command: str, function: Callable[..., None]) -> OneLineErrors:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import signal
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import yaml
@@ -17,7 +18,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from butppg_lightning.cli.configs import expand_config_paths, merge_encoder
+from butppg_lightning.cli.configs import expand_config_paths, merge_encoder, without
 from butppg_lightning.cli.messages import quieten, resources_reported
 from butppg_lightning.cli.parser import one_line
 from butppg_lightning.cli.training_parser import (
@@ -25,25 +26,33 @@ from butppg_lightning.cli.training_parser import (
     TrainingParser,
     add_run_options,
     check_values,
-    report_differences,
     take_model,
+    what_differs,
 )
-from butppg_lightning.console import say
+from butppg_lightning.console import say, suggestion
 from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
-from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.files import claim
 from butppg_lightning.models.prediction import EXACT, automatic_precision
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
+from butppg_lightning.training.conflicts import ANYWHERE, STAGED, refuse_conflicts
 from butppg_lightning.training.exact_resume import AtomicCheckpointIO, ExactResume
+from butppg_lightning.training.interruptions import LAST, LastCheckpoint, cut_off, newest_state
 from butppg_lightning.training.progress import RunProgress, is_wanted
 from butppg_lightning.training.provenance import DataRecord, versions
-from butppg_lightning.training.run_folder import BEST, FINETUNING, LAST, PRETRAINING, RunFolder, holds_run
-from butppg_lightning.training.run_logs import LOGS, RunCSVLogger, StageRecord, StepLog
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import Logger
+from butppg_lightning.training.run_folder import (
+    BEST,
+    CONFIG,
+    FINAL,
+    FINETUNING,
+    PRETRAINING,
+    RUN_FILES,
+    RunFolder,
+    holds_run,
+)
+from butppg_lightning.training.run_logs import LOGS, StageRecord, StepLog, build_loggers
 
 _ELSEWHERE = (None, ".", "./mlruns")  # where W&B and MLflow write unless a path is given
 
@@ -51,12 +60,15 @@ _ELSEWHERE = (None, ".", "./mlruns")  # where W&B and MLflow write unless a path
 def pretrain(arguments: list[str]) -> None:
     """Pretrain an encoder by masked signal modelling."""
     cli = TrainingCLI("pretrain", arguments)
-    cli.train()
-    if cli.config.trainer.fast_dev_run or not cli.trainer.is_global_zero:
-        return
-    cli.run_folder.finish()
-    best = cli.output_dir / BEST
-    print(f"Results: {cli.output_dir}. Fine-tune with: butppg fit --config finetune.yaml --model.pretrained {best}")
+    with cli.claimed():
+        cli.train()
+        if cli.config.trainer.fast_dev_run or not cli.trainer.is_global_zero:
+            return
+        cli.require_epoch()
+        cli.run_folder.finish(cli.cut_off)
+        how = suggestion("fit --config finetune.yaml", "--model.pretrained", cli.shown(BEST))
+        print(f"Results: {cli.shown()}. Fine-tune with: {how}")
+        cli.report_cut()
 
 
 class TrainingCLI(LightningCLI):
@@ -65,9 +77,12 @@ class TrainingCLI(LightningCLI):
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command = command
         self.trains = command in ("fit", "pretrain")
+        self.given = arguments
         self.arguments = expand_config_paths(arguments)
         self.stored_shapes: dict[str, tuple[int, ...]] | None = None
+        self.stored_step: int | None = None
         self.stage_record = StageRecord()
+        self.cut_off = ""
         quieten()
         pretrains = command == "pretrain"
         model_class = MaskedPretrainer if pretrains else PPGQualityClassifier
@@ -101,12 +116,14 @@ class TrainingCLI(LightningCLI):
             print(cast("TrainingParser", parser).format_help(trainer=True))
             raise SystemExit(0)
         self.config = parser.parse_args(merge_encoder(self.arguments))
-        check_values(self.config, self.command)
-        self.output_dir = Path(self.config.output_dir)
+        check_values(self.config, self.command, self.arguments)
+        # what is written goes there even if somebody's callback changes the working directory
+        self.output_dir = Path(self.config.output_dir).absolute()
         self.checkpoint = self._checkpoint_path()
+        self._found = self._state()
         if self.checkpoint is not None:
             found = take_model(self.checkpoint, self.config.model, self.arguments, self.command)
-            self.stored_shapes, self.stored_config = found
+            self.stored_shapes, self.stored_config, self.stored_step = found
         elif self.command == "fit" and self.config.model.get("pretrained") is None:
             say("no --model.pretrained: the encoder starts from random weights")
 
@@ -128,7 +145,7 @@ class TrainingCLI(LightningCLI):
         if self.trains and holds_run(self.output_dir):
             self._check_earlier_run()
         if self.trains and self.checkpoint is not None:
-            report_differences(self.checkpoint, self.stored_config, self.config)
+            self.stage_record.note = what_differs(self.checkpoint, self.stored_config, self.config)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer."""
@@ -160,7 +177,7 @@ class TrainingCLI(LightningCLI):
             overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
             self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select)
             record = DataRecord(self.datamodule.root, self.run_folder.config)
-            loggers = _build_loggers(_listed(self.config.loggers), self.output_dir, self.checkpoint)
+            loggers = build_loggers(_listed(self.config.loggers), self.output_dir, self.stored_step)
             if loggers:
                 kwargs["logger"] = [*_listed(self.config_init.trainer.get("logger")), *loggers]
             anew = self.checkpoint is None and bool(loggers or overwrite)
@@ -171,21 +188,59 @@ class TrainingCLI(LightningCLI):
             kwargs["enable_checkpointing"] = False
         if self.config.trainer.enable_progress_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
             callbacks.append(RunProgress())
-        return super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        trainer._checkpoint_connector = LastCheckpoint(trainer)
+        if self.trains:  # before their own hooks fail in ways that nobody understands
+            refuse_conflicts(trainer, STAGED if self.command == "fit" else ANYWHERE)
+        return trainer
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Hold the run's folder, and refuse what another run did there since it was looked at; once for all ranks."""
+        if self.config.trainer.fast_dev_run or not self.trainer.is_global_zero:
+            yield
+            return
+        with claim(self.output_dir):
+            if self._state() != self._found:
+                raise UserError(f"another run has just been at work in {self.shown()}; start this one again")
+            yield
 
     def train(self) -> None:
         """Fit, from the checkpoint if there is one; a signal ends it with a StoppedError."""
         checkpoint = None if self.checkpoint is None else str(self.checkpoint)
-        go_on = "continue with the same command and --resume auto"
         try:
             with resources_reported(self.config, self.stage_record):
                 self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=checkpoint, weights_only=True)
         except SIGTERMException:
-            raise StoppedError(f"stopped by SIGTERM; {go_on}", 128 + signal.SIGTERM) from None
+            raise StoppedError(f"stopped by SIGTERM; {self._go_on()}", 128 + signal.SIGTERM) from None
         except (SystemExit, KeyboardInterrupt):  # Lightning turns Ctrl-C into an exit of its own
-            raise StoppedError(f"interrupted; {go_on}", 128 + signal.SIGINT) from None
+            raise StoppedError(f"interrupted; {self._go_on()}", 128 + signal.SIGINT) from None
+        except (MisconfigurationException, ValueError) as error:
+            if isinstance(error, ValueError) and "val_check_interval" not in str(error):
+                raise
+            raise UserError(one_line(str(error), [])) from error
 
+        if not self.config.trainer.fast_dev_run:
+            self.cut_off = cut_off(self.trainer, self.run_folder.epochs)
         self.trainer.loggers = []  # what is validated and tested after it is not part of the run
+
+    def require_epoch(self) -> None:
+        """Refuse to go on where nothing was trained."""
+        if not self.trainer.global_step or not (self.output_dir / LAST).is_file():
+            raise UserError(
+                "no epoch was completed, so there is no model; see limit_train_batches, max_steps and max_time"
+            )
+
+    def report_cut(self) -> None:
+        """Say that the plan was not completed, if so, and how to go on."""
+        if self.cut_off:
+            limit = {"max_steps": "-1", "max_time": "null"}
+            lifted = [f"--trainer.{key}={none}" for key, none in limit.items() if f"trainer.{key}" in self.cut_off]
+            say(f"warning: the run was cut off {self.cut_off}: there is no {FINAL}; {self._go_on(*lifted)}")
+
+    def shown(self, name: str = "") -> Path:
+        """Return the run's folder, or a file in it, as the user wrote it."""
+        return Path(self.config.output_dir) / name
 
     def plain_config(self) -> dict[str, Any]:
         """Return the resolved configuration in plain types, as it can be given to --config again."""
@@ -203,8 +258,7 @@ class TrainingCLI(LightningCLI):
         if resume and self.config.ckpt_path:
             raise UserError(f"--resume {resume} and --ckpt_path {self.config.ckpt_path} both name a start; give one")
         if resume == "auto":
-            last = self.output_dir / LAST
-            return last if last.is_file() else None
+            return newest_state(self.output_dir)
         if not resume and not self.config.ckpt_path:
             return None
         path = Path(resume or self.config.ckpt_path)
@@ -213,16 +267,26 @@ class TrainingCLI(LightningCLI):
             raise UserError(f"checkpoint {path} not found; {hint}")
         return path
 
+    def _go_on(self, *limits: str) -> str:
+        """Return how to continue the run, as a command."""
+        words = [*without(self.given, "--resume", "--ckpt_path", "--overwrite"), "--resume", "auto", *limits]
+        return f"continue with: {suggestion(self.command, *words)}"
+
+    def _state(self) -> dict[str, tuple[int, int]]:
+        """Return what tells whether another run has written into the folder."""
+        found = ((name, self.output_dir / name) for name in RUN_FILES)
+        return {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in found if path.exists()}
+
     def _check_earlier_run(self) -> None:
         continued = self.checkpoint is not None and self.checkpoint.resolve().parent == self.output_dir.resolve()
         if continued and self.config.overwrite:
             raise UserError(f"--overwrite would remove {self.checkpoint}, from which the run continues; drop one")
+        if self.config.resume == "auto" and self.checkpoint is None and set(self._found) <= {CONFIG}:
+            return  # it was ended before its first checkpoint, and begins again
         if not continued and not self.config.overwrite:
-            last = self.output_dir / LAST
-            way = "continue it with --resume auto, " if last.is_file() else ""
+            way = "continue it with --resume auto, " if newest_state(self.output_dir) else ""
             raise UserError(
-                f"{self.output_dir} already holds a run; {way}replace it with --overwrite, "
-                "or choose another --output_dir"
+                f"{self.shown()} already holds a run; {way}replace it with --overwrite, or choose another --output_dir"
             )
 
     def _with_log_folder(self) -> Namespace:
@@ -233,24 +297,6 @@ class TrainingCLI(LightningCLI):
             if arguments and "save_dir" in arguments and arguments["save_dir"] in _ELSEWHERE:
                 arguments["save_dir"] = str(self.output_dir / LOGS)
         return config
-
-
-def _build_loggers(names: list[str], folder: Path, checkpoint: Path | None) -> list[Logger]:
-    """Build the loggers that ``--loggers`` names; those of a run resumed from a checkpoint continue theirs."""
-    found: list[Logger] = []
-    step = int(read_checkpoint(checkpoint).get("global_step", 0)) if names and checkpoint else 0
-    for name in dict.fromkeys(names):
-        if name == "csv":
-            found.append(RunCSVLogger(folder, step - 1))
-            continue
-        if find_spec("tensorboard") is None:
-            raise UserError("--loggers tensorboard needs tensorboard: pip install 'butppg-lightning[loggers]'")
-        from lightning.pytorch.loggers import TensorBoardLogger
-
-        # what an interrupted run logged after its last checkpoint is hidden by what is logged in its place
-        purge = step if checkpoint else None
-        found.append(TensorBoardLogger(folder, name=LOGS, version="", default_hp_metric=False, purge_step=purge))
-    return found
 
 
 def _listed(given: Any) -> list[Any]:

@@ -42,14 +42,23 @@ _TRAINING = ("fit", "pretrain")
 _MUST_AGREE = (
     "seed_everything", "data.batch_size", "data.seed", "trainer.precision", "trainer.accumulate_grad_batches",
     "trainer.gradient_clip_val", "trainer.gradient_clip_algorithm", "trainer.limit_train_batches",
-    "trainer.max_epochs", "cache.enabled", "average.decay", "select",
+    "trainer.max_epochs", "trainer.max_steps", "cache.enabled", "average.decay", "select",
 )  # fmt: skip
-_FORMERLY = {"select": "best"}  # what a run did whose configuration does not have the key yet
+_LENGTH = ("trainer.max_epochs", "trainer.max_steps")
+_FORMERLY = {"select": "best", "trainer.max_steps": -1}  # what a run did whose configuration does not have the key yet
 _LATER = (
     "encoder_channels",
     "indices",
     "optimizer",
 )  # a checkpoint that does not name them is older than they, and has none
+# groups of options that only training reads; of Lightning's, those of them
+_OF_TRAINING: dict[str, tuple[str, ...] | None] = {
+    **dict.fromkeys(("stages", "cache", "average")),
+    "trainer": (
+        "max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "accumulate_grad_batches",
+        "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches",
+    ),
+}  # fmt: skip
 _FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
 
 
@@ -117,7 +126,7 @@ def add_run_options(parser: LightningArgumentParser, command: str) -> None:
         add("--operating_point", type=points, default=None, help=how)
 
 
-def check_values(config: Namespace, command: str) -> None:
+def check_values(config: Namespace, command: str, arguments: list[str]) -> None:
     """Refuse values and combinations that cannot work, before anything is built; names the key and what would work."""
     trains = command in _TRAINING
     for key in ("output_dir", "resume", "ckpt_path", "data.root", "model.pretrained"):
@@ -142,17 +151,54 @@ def check_values(config: Namespace, command: str) -> None:
             f"--trainer.precision {config.trainer.precision} is not offered: filters and scaling compute in "
             "float32; take 32-true, bf16-mixed or 16-mixed, or leave it out"
         )
+    _refuse_without_effect(config, command, arguments)
     if config.trainer.accumulate_grad_batches < 1:
         raise UserError("--trainer.accumulate_grad_batches is below 1; expected a number of batches")
 
 
+def _refuse_without_effect(config: Namespace, command: str, arguments: list[str]) -> None:
+    """Refuse options that would be taken and do nothing; those of a config that several commands share may stand."""
+    trainer, stages = config.trainer, options_given(arguments, "stages")
+    for group, names in () if command in _TRAINING else _OF_TRAINING.items():
+        given = [name for name in options_given(arguments, group) if names is None or name in names]
+        if given:
+            raise UserError(f"--{group}.{given[0]} has no effect on `butppg {command}`, which does not train; drop it")
+    beside = [name for name in stages if name.split(".")[0] not in ("plan", "restore_best")]
+    if config.get("stages.plan") and beside and not any(name.startswith("plan") for name in stages):
+        reason = "has no effect beside the stages.plan of a config; drop it, or add --stages.plan null"
+        raise UserError(f"--stages.{beside[0]} {reason}")
+    start = next((key for key in ("model.pretrained", "resume", "ckpt_path") if config.get(key)), None)
+    lonely = [
+        name for name in options_given(arguments, "model") if name.split(".")[0] in ("pretrain_channels", "inflation")
+    ]
+    if command == "fit" and lonely and start is None:
+        raise UserError(f"--model.{lonely[0]} has no effect without --model.pretrained; give both or drop it")
+    if command != "predict" and "predict_split" in options_given(arguments, "data"):
+        raise UserError(f"--data.predict_split has no effect on `butppg {command}`; drop it")
+    if trainer.default_root_dir is not None:
+        raise UserError("--trainer.default_root_dir has no effect: everything goes to --output_dir; drop it")
+    if trainer.use_distributed_sampler:
+        raise UserError("--trainer.use_distributed_sampler has no effect: the data module deals out the rows; drop it")
+    if trainer.gradient_clip_algorithm and not trainer.gradient_clip_val:
+        raise UserError("--trainer.gradient_clip_algorithm has no effect without gradient_clip_val; set that too")
+    if command not in _TRAINING or trainer.fast_dev_run:
+        return
+    if trainer.enable_checkpointing is False:
+        raise UserError("--trainer.enable_checkpointing false is not possible: a run keeps its best and last model")
+    if (trainer.min_epochs or 0) > trainer.max_epochs:
+        raise UserError(f"--trainer.min_epochs {trainer.min_epochs} has no effect beyond max_epochs; raise that one")
+    if config.select == "best" and trainer.limit_val_batches == 0:
+        reason = "leaves nothing to choose the best epoch by; validate, or take the last one with --select last"
+        raise UserError(f"--trainer.limit_val_batches 0 {reason}")
+
+
 def take_model(
     checkpoint: Path, model: Namespace, arguments: list[str], command: str
-) -> tuple[dict[str, tuple[int, ...]], Any]:
+) -> tuple[dict[str, tuple[int, ...]], Any, int]:
     """Put a checkpoint's hyperparameters into the configuration of the model, in place.
 
     What the command line itself says of the model must agree with it; what a config says yields. Returns the shapes of
-    the stored weights, and the configuration the checkpoint's run had (None if it has none).
+    the stored weights, the configuration the checkpoint's run had (None if it has none), and its optimizer steps.
     """
     content = read_checkpoint(checkpoint)
     stored = _hyperparameters(content, checkpoint, command)
@@ -180,18 +226,32 @@ def take_model(
     for key in ("pretrained", "pretrain_channels", *(name for name in _LATER if name not in stored)):
         if key in model:
             model[key] = None
-    return {key: tuple(value.shape) for key, value in content["state_dict"].items()}, config
+    shapes = {key: tuple(value.shape) for key, value in content["state_dict"].items()}
+    return shapes, config, int(content.get("global_step", 0))
 
 
-def report_differences(checkpoint: Path, stored: Any, config: Namespace) -> None:
-    """Say, in one line, what makes a run that continues a checkpoint differ from what the uninterrupted one would be.
+def what_differs(checkpoint: Path, stored: Any, config: Namespace) -> str:
+    """Return, in one line, what makes a run that continues a checkpoint another one than it would have been.
 
     ``stored`` is the configuration that :func:`take_model` found in the checkpoint.
     """
+    if not isinstance(stored, dict):
+        return ""
     earlier = {key: _value(stored, key, _FORMERLY.get(key)) for key in _MUST_AGREE}
-    changed = [f"{key} was {was}, is {config.get(key)}" for key, was in earlier.items() if was != config.get(key)]
-    if changed and isinstance(stored, dict):
-        say(f"warning: this run continues {checkpoint}, but not exactly: {'; '.join(changed)}")
+    before, epochs = earlier["trainer.max_epochs"], config.get("trainer.max_epochs")
+    if isinstance(before, int) and epochs is not None and epochs < before:
+        raise UserError(
+            f"{checkpoint} is of a run of {before} epochs, --trainer.max_epochs is {epochs}; give {before} or more"
+        )
+    asked = {key: config.get(key, _FORMERLY.get(key)) for key in _MUST_AGREE}
+    now = {key: f"{key} was {was}, is {asked[key]}" for key, was in earlier.items() if was != asked[key]}
+    longer = [now.pop(key) for key in _LENGTH if key in now]
+    if longer and (config.model.lr_schedule != "constant" or 0 < config.model.warmup < 1):
+        now["rate"] = "the learning rate is from here on that of a run of the new length, and was that of the old one"
+    if now:
+        return f"warning: this run continues {checkpoint}, but not exactly: {'; '.join([*longer, *now.values()])}"
+    rate = " (the learning rate does not depend on that)"
+    return f"this run continues {checkpoint}: {'; '.join(longer)}{rate}" if longer else ""
 
 
 def _value(config: Any, key: str, default: Any = None) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from butppg_lightning.console import suggestion
 from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.data.overlap import refuse_shared_subjects, refuse_shared_windows, window_digests
 from butppg_lightning.errors import UserError
@@ -50,7 +51,7 @@ class BUTPPGDataModule(WindowDataModule):
         super().__init__(root, batch_size, num_workers, seed, use_channels, allow_overlap)
         self.predict_split = predict_split
         self.selected_on_test = False
-        self._mock = f"butppg mock --output {self.root} --samples 1000"
+        self._mock = suggestion("mock --output", self.root, "--samples", "1000")
 
     def has(self, split: Split) -> bool:
         """Return whether the folder holds a split."""

@@ -30,7 +30,7 @@ def refuse_shared_subjects(subjects: Mapping[str, Array | Sequence[str]], place:
         if both.size:
             raise UserError(
                 f"{place}: subjects in both {first} and {second}: {both.size}, first {both[0]}; "
-                f"split by subject (butppg prepare splits), or insist with {insist}"
+                f"split by subject (butppg prepare splits --source W.npz --output DIR), or insist with {insist}"
             )
 
 

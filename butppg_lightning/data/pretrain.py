@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from butppg_lightning.console import suggestion
 from butppg_lightning.data.module import WindowDataModule
 from butppg_lightning.data.overlap import refuse_shared_subjects
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
@@ -52,7 +53,7 @@ class PretrainDataModule(WindowDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check the files, whatever ``stage`` is; a UserError says what is missing, malformed or shared."""
-        mock = f"butppg mock --output {self.root} --layout vitaldb --samples 2000"
+        mock = suggestion("mock --output", self.root, "--layout", "vitaldb", "--samples", "2000")
         self.require_root(mock)
         people: dict[str, Array] = {}
         for split in ("train", "val"):

@@ -12,6 +12,7 @@ torchmetrics leaves four things open that matter here, and this module settles t
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -165,6 +166,11 @@ def _negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> Tensor:
     return -torch.where(labels == 1, inside.log(), (-inside).log1p()).mean()
 
 
+@functools.lru_cache(maxsize=1)  # two metrics are of one fit
+def _line(probabilities: bytes, labels: bytes) -> tuple[float | None, float | None]:
+    return calibration_slope(np.frombuffer(labels, np.int64), np.frombuffer(probabilities, np.float64))
+
+
 _Function = Callable[[Tensor, Tensor], "Tensor | float | None"]
 _OF_COUNTS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
     "accuracy": lambda hits, alarms, rest, misses: 100 * ((hits + rest) / (hits + alarms + rest + misses)),
@@ -187,6 +193,6 @@ _OF_PROBABILITIES: dict[str, _Function] = {
     "ece": lambda probabilities, labels: expected_calibration_error(labels.numpy(), probabilities.numpy()),
     "ece_debiased": lambda probabilities, labels: debiased_calibration_error(labels.numpy(), probabilities.numpy()),
     "ece_if_calibrated": lambda probabilities, _: expected_ece(probabilities.numpy()),
-    "calibration_slope": lambda probabilities, labels: calibration_slope(labels.numpy(), probabilities.numpy())[0],
-    "calibration_intercept": lambda probabilities, labels: calibration_slope(labels.numpy(), probabilities.numpy())[1],
+    "calibration_slope": lambda *windows: _line(*(part.numpy().tobytes() for part in windows))[0],
+    "calibration_intercept": lambda *windows: _line(*(part.numpy().tobytes() for part in windows))[1],
 }

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+HOW_TO_CALIBRATE = "butppg calibrate --checkpoint FILE --data-dir DIR --overwrite"
 OPERATING_POINTS = ("balanced", "precision", "sensitivity")
 """``balanced``: largest balanced accuracy; ``precision``: so many of the windows called good are good, at the largest
 sensitivity; ``sensitivity``: so many of the good windows are kept, at the fewest false alarms."""
@@ -107,7 +108,7 @@ class Calibration:
         if self.curve is None or self.prior is None:
             raise UserError(
                 f"the checkpoint is not calibrated, so it has no operating point '{operating_point}' and no prior; "
-                "run `butppg calibrate` on it first"
+                f"first run: {HOW_TO_CALIBRATE}"
             )
         shift, share = self._shift(prior), self.prior if prior is None else prior
         rows = list(zip(*(self.curve[key] for key in _CURVE), strict=True))
@@ -167,7 +168,7 @@ class Calibration:
         if self.prior is None:
             raise UserError(
                 f"prior {prior:g} needs a calibrated checkpoint, which knows the share of good windows it was fitted "
-                "at; run `butppg calibrate` on it first"
+                f"at; first run: {HOW_TO_CALIBRATE}"
             )
         return _logit(prior) - _logit(self.prior)
 
@@ -203,7 +204,7 @@ def _check_curve(curve: Any) -> None:
 
 
 def _damaged(what: str) -> UserError:
-    return UserError(f"the stored calibration is damaged: {what}; write it anew with `butppg calibrate`")
+    return UserError(f"the stored calibration is damaged: {what}; write it anew with: {HOW_TO_CALIBRATE}")
 
 
 def _is_number(value: Any) -> bool:

@@ -241,7 +241,9 @@ def read_portable(weights: Path) -> dict[str, Any]:
     ``weights`` is the ``.safetensors`` file; its JSON has the same name but for the suffix, or is ``config.json``.
     """
     if not weights.is_file():
-        raise UserError(f"{weights} not found; `butppg export --output model.safetensors` writes one")
+        raise UserError(
+            f"{weights} not found; make it with: butppg export --checkpoint FILE --output model.safetensors"
+        )
     config = weights.with_suffix(".json")
     if not config.is_file() and not (config := weights.with_name(CONFIG)).is_file():
         raise UserError(f"{weights} has no {weights.stem}.json or {CONFIG} beside it, which says what it is; copy both")

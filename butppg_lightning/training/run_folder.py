@@ -17,6 +17,7 @@ from butppg_lightning.console import say
 from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
+from butppg_lightning.training.interruptions import LAST, Requeue, newest_state, remove_foreign_states
 from butppg_lightning.training.provenance import DATA_FILES
 from butppg_lightning.training.selection import QUALITY, RECONSTRUCTION, EpochFigures, Monitor, Selection
 from butppg_lightning.training.staged_unfreezing import stage_name
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 
     from lightning.pytorch import LightningModule, Trainer
 
-BEST, FINAL, LAST = "best_model.pt", "final_model.pt", "last.ckpt"
+BEST, FINAL = "best_model.pt", "final_model.pt"
 CONFIG, HISTORY, TEST_METRICS = "training_config.json", "training_history.json", "test_metrics.json"
 SETTINGS = "config.yaml"
 CACHE = "cache"
 """Name of the folder in a run's folder that holds stored features while it goes on."""
 RUN_FILES = (BEST, FINAL, LAST, CONFIG, HISTORY, TEST_METRICS, SETTINGS)
+CUT_OFF = "cut_off"
+"""Key of a history and of test metrics that says where a limit ended the run, and which; absent for a whole run."""
+
+# what may differ in a continued run, which is then the one that it became
+_LIMITS = ("max_epochs", "max_steps", "max_time")
 
 _SHOWN = ("train_loss", "train_acc", "val_loss", "val_acc", "val_auroc", "val_msm")
 
@@ -97,6 +103,8 @@ class RunFolder(EpochFigures, Checkpoint):
         self.best_path = folder / BEST
         self.overwrite, self.every_n_steps, self.select = overwrite, every_n_steps, select
         self._step = 0
+        self._cut = self._stopping = False  # within an epoch; at the end of the step
+        self._requeue = Requeue()
         self.history: dict[str, list[Any]] = {}
         self.best = Selection(record.monitors)
         self._latest: dict[str, float | None] = {}
@@ -120,8 +128,10 @@ class RunFolder(EpochFigures, Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the stored history."""
+        limits = {key: value for key, value in self.config.get("trainer", {}).items() if key in _LIMITS}
         self.config.clear()  # the same object: others write into it
         self.config.update(state_dict["config"])
+        self.config["trainer"] = {**self.config.get("trainer", {}), **limits}
         self.history = {key: list(values) for key, values in state_dict["history"].items()}
         self.best.load_state_dict(state_dict["best"])
 
@@ -133,16 +143,20 @@ class RunFolder(EpochFigures, Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Replace an earlier run only now, when data, model and optimizer have passed their checks."""
         self._step = trainer.global_step
+        self._refuse_early_validation(trainer)
         if trainer.is_global_zero:
             for name in RUN_FILES:
                 # a killed process leaves what it was writing under a temporary name
                 for half in self.folder.glob(f".{name}.*"):
                     shutil.rmtree(half) if half.is_dir() else half.unlink()
-                if self.overwrite:
+                # what stands for the end of a run goes from one that goes on, too
+                if self.overwrite or name in (FINAL, TEST_METRICS):
                     (self.folder / name).unlink(missing_ok=True)
+            if self.overwrite:
+                remove_foreign_states(self.folder)
             # a resumed run keeps the words it was started with (they name the pretrained encoder)
-            if not (self.folder / CONFIG).exists():
-                write_json(self.folder / CONFIG, self.config)
+            write_json(self.folder / CONFIG, self.config)
+        self._requeue.defer(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -150,13 +164,25 @@ class RunFolder(EpochFigures, Checkpoint):
         """Write ``last.ckpt`` between epochs' ends, right after an optimizer step (gradients are not stored)."""
         stepped = trainer.global_step != self._step
         self._step = trainer.global_step
-        # the epoch's last batch is followed by validation and by the save at the epoch's end
         last = batch_idx + 1 >= trainer.num_training_batches
-        if self.every_n_steps is not None and stepped and not last and self._step % self.every_n_steps == 0:
+        if trainer.should_stop and not stepped and not last:
+            trainer.should_stop, self._stopping = False, True
+        elif self._stopping:
+            trainer.should_stop = True
+        # the epoch's last batch is followed by validation and by the save at the epoch's end
+        if last or not stepped:
+            return
+        loop = trainer.fit_loop
+        self._cut = 0 <= loop.max_steps <= self._step or (trainer.should_stop and loop._can_stop_early)
+        every = self.every_n_steps is not None and self._step % self.every_n_steps == 0
+        if self._cut or every or self._requeue.due:
             trainer.save_checkpoint(self.folder / LAST)
+            self._requeue.now()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Extend the history and write the checkpoints."""
+        """Extend the history and write the checkpoints; an epoch that a limit cut off is gone on with, not counted."""
+        if self._cut:
+            return
         self._latest = self.take_figures(trainer)
         best = self._is_best(trainer)
         self._validated = False
@@ -170,7 +196,9 @@ class RunFolder(EpochFigures, Checkpoint):
             if best:
                 same_file(self.best_path, self.folder / LAST)
             write_json(self.folder / HISTORY, self.history)
+            remove_foreign_states(self.folder)
             pl_module.print(self._line(trainer, best))
+        self._requeue.now()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the guide's keys; tensors are shared with Lightning's own entries and stored once."""
@@ -182,16 +210,34 @@ class RunFolder(EpochFigures, Checkpoint):
         checkpoint["config"] = self.config
         checkpoint["stage"] = stage_name(trainer)
 
-    def finish(self) -> None:
-        """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config."""
+    @property
+    def epochs(self) -> int:
+        """How many epochs are behind."""
+        return len(next(iter(self.history.values()), []))
+
+    def finish(self, cut_off: str = "") -> None:
+        """Write what a finished run has besides: final_model.pt, the whole history, and the settings for --config.
+
+        One that was ``cut_off`` has no final model, and its history says so.
+        """
         if not self.best_path.is_file():
             say(f"warning: the run ended before any epoch was validated: {BEST} is the last epoch's")
             same_file(self.folder / LAST, self.best_path)
-        same_file(self.folder / LAST, self.folder / FINAL)
-        write_json(self.folder / HISTORY, self.history)
+        if not cut_off:
+            same_file(self.folder / LAST, self.folder / FINAL)
+        write_json(self.folder / HISTORY, {**self.history, **({CUT_OFF: cut_off} if cut_off else {})})
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
+
+    def _refuse_early_validation(self, trainer: Trainer) -> None:
+        batches, every = trainer.num_training_batches, trainer.val_check_batch
+        if self.select == "best" and trainer.enable_validation and (every is None or batches % every):
+            raise UserError(
+                "trainer.val_check_interval leads to a validation before the epoch's end, whose weights are kept: the "
+                f"best could not be chosen by its own figures; take one that divides the {batches} batches, or "
+                "--select last"
+            )
 
     def _is_best(self, trainer: Trainer) -> bool:
         if self.select == "last":
@@ -222,7 +268,7 @@ class RunFolder(EpochFigures, Checkpoint):
 
 def holds_run(folder: Path) -> bool:
     """Return whether ``folder`` holds any file of a run."""
-    return any((folder / name).exists() for name in RUN_FILES)
+    return any((folder / name).exists() for name in RUN_FILES) or newest_state(folder) is not None
 
 
 def same_file(source: Path, target: Path) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch import Callback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from butppg_lightning.console import print_table, say
+from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write
 from butppg_lightning.training.schedules import StagedLR
 from butppg_lightning.training.stage_plan import STAGE_COLUMNS, stage_rows
@@ -55,6 +57,7 @@ class StageRecord(Callback):
 
     def __init__(self) -> None:
         self.seconds: list[float] = []  # that each epoch took, validation included; in the checkpoint
+        self.note = ""  # said when the fit begins: by then nothing has been refused
         self.place = ""  # where the run was when an exception ended it, in words
         self._start: float | None = None
         self._before = 0.0
@@ -69,6 +72,11 @@ class StageRecord(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the stored times."""
         self.seconds, self._before = list(state_dict["seconds"]), state_dict["elapsed"]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what there is to note about the run."""
+        if self.note:
+            say(self.note)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock: a run resumed mid-epoch never reaches ``on_train_epoch_start``."""
@@ -150,7 +158,7 @@ class StepLog(Callback):
         last = batch_idx + 1 >= trainer.num_training_batches
         step = trainer.global_step - 1  # counted from 0, as Lightning's own rows are
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = step != self._step and trainer.global_step % every == 0
+        due = step != self._step and every and trainer.global_step % every == 0
         if not trainer.loggers or not (last or due):
             return
         self._step = step
@@ -178,6 +186,22 @@ class RunCSVLogger(CSVLogger):
         if self._experiment is None:
             self._experiment = _ContinuedWriter(self.log_dir, self._after)
         return self._experiment  # type: ignore[return-value]
+
+
+def build_loggers(names: Sequence[str], folder: Path, step: int | None) -> list[Logger]:
+    """Build the loggers that ``--loggers`` names; those of a run resumed at a ``step`` continue theirs."""
+    found: list[Logger] = []
+    for name in dict.fromkeys(names):
+        if name == "csv":
+            found.append(RunCSVLogger(folder, (step or 0) - 1))
+            continue
+        if find_spec("tensorboard") is None:
+            raise UserError("--loggers tensorboard needs tensorboard: pip install 'butppg-lightning[loggers]'")
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        # what an interrupted run logged after its last checkpoint is hidden by what is logged in its place
+        found.append(TensorBoardLogger(folder, name=LOGS, version="", default_hp_metric=False, purge_step=step))
+    return found
 
 
 class _ContinuedWriter(ExperimentWriter):

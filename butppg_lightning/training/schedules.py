@@ -27,6 +27,7 @@ _NEEDS_MORE = {
     "SequentialLR": "it is made of other schedulers; use one_cycle, or warmup with a named schedule",
     "ChainedScheduler": "it is made of other schedulers",
 }
+_CONFIGURED = ("table", "schedule", "total_steps", "warmup")
 _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 250_000  # Smith & Topin 2019, as in torch's OneCycleLR
 
 
@@ -121,8 +122,12 @@ class StagedLR(LRScheduler):
         return schedule_factor(name, step, self.total_steps, self.warmup)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where it is; the table follows from the configuration."""
-        return {key: value for key, value in super().state_dict().items() if key != "table"}
+        """Return where it is; the rest follows from the configuration."""
+        return {key: value for key, value in super().state_dict().items() if key not in _CONFIGURED}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a stored place; the length is this run's, which may have become longer than the stored one's."""
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in _CONFIGURED})
 
     def get_lr(self) -> list[float | Any]:
         """Return each group's learning rate at the current step."""

@@ -117,7 +117,7 @@ def check_plan(plan: Sequence[Stage], depth: int) -> None:
         if stage.epochs is not None and stage.epochs < 0:
             raise UserError(f"stage {name}: epochs is {stage.epochs}; expected at least 0")
         if stage.patience is not None and stage.patience < 1:
-            raise UserError(f"stage {stage.name}: patience is {stage.patience}; expected at least 1, or null for never")
+            raise UserError(f"stage {name}: patience is {stage.patience}; expected at least 1, or null for never")
         if stage.lr_divisor <= 0:
             raise UserError(f"stage {name}: lr_divisor is {stage.lr_divisor}; expected above 0")
 
@@ -146,6 +146,20 @@ def stage_index(plan: Sequence[Stage], epoch: int, boundaries: Sequence[int] = (
         [0, 0, 1, 1, 1]
     """
     return min(bisect_right(stage_ends(plan, boundaries), epoch), len(plan) - 1)
+
+
+def follows(plan: Sequence[Stage], earlier: Sequence[Stage], epochs: int, boundaries: Sequence[int] = ()) -> bool:
+    """Return whether the first epochs of a plan are as in an earlier one, stage by stage.
+
+    Examples:
+        >>> follows(guide_plan(9, 5), guide_plan(7, 5), 7), follows(guide_plan(9, 5, 2, 2), guide_plan(7, 5, 2, 2), 7)
+        (True, False)
+    """
+    for epoch in range(epochs):
+        one, other = (stage_index(stages, epoch, boundaries) for stages in (plan, earlier))
+        if one != other or replace(plan[one], epochs=0) != replace(earlier[one], epochs=0):
+            return False
+    return True
 
 
 def stage_rows(history: Mapping[str, Sequence[Any]], seconds: Sequence[float]) -> list[tuple[str, ...]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import BackboneFinetuning, EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
@@ -13,6 +12,7 @@ from butppg_lightning.console import print_table, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.models.freezing import set_trainable, trainable_parts
+from butppg_lightning.training.conflicts import STAGED, refuse_conflicts
 from butppg_lightning.training.schedules import StagedLR
 from butppg_lightning.training.selection import QUALITY, EpochFigures, Selection
 from butppg_lightning.training.stage_plan import (
@@ -20,19 +20,14 @@ from butppg_lightning.training.stage_plan import (
     Stage,
     check_plan,
     complete_plan,
+    follows,
     guide_plan,
     stage_ends,
     stage_index,
 )
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, LightningModule, Trainer
-
-_CONFLICTS: dict[type[Callback], str] = {
-    EarlyStopping: "it would end the run in its first stage; use --stages.patience",
-    StochasticWeightAveraging: "it writes the learning rate too, which must have one owner; drop it",
-    BackboneFinetuning: "it freezes and unfreezes as well; drop it",
-}
+    from lightning.pytorch import LightningModule, Trainer
 
 
 class StagedUnfreezing(EpochFigures):
@@ -75,7 +70,8 @@ class StagedUnfreezing(EpochFigures):
         self.stages: list[Stage] = []
         self.boundaries: list[int] = []
         self._network: nn.Module | None = None
-        self._current = 0
+        self._depth = self._current = self._begun_with = 0
+        self._resumed = 0  # the epoch of the checkpoint
         self._best = Selection(QUALITY)
         self._waited = 0
         self._finished = False
@@ -104,14 +100,13 @@ class StagedUnfreezing(EpochFigures):
                 f"{type(trainer.strategy).__name__} shards frozen and trainable parameters together, so a stage could "
                 "not be changed; use --trainer.strategy ddp"
             )
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if reason := _CONFLICTS.get(type(callback)):
-                raise UserError(f"{type(callback).__name__} does not go with stages: {reason}")
+        refuse_conflicts(trainer, STAGED)
         pl_module.configure_model()  # Lightning does so after this hook, but before the module is wrapped
         self._network = _network_of(pl_module)
         trainable_parts(self._network, "head")
-        depth = len(self._network.encoder.blocks)  # type: ignore[union-attr, arg-type]
-        self.stages = self._resolve(trainer.max_epochs or 0, depth)
+        self._depth = len(self._network.encoder.blocks)  # type: ignore[union-attr, arg-type]
+        self.stages = self._resolve(trainer.max_epochs or 0, self._depth)
+        self._begun_with = _epochs(self.stages)
         self.boundaries, self._current, self._finished = [], 0, False
         self._best, self._waited, self._validated = Selection(QUALITY), 0, False
         set_trainable(self._network, self.stages[0].trainable)
@@ -120,6 +115,7 @@ class StagedUnfreezing(EpochFigures):
         """Return the plan and where in it the run is, in plain types."""
         return {
             "plan": [asdict(stage) for stage in self.stages],
+            "begun_with": self._begun_with,
             "stage": self._current,
             "boundaries": list(self.boundaries),
             "best": self._best.state_dict(),
@@ -127,19 +123,25 @@ class StagedUnfreezing(EpochFigures):
             "finished": self._finished,
         }
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note which epoch the checkpoint is of: what is behind must be of one plan with what is to come."""
+        self._resumed = int(checkpoint["epoch"])
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to the stored stage, before any strategy wraps the module; the checkpoint must have the same plan."""
+        """Go to the stored stage, before any strategy wraps the module; the plan must be the same or a longer one."""
         if self._network is None:  # validate, test, predict: nothing to freeze
             return
-        stored, present = state_dict["plan"], [asdict(stage) for stage in self.stages]
-        if stored != present:
-            raise UserError(
-                f"the checkpoint was trained with the stages {_in_words(stored)}, this run asks for "
-                f"{_in_words(present)}; resume with the same plan, or start afresh with --model.pretrained"
-            )
-        self._current, self.boundaries = state_dict["stage"], list(state_dict["boundaries"])
+        stored = [Stage(**stage) for stage in state_dict["plan"]]
+        self.boundaries = list(state_dict["boundaries"])
+        if stored != self.stages:
+            self.stages = self._lengthened(stored, state_dict.get("begun_with", _epochs(stored)))
+        self._current = state_dict["stage"]
         self._best.load_state_dict(state_dict["best"])
-        self._waited, self._finished = state_dict["waited"], state_dict["finished"]
+        self._waited = state_dict["waited"]
+        stalled = len(self.boundaries) == len(self.stages)
+        self._finished = state_dict["finished"] and (stalled or stored == self.stages)
+        if stalled and stored != self.stages:
+            say(f"{self.stage.name} ended the run early (patience {self.stage.patience}): more epochs change nothing")
         set_trainable(self._network, self.stage.trainable)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -191,6 +193,33 @@ class StagedUnfreezing(EpochFigures):
         stages = guide_plan(epochs, *options, self.patience)
         check_plan(stages, depth)  # and the patience
         return stages
+
+    def _lengthened(self, stored: list[Stage], begun_with: int) -> list[Stage]:
+        """Return the plan of a run that goes on for more epochs than the stored plan has, or refuse another plan.
+
+        ``begun_with`` is the number of epochs that the stored plan's options were given, before it was lengthened.
+        """
+        before, now = _epochs(stored), _epochs(self.stages)
+        try:
+            same = _with_epochs(self._resolve(begun_with, self._depth), before) == stored
+        except UserError:
+            same = False
+        if not same or now < before:
+            raise UserError(
+                f"the checkpoint was trained with the stages {_in_words(stored)}, this run asks for "
+                f"{_in_words(self.stages)}; resume with the same plan (or a larger trainer.max_epochs), or start "
+                "afresh with --model.pretrained"
+            )
+        if now > before and follows(self.stages, stored, self._resumed + 1, self.boundaries):
+            return self.stages
+        self._begun_with = begun_with
+        plan = _with_epochs(stored, now)
+        if now > before:
+            say(
+                f"{plan[-1].name} goes on for {now - before} more epochs, to {plan[-1].epochs}; a run begun with "
+                f"trainer.max_epochs {now} would have had the stages {_in_words(self.stages)}"
+            )
+        return plan
 
     def _set_rates(self, trainer: Trainer) -> None:
         schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
@@ -247,5 +276,14 @@ def _load_best(trainer: Trainer, pl_module: LightningModule) -> None:
         optimizer.state.clear()
 
 
-def _in_words(plan: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{stage['name']} ({stage['epochs']} epochs, lr / {stage['lr_divisor']:g})" for stage in plan)
+def _epochs(plan: list[Stage]) -> int:
+    return sum(stage.epochs or 0 for stage in plan)
+
+
+def _with_epochs(plan: list[Stage], epochs: int) -> list[Stage]:
+    """Return a plan whose last stage is so long that it has so many epochs."""
+    return [*plan[:-1], replace(plan[-1], epochs=epochs - _epochs(plan[:-1]))]
+
+
+def _in_words(plan: list[Stage]) -> str:
+    return ", ".join(f"{stage.name} ({stage.epochs} epochs, lr / {stage.lr_divisor:g})" for stage in plan)

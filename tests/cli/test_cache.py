@@ -33,7 +33,11 @@ CASES = {
     "gradual, best weights at each boundary": [GRADUAL, "--stages.restore_best=true"],
     "everything, then the head": ["--stages.plan=[{trainable: all, epochs: 1}, {trainable: head}]"],
     "a shallower stage later": ["--stages.plan=[{trainable: 3, epochs: 2}, {trainable: 1}]"],
-    "every block, validation inside an epoch": ["--stages.unfreeze_last_n=4", "--trainer.val_check_interval=0.5"],
+    "every block, validation inside an epoch": [
+        "--stages.unfreeze_last_n=4",
+        "--trainer.limit_train_batches=6",
+        "--trainer.val_check_interval=0.5",
+    ],
     "attention head, limited batches": [
         "--model.head=attention",
         "--trainer.limit_train_batches=3",

@@ -157,7 +157,7 @@ def test_divergence_is_said_once(data: Path, tmp_path: Path, capsys, monkeypatch
 
 
 def test_missing_tensorboard_is_one_line(data: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("butppg_lightning.cli.training.find_spec", lambda name: None)
+    monkeypatch.setattr("butppg_lightning.training.run_logs.find_spec", lambda name: None)
     assert fit(data, tmp_path / "run", "--loggers=tensorboard") == 2
     assert "pip install 'butppg-lightning[loggers]'" in capsys.readouterr().err.splitlines()[-1]
 

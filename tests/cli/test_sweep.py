@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,9 +19,10 @@ import torch
 import yaml
 from conftest import make_windows
 from exactness import command, environment
+from shell import suggested
 
 from butppg_lightning.cli import main
-from butppg_lightning.cli.sweep import read_sweep, study, worker
+from butppg_lightning.cli.sweep import read_sweep, storage, study, worker
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}
 SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
@@ -111,6 +114,14 @@ def test_a_sweep_leaves_a_table_and_a_config(real: Path) -> None:
     assert config["model"]["head"] == best["model.head"]
     assert config["output_dir"] == str(real / "best")
     assert config["cache"]["folder"] is None
+
+
+def test_the_commands_at_the_end_are_right_in_any_folder(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "it's a; $(touch broken)"
+    assert sweep(write(tmp_path, data_folder, trials=1), folder) == 0
+    said = capsys.readouterr().out
+    assert suggested(said, "butppg fit") == ["fit", "--config", str(folder / "best.yaml")]
+    assert suggested(said, "butppg test")[1:3] == ["--ckpt_path", str(folder / "trials" / "0000" / "best_model.pt")]
 
 
 def test_trials_never_meet_the_test_split(real: Path) -> None:
@@ -478,3 +489,19 @@ def test_shipped_sweeps_are_taken(name: str, pretended, pretrained: Path, data_f
 def test_the_inflation_sweep_is_its_whole_grid() -> None:
     plan, _ = read_sweep(["--config", "sweep/inflation.yaml"])
     assert len({json.dumps(plan.grid_point(number)) for number in range(plan.trials)}) == 21
+
+
+def test_a_locked_study_is_not_waited_for_without_a_word(
+    pretended, data_folder: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(storage, "_PATIENCE", 0.1)
+    monkeypatch.setattr(storage, "_BUSY", 0.3)
+    config = write(tmp_path, data_folder, trials=1)
+    assert sweep(config, tmp_path / "out") == 0
+    with closing(sqlite3.connect(tmp_path / "out" / "study.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert sweep(config, tmp_path / "out") == 2
+    said = capsys.readouterr().err.splitlines()
+    assert any("database is locked; waiting for up to" in line and "`fuser " in line for line in said)
+    assert "locked" in said[-1]
+    assert sweep(config, tmp_path / "out") == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.cli.checks import require_at_least
 from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, print_splits, write_manifest
-from butppg_lightning.console import print_table, progress_bar
+from butppg_lightning.console import print_table, progress_bar, suggestion
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing, require_writable
 from butppg_lightning.sources.but_ppg.assemble import assemble, describe_windows
@@ -162,5 +161,5 @@ def _report(manifest: dict[str, Any], dealt: SplitPlan) -> None:
     if manifest["source"]["checked_against"] is None:
         print("the release came without SHA256SUMS.txt, so its files are not checked")
     print(f"{output / MANIFEST_FILE} lists every record left out and why")
-    folder, name = shlex.quote(str(first)), first.name if first != output else "but_ppg"
-    print(f"\nnext: butppg fit --config finetune.yaml --data.root {folder} --output_dir runs/{name}")
+    run = Path("runs") / (first.name if first != output else "but_ppg")
+    print(f"\nnext: {suggestion('fit --config finetune.yaml --data.root', first, '--output_dir', run)}")

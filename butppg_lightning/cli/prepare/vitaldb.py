@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any, Literal
 
 from butppg_lightning.cli.checks import require_at_least
 from butppg_lightning.cli.prepare.splits import MANIFEST_FILE, plain_options, write_manifest
-from butppg_lightning.console import print_table
+from butppg_lightning.console import print_table, suggestion
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing
 from butppg_lightning.sources.parallel import usable_cores
@@ -74,7 +73,7 @@ def vitaldb_splits(
         print("a patient with several cases may be in several splits; name the table of cases: --clinical FILE.csv")
     if subset == "fasttrack" and len(chosen) < FASTTRACK_CASES:
         print(f"fasttrack is {FASTTRACK_CASES} cases, but there are only {len(chosen)}")
-    print(f"\nnext: butppg prepare vitaldb-windows --splits {shlex.quote(str(output))} --output data/vitaldb_windows")
+    print(f"\nnext: {suggestion('prepare vitaldb-windows --splits', output, '--output', 'data/vitaldb_windows')}")
 
 
 def vitaldb_windows(
@@ -166,5 +165,5 @@ def _report(cases: dict[str, list[Case]], counts: dict[str, dict[str, Any]], out
     for split, part in counts.items():
         if part["cases"] and not part["windows"]:
             print(f"{split} has no windows, so no file")
-    folder = shlex.quote(str(output))
-    print(f"\nnext: butppg pretrain --config pretrain.yaml --data.root {folder} --output_dir runs/pretrained")
+    following = suggestion("pretrain --config pretrain.yaml --data.root", output, "--output_dir", "runs/pretrained")
+    print(f"\nnext: {following}")

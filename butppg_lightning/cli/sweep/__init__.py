@@ -25,6 +25,7 @@ def run(arguments: list[str]) -> None:
     from butppg_lightning.cli.sweep.process import prepare
 
     prepare()  # beside the imports to come, which take as long
+    from butppg_lightning.cli.sweep.storage import storage_reported
     from butppg_lightning.cli.sweep.study import CACHE, finish, make_method, open_study, remove_outcome
     from butppg_lightning.cli.sweep.worker import Worker, check_trials
     from butppg_lightning.data.features import remove_features
@@ -37,14 +38,15 @@ def run(arguments: list[str]) -> None:
     own_cache = shared["cache.folder"] is None
     if own_cache:  # trials whose data and frozen weights are the same share what the frozen blocks made of them
         fit_arguments.append(f"--cache.folder={plan.folder / CACHE}")
-    study = open_study(plan, plan.record(shared))
-    if plan.overwrite:
-        remove_outcome(plan.folder)
-    if plan.trials:
-        Worker(plan, study, fit_arguments).run()
-        if own_cache:
-            remove_features(plan.folder / CACHE)
-    finish(plan, study)
+    with storage_reported():
+        study = open_study(plan, plan.record(shared))
+        if plan.overwrite:
+            remove_outcome(plan.folder)
+        if plan.trials:
+            Worker(plan, study, fit_arguments).run()
+            if own_cache:
+                remove_features(plan.folder / CACHE)
+        finish(plan, study)
 
 
 def read_sweep(arguments: list[str]) -> tuple[Plan, list[str]]:

@@ -11,7 +11,6 @@ import csv
 import inspect
 import io
 import shutil
-import time
 import warnings
 import zlib
 from collections import Counter
@@ -25,10 +24,10 @@ from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import PartialFixedSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import TrialState
-from sqlalchemy.exc import IntegrityError, OperationalError
 
 from butppg_lightning.cli.sweep.plan import METRICS, method_of, nearest
-from butppg_lightning.console import print_table
+from butppg_lightning.cli.sweep.storage import GRACE, open_storage
+from butppg_lightning.console import print_table, suggestion
 from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.drawing import save_figure
@@ -43,11 +42,6 @@ if TYPE_CHECKING:
     from butppg_lightning.cli.sweep.plan import Plan
 
 STUDY, CACHE = "study.db", "cache"
-BEAT, GRACE = 5, 30
-"""Seconds between two signs of life of a worker, and without one after which it counts as gone (by the clock of the
-database; with SQLite, by those of the workers' machines)."""
-
-_ATTEMPTS, _BUSY = 5, 60.0  # to open a database; seconds to wait for another worker's transaction
 _KINDS: dict[str, dict[str, Any]] = {
     "sampler": {"tpe": TPESampler, "random": RandomSampler, "grid": RandomSampler},  # the points of a grid are fixed
     "pruning": {"none": NopPruner, "median": MedianPruner, "hyperband": HyperbandPruner},
@@ -232,19 +226,7 @@ def _again(study: optuna.Study, trial: FrozenTrial) -> None:
 
 
 def _storage(where: str | None, folder: Path) -> RDBStorage:
-    url = where if where and "://" in where else f"sqlite:///{Path(where or folder / STUDY).resolve()}"
-    waiting = {"connect_args": {"timeout": _BUSY}} if url.startswith("sqlite:") else None
-    beat: dict[str, Any] = {"heartbeat_interval": BEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": _again}
-    for attempt in range(_ATTEMPTS):
-        try:
-            return RDBStorage(url, waiting, **beat)
-        except Exception as error:  # of the database's own driver
-            # workers that begin at the same moment make the same tables
-            if not isinstance(error, OperationalError | IntegrityError) or attempt == _ATTEMPTS - 1:
-                reason = " ".join(str(error).split())[:200]
-                raise UserError(f"--study {where or url} cannot be opened: {reason}") from error
-            time.sleep(0.5)
-    raise AssertionError
+    return open_storage(where, folder / STUDY, _again)
 
 
 def _row(plan: Plan, trial: FrozenTrial) -> dict[str, Any]:
@@ -292,6 +274,7 @@ def _write_best(plan: Plan, trial: FrozenTrial) -> None:
     with atomic_write(folder / _BEST) as file:
         file.write(f"# T{best}\n{yaml.safe_dump(config, sort_keys=False, allow_unicode=True)}".encode())
     print(f"Best: t{best}, chosen on the validation windows, so it flatters")
-    print(f"  train it again and test it: butppg fit --config {folder / _BEST}")
-    print(f"  or test its model:          butppg test --ckpt_path {own / BEST} --data.root {config['data']['root']}")
+    model = suggestion("test --ckpt_path", own / BEST, "--data.root", Path(config["data"]["root"]))
+    print(f"  train it again and test it: {suggestion('fit --config', folder / _BEST)}")
+    print(f"  or test its model:          {model}")
     print(f"Results: {folder}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from optuna import TrialPruned
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from butppg_lightning.cli.configs import merge_encoder
@@ -21,7 +21,8 @@ from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.cli.training_parser import check_values
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.models.checkpoints import read_checkpoint
-from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING, LAST
+from butppg_lightning.training.interruptions import LAST
+from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,24 +77,20 @@ class Worker:
     def run(self) -> None:
         """Run trials until as many as planned are complete, those of other workers included."""
         reported: list[int] = []
-        try:
-            with _noted_signals() as self._signals:
-                while not self._signals:
-                    give_up_lost(self.study, self.folder)
-                    running = self._numbers(TrialState.RUNNING)
-                    if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
-                        self.run_one()
-                        continue
-                    if not running:
-                        return
-                    if running != reported:
-                        _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
-                    reported = running
-                    time.sleep(_WAIT)
-                self._stop()
-        except StorageInternalError as error:
-            reason = " ".join(str(error.__cause__ or error).split())[:200]
-            raise UserError(f"the study cannot be read or written: {reason}") from error
+        with _noted_signals() as self._signals:
+            while not self._signals:
+                give_up_lost(self.study, self.folder)
+                running = self._numbers(TrialState.RUNNING)
+                if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
+                    self.run_one()
+                    continue
+                if not running:
+                    return
+                if running != reported:
+                    _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
+                reported = running
+                time.sleep(_WAIT)
+            self._stop()
 
     def run_one(self) -> None:
         """Run the next trial."""
@@ -209,7 +206,7 @@ class _Unbuilt(TrainingCLI):
     def read(self, arguments: list[str]) -> None:
         self.config = self.parser.parse_args(merge_encoder(arguments))
         self.output_dir = Path(self.config.output_dir)
-        check_values(self.config, self.command)
+        check_values(self.config, self.command, arguments)
 
     def before_instantiate_classes(self, **_: Any) -> Any:
         pass

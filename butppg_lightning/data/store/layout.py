@@ -110,7 +110,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     content = _Part(path, "the manifest", _load(path))
     if content.get("format", str) != _FORMAT:
-        raise UserError(f"{path} is not that of a window store; write one with: butppg prepare vitaldb-windows")
+        how = "butppg prepare vitaldb-windows --splits FILE --output DIR"
+        raise UserError(f"{path} is not that of a window store; write one with: {how}")
     if (version := content.get("version", int)) != _VERSION:
         raise UserError(
             f"{path} is of version {version}, but version {_VERSION} is read here: "

@@ -90,8 +90,6 @@ def read(path: Path, selection: Selection) -> Recording:
     channels, wanted = {}, {}
     for channel, row in match_channels(path, names, selection).items():
         key, rate = keys[row], rates[keys[row]]
-        if key in wanted:
-            raise UserError(f"{path}: '{key[0]}' cannot be {channel} and another channel too; name another signal")
         unit = _one_unit(header, channel, key, segments, selection.acc_unit if channel.startswith("ACC") else None)
         wanted[key] = empty_samples(path, key[0], round(total * rate / header.rate))
         channels[channel] = Channel(channel, key[0], rate, 0.0, wanted[key], unit)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.console import suggestion
 from butppg_lightning.errors import UserError, first_line
 from butppg_lightning.files import write_json
 from butppg_lightning.sources.splits import SPLITS
@@ -31,7 +32,6 @@ CLINICAL_FILE = "clinical_data.csv"  # the table of cases and patients, as the r
 
 _LAST_CASE = 6388
 _DATASET = "VitalDB"
-_MAKE = "butppg prepare vitaldb-splits"
 
 
 @dataclass(frozen=True)
@@ -119,26 +119,27 @@ def split_cases(patients: Mapping[str, str], shares: Mapping[str, float], seed: 
 
 def read_splits(path: Path) -> Splits:
     """Read what :meth:`Splits.write` wrote; nobody may be in two splits."""
+    make = suggestion("prepare vitaldb-splits --output", path)
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it with: {_MAKE}") from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it with: {make}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON ({first_line(error)}); make it with: {_MAKE}") from None
+        raise UserError(f"{path} is no JSON ({first_line(error)}); make it with: {make}") from None
     if not isinstance(content, dict) or content.pop("dataset", None) != _DATASET:
-        raise UserError(f"{path} holds no splits of VitalDB; make them with: {_MAKE}")
+        raise UserError(f"{path} holds no splits of VitalDB; make them with: {make}")
     cases = {split: content.pop(split, None) for split in SPLITS}
     source = content.pop("source", None)
     tables = all(
         isinstance(part, dict) and all(isinstance(who, str) for who in part.values()) for part in cases.values()
     )
     if not tables or not isinstance(source, str | None):
-        raise UserError(f"{path}: train, val and test must say the patient of each case; make them with: {_MAKE}")
+        raise UserError(f"{path}: train, val and test must say the patient of each case; make them with: {make}")
     owners: dict[str, str] = {}
     for split, part in cases.items():
         for who in {*part.values(), *(f"case {case}" for case in part)}:
             if owners.setdefault(who, split) != split:
-                raise UserError(f"{path}: {who} is in both {owners[who]} and {split}; make them with: {_MAKE}")
+                raise UserError(f"{path}: {who} is in both {owners[who]} and {split}; make them with: {make}")
     return Splits(cases, None if source is None else Path(source), content)
 
 
