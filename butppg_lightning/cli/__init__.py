@@ -45,7 +45,7 @@ COMMANDS = {
     "predict": Command("write a checkpoint's probabilities for a split", "finetune", "training"),
     "calibrate": Command("make a checkpoint's probabilities mean what they say, and set its thresholds"),
     "evaluate": Command("write a checkpoint's metrics and a report with pictures", folder="output_dir"),
-    "score": Command("score every window of a long recording", folder="output_dir"),
+    "score": Command("score every window of a long recording, or of many"),
     "export": Command("write a classifier as ONNX (checked against torch) or safetensors"),
     "completion": Command("print a script for bash or zsh that completes commands on TAB"),
     "inspect": Command("say what a checkpoint, an npz file or a run folder contains"),

@@ -13,7 +13,7 @@ from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least
 from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.files import check_writable, write_json
+from butppg_lightning.files import check_writable, claim, write_json
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.scores import Scores
@@ -110,7 +110,9 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     scores, examples = _scores(found, windows, recording, least)
     prior = network.calibration.prior if decided.prior is None else decided.prior
     how = {"threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
-    return _write(options, output, scores, examples, recording, {**how, "precision": found.precision})
+    with claim(output):  # only now: a run that is stopped before leaves no folder behind
+        refuse_earlier_results(output, _RESULTS, options.overwrite)
+        return _write(options, output, scores, examples, recording, {**how, "precision": found.precision})
 
 
 @cache
