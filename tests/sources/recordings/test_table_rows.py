@@ -244,3 +244,15 @@ def test_only_units_that_fit_are_suggested(tmp_path: Path, size: float, unit: st
         assert read(path, acc_unit=one).channels["ACC_Z"].samples[0] == pytest.approx(1, rel=0.03)
     left_out = str(refusal.value).split("--channels ")[1]
     is_whole(read(path, left_out))
+
+
+def test_a_folder_with_brackets_is_no_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from butppg_lightning.cli.score_list import find_recordings
+
+    for name in ("[x]", "x"):
+        (tmp_path / name).mkdir()
+        table(tmp_path / name, "time [s],PPG", *ROWS, name="n.csv")
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in find_recordings(["[x]/*.csv"])] == ["[x]/n.csv"]
+    assert [str(path) for path in find_recordings([str(tmp_path / "[x]" / "n*")])] == [str(tmp_path / "[x]" / "n.csv")]
+    assert [str(path) for path in find_recordings(["*/n.csv"])] == ["[x]/n.csv", "x/n.csv"]
