@@ -41,7 +41,11 @@ def find_recordings(items: Sequence[str]) -> list[Path]:
     for item in items:
         path = Path(item)
         known = path.exists() or Path(f"{path}.hea").is_file()
-        matches = [path] if known else sorted(map(Path, glob.glob(item, recursive=True)))  # noqa: PTH207, any root
+        there = next(parent for parent in (path, *path.parents, Path()) if parent.exists())
+        pattern = str(
+            Path(glob.escape(str(there)), path.relative_to(there))
+        )  # a folder that is there may be called [x]
+        matches = [path] if known else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207, any root
         if len(items) == 1 and known and path.is_dir():
             folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and recording_files(folder)]
             matches = [*recording_files(path), *folders]

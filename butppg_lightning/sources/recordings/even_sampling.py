@@ -19,6 +19,9 @@ _GAP = 0.5  # sampling intervals by which a step is too long to be none
 _JITTER = 6.0  # standard deviations of the steps that are no gap either
 _BLOCK_SECONDS = 10.0  # stretches placed as a whole; between them the clock may drift
 _MOST_UNEVEN = 0.05  # share of a stretch that may find no room; two rates in a file have far more
+_LONG_SECONDS, _OTHER_RATE = 5.0, 0.1  # a stretch that has a rate of its own, and by which share it may differ
+_MOST_ALONE = 0.2  # share of the samples that may have a gap on both sides
+_BY_RATE = "--channels TIME=none and --fs RATE"
 _PLACED = 2**20  # samples placed together
 
 
@@ -40,13 +43,15 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
     span = float(np.ptp(anchors)) * rate
     if not span < 2**48:  # int64 has room for it, memory has not
         empty_samples(path, name, int(min(span, 1e18)))
+    _check_blocks(path, name, stamps, blocks, sizes, rate)
     places = np.rint((anchors - anchors[0]) * rate).astype(np.int64)
     places -= places.min()
     crowded = places[:-1] + sizes[:-1] - places[1:] - np.maximum(3, _MOST_UNEVEN * sizes[:-1])
     if len(crowded) and crowded.max() > 0:
         raise UserError(
             f"{path}: '{name}' has more samples {stamps[blocks[int(crowded.argmax())]]:.1f} s after the first one than "
-            f"{rate:.4g} Hz leaves room for: its time stamps are uneven or --fs is too low; split the file there"
+            f"{rate:.4g} Hz leaves room for: its time stamps are uneven, or the rate changes or --fs is wrong; if no "
+            f"sample is missing, go by the rate alone: {_BY_RATE}"
         )
     samples = empty_samples(path, name, int((places + sizes).max()))
     for begin in range(0, len(values), _PLACED):
@@ -56,6 +61,22 @@ def even_samples(path: Path, name: str, stamps: Array, values: Array, rate: floa
     return rate, float(anchors[0]), samples
 
 
+def _check_blocks(path: Path, name: str, stamps: Array, blocks: Array, sizes: Array, rate: float) -> None:
+    """Refuse long stretches without a gap that have another rate: it changes, or the rate that was given is wrong."""
+    alone = np.count_nonzero(sizes == 1) > _MOST_ALONE * len(stamps)  # every step is a gap to another rate
+    long = sizes >= max(3, _LONG_SECONDS * rate)
+    spans = stamps[blocks + sizes - 1][long] - stamps[blocks][long]
+    found = (sizes[long] - 1) / np.maximum(spans, 1e-9)
+    off = np.flatnonzero(np.abs(found / rate - 1) > _OTHER_RATE)
+    if len(off) or alone:
+        usual = 1 / float(np.median(np.diff(stamps[blocks[sizes == 1]]))) if not len(off) else found[off[0]]
+        row = blocks[long][off[0]] if len(off) else blocks[np.argmax(sizes == 1)]
+        raise UserError(
+            f"{path}: '{name}' has {usual:.4g} Hz by its times {stamps[row]:.1f} s after the first one, and {rate:.4g} "
+            "Hz were given or found for all: correct --fs, or part the file where the rate changes"
+        )
+
+
 def _spread(path: Path, name: str, stamps: Array, rate: float | None) -> tuple[Array, float]:
     """Return stamps that differ from each other, and the rate they have where there is no gap."""
     steps = _steps(stamps)
@@ -63,7 +84,10 @@ def _spread(path: Path, name: str, stamps: Array, rate: float | None) -> tuple[A
         return stamps, _rate(None, steps)
     first = np.append(0, np.flatnonzero(steps) + 1)  # of each run of equal stamps
     if len(first) < 3:
-        raise UserError(f"{path}: '{name}' has {len(first)} different time stamps; give stamps that advance, or --fs")
+        raise UserError(
+            f"{path}: '{name}' has {len(first)} different time stamps; give stamps that advance, or go by "
+            f"the rate alone: {_BY_RATE}"
+        )
     sizes = np.diff(np.append(first, len(stamps)))
     # the first run may have begun before the recording did: it says nothing of the rate, and ends where the next begins
     found = _rate(sizes[1:-1], np.diff(stamps[first[1:]]))

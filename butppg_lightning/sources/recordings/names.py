@@ -55,10 +55,15 @@ _PAIRS = re.compile(rf",(?=\s*(?:{'|'.join(ALIASES)})\s*=)", re.IGNORECASE)  # a
 _BEHIND = (
     re.compile(r"^(.*acc.*?|[xyz])[\s_,/]+(m?g|milli-?g|m/s\^?2|m/s²|ms-?2|mps2)$", re.IGNORECASE),
     re.compile(
-        r"^(.*(?:time|stamp|epoch|elapsed|unix).*?)[\s_,/]+(m?s|[uµn]s|secs?|seconds|min|minutes|h|hours|d|days|samples)$",
+        r"^(.*(?:time|stamp|epoch|elapsed|unix).*?)[\s_,/]+(m?s|100ns|[uµn]s|secs?|seconds|min|minutes|h|hours|d|days|samples)$",
         re.IGNORECASE,
     ),
     re.compile(r"^(.*(?:ppg|pleth|bvp|ecg|ekg).*?)[\s_,/]+([mµu]v)$", re.IGNORECASE),
+)
+_OTHER_QUANTITY = re.compile(
+    r"(m|milli)?(d(eg(rees?)?)?|rad(ians?)?|°)(/s(ec(ond)?)?|ps| s-1|/s\^-1)?|dps|rpm|[mµunμ]?t(esla)?|[mk]?gauss"
+    r"|px|pixels?|[cmk]?m|[mµu]?v(olts?)?|%",
+    re.IGNORECASE,
 )
 _CLOSES = {")": "(", "]": "["}
 _LOOKS_LIKE = {"ACC_X": re.compile(r"acc", re.I), "ECG": re.compile(r"ecg|ekg", re.I)}
@@ -234,8 +239,10 @@ def _by_alias(
         return None if known[channel] in taken else known[channel]
     for rank in ALIASES[channel]:
         rows = [row for row, name in enumerate(plain) if name in rank.split() and row not in taken]
+        if rank in ("x", "y", "z"):  # of another sensor, where the unit says so
+            rows = [row for row in rows if not _OTHER_QUANTITY.fullmatch(split_unit(names[row])[1])]
         if len(rows) > 1:
-            candidates = [_numbered(names, row) for row in rows]
+            candidates = [numbered(names, row) for row in rows]
             choice = shlex.quote(f"{channel}={candidates[0]}")
             raise UserError(
                 f"{path}: {channel} could be any of {', '.join(candidates)}; say which: --channels {choice}"
@@ -245,7 +252,8 @@ def _by_alias(
     return None
 
 
-def _numbered(names: Sequence[str], row: int) -> str:
+def numbered(names: Sequence[str], row: int) -> str:
+    """Return what ``--channels`` knows a signal by: its name, with its number if others have it too."""
     same = [other for other, name in enumerate(names) if name == names[row]]
     return names[row] if len(same) == 1 else f"{names[row]}#{same.index(row) + 1}"
 
@@ -258,7 +266,7 @@ def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str], p
         for candidates, text in ((list(names), wanted), (stripped, wanted), (list(plain), _plain(wanted))):
             rows = [row for row, name in enumerate(candidates) if name == text]
             if len(rows) > 1 and not number:
-                choices = ", ".join(_numbered(candidates, row) for row in rows)
+                choices = ", ".join(numbered(candidates, row) for row in rows)
                 raise UserError(f"{path} has {len(rows)} signals named '{asked}'; say which: {choices}")
             if rows and number <= len(rows):
                 return rows[max(number, 1) - 1]

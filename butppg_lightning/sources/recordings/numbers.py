@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
-EMPTY = {"", "na", "nan", "null", "none", "-", "n/a", "#n/a"}
+EMPTY = {"", "na", "nan", "null", "none", "-", "n/a", "#n/a", "--", "---", "?", ".", "*", "err", "error", "nodata"}
+EMPTY |= {"no data", "missing", "undefined", "ovf", "overflow", "#div/0!", "#value!", "#num!", "#ref!", "#null!"}
 _OTHER = {".": ",", ",": "."}
 _SCALED = r"(?:[eE][-+]?\d+)?"
 _BLANKS = r"[\s\u00a0\u202f'\u2019]"  # between thousands: 1 017, 1'017

@@ -9,6 +9,7 @@ from butppg_lightning.sources.recordings.devices import recognise
 from butppg_lightning.sources.recordings.names import printable, split_unit
 from butppg_lightning.sources.recordings.table import read_table
 from butppg_lightning.sources.recordings.table_layout import TableLayout
+from butppg_lightning.sources.recordings.table_rows import check_turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ def read(path: Path, selection: Selection) -> Recording:
     cells = ParquetCells(path)
     names = tuple(printable(name) for name in cells.columns)
     layout = TableLayout(names, tuple(split_unit(name)[1] for name in names), ",", 0)
+    check_turns(path, layout, cells.first_rows(), selection)
     return read_table(cells, recognise(path, layout, []), selection)
 
 
@@ -35,8 +37,14 @@ class ParquetCells:
         from pyarrow.parquet import ParquetFile
 
         self.path = path
+        self.notes: dict[str, str] = {}
         self._file: Any = ParquetFile(path)
         self.columns: list[str] = self._file.schema_arrow.names
+
+    def first_rows(self) -> list[list[str]]:
+        """Return some rows as text."""
+        batch = next(self._file.iter_batches(400), None)
+        return [] if batch is None else [[str(cell) for cell in row.values()] for row in batch.to_pylist()]
 
     def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
         """Return a point: numbers are no text here."""

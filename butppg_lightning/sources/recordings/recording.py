@@ -24,11 +24,26 @@ LONGEST_DAYS = 31  # days that one recording may span, gaps included
 _MOST_SAMPLES = 2**28  # per channel, 1 GiB: a day at 3 kHz, twelve days at 250 Hz
 _CONVERTED = 2**20  # samples converted together
 STANDARD_GRAVITY = 9.80665  # m/s² of one g (CGPM 1901)
-UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY}  # what --acc-unit accepts, in g
-_SPELLINGS = {"gn": "g", "gs": "g", "gravity": "g", "millig": "mg", "milli-g": "mg"}
+UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY, "cm/s2": 0.01 / STANDARD_GRAVITY, "ug": 1e-6}
+"""What --acc-unit accepts, in g."""
+_SPELLINGS = {
+    "gn": "g",
+    "gs": "g",
+    "g0": "g",
+    "gravity": "g",
+    "gal": "cm/s2",
+    "µg": "ug",
+    "μg": "ug",
+    "millig": "mg",
+    "milli-g": "mg",
+}
 _SPELLINGS |= dict.fromkeys(("m/s/s", "ms-2", "m*s-2", "mps2", "ms2", "m/s*s", "meters/s2", "metres/s2"), "m/s2")
 _LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
 _LOOKED_AT = 100_000  # samples
+_MARKERS = {-1.0, -32768.0, 32767.0, 65535.0, -8388608.0, 8388607.0, 16777215.0, -(2.0**31), 2.0**31, 2.0**32}
+_MARKERS |= {sign * float(np.float32(10**digits - 1)) for sign in (1, -1) for digits in range(3, 9)}
+_MARKERS |= {-999.25, float(np.float32(9.96921e36))}  # of LAS and netCDF files
+_FAR = 5.0  # times the range of all other values
 
 
 @dataclass(eq=False)
@@ -80,7 +95,7 @@ def assemble(
     The user's ``acc_unit`` decides; None for what the file says, or g if the numbers can be that.
     """
     kept: dict[str, Channel] = {}
-    notes = []
+    notes, guesses = [], []
     for name, channel in channels.items():
         check_rate(path, channel.source, channel.rate)
         if not np.isfinite(channel.start):
@@ -89,13 +104,14 @@ def assemble(
             notes.append(f"'{channel.source}' ({name}) holds no numbers, so {name} is absent")
         else:
             kept[name] = channel
+            guesses += _without_markers(channel)
     if not kept:
         empty = ", ".join(channel.source for channel in channels.values())
         raise UserError(f"{path}: {empty} hold no numbers at all; give a recording with samples")
     first = min(channel.start for channel in kept.values())
     for channel in kept.values():
         channel.start -= first
-    recording = Recording(str(path), kept, start_time, names, notes)
+    recording = Recording(str(path), kept, start_time, names, notes, guesses)
     check_span(str(path), recording.duration)
     if start_time is not None:
         try:
@@ -104,6 +120,23 @@ def assemble(
             raise UserError(f"{path} starts {first:g} s after {start_time}; check its times") from None
     _convert_acceleration(recording, acc_unit)
     return recording
+
+
+def _without_markers(channel: Channel) -> list[str]:
+    """Take out what stands for missing samples (-9999, 65535 ...): one value far from all others; returns a guess."""
+    guesses = []
+    for extreme in (np.nanmin, np.nanmax):
+        value = extreme(channel.samples)
+        if float(value) not in _MARKERS or (value == -1 and channel.name.startswith("ACC")):
+            continue
+        there = channel.samples == value
+        others = channel.samples[~there & ~np.isnan(channel.samples)]
+        if len(others) < 2 or np.abs(others - value).min() <= _FAR * np.ptp(others):
+            continue
+        channel.samples[there] = np.nan
+        told = f"'{channel.source}' holds {value:.10g} {np.count_nonzero(there):,} times, far from all its other values"
+        guesses.append(f"{told}; taken as missing samples")
+    return guesses
 
 
 def _convert_acceleration(recording: Recording, asked: str | None) -> None:
@@ -127,10 +160,18 @@ def _convert_acceleration(recording: Recording, asked: str | None) -> None:
     magnitude = float(np.median(sizes[np.isfinite(sizes)])) if np.isfinite(sizes).any() else 0.0
     if magnitude > _LARGEST_MAGNITUDE and asked is None:
         left_out = ",".join(f"{channel.name}=none" for channel in axes)
-        says = f"states {'/'.join(sorted({str(unit) for unit in stated if unit}))}" if any(stated) else "states no unit"
+        told = sorted({channel.unit for channel in axes if channel.unit})
+        says = f"states {'/'.join(told)}" if told else "states no unit"
+        raw = magnitude / UNITS[assumed]
+        fitting = [unit for unit, size in UNITS.items() if 0.5 <= raw * size <= 2]
+        way = (
+            f"give --acc-unit {' or '.join(fitting)}"
+            if fitting
+            else "no known unit makes a usual size of it: write it in g"
+        )
         raise UserError(
-            f"{recording.path} {says} of acceleration, and its median of {magnitude:.3g} is not g; "
-            f"give --acc-unit m/s2 or mg (or g to insist), or leave it out: --channels {left_out}"
+            f"{recording.path} {says} of acceleration, and its median of {raw:.3g} is not {assumed}; "
+            f"{way} (--acc-unit {assumed} insists), or leave it out: --channels {left_out}"
         )
     if None in stated:
         unknown = sorted(

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.sources.recordings.date_text import as_iso, compact_dates, mostly_dates, time_of_day
 from butppg_lightning.sources.recordings.even_sampling import LOOKED_AT
 from butppg_lightning.sources.recordings.names import split_unit
-from butppg_lightning.sources.recordings.numbers import EMPTY, PointEvidence, joined, quoted, to_numbers
+from butppg_lightning.sources.recordings.numbers import PointEvidence, joined, quoted, to_numbers
+from butppg_lightning.sources.recordings.recording import LONGEST_DAYS, LOWEST_RATE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from butppg_lightning.npz import Array
 
-TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "100ns": 1e-7, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 """Units of time that ``--time-unit`` accepts, in seconds; ``samples`` too, where the rate is known."""
 _SPELLINGS = {
     "s": "sec secs second seconds",
     "ms": "milli millis msec msecs millisecond milliseconds",
     "us": "µs μs micro micros usec usecs microsecond microseconds",
     "ns": "nano nanos nsec nanosecond nanoseconds",
+    "100ns": "",
     "min": "mins minute minutes",
     "h": "hr hrs hour hours",
     "d": "day days",
@@ -35,15 +38,15 @@ _SPELLINGS = {
 _UNIT = {word: unit for unit, words in _SPELLINGS.items() for word in (unit, *words.split())}
 _SINCE_1970 = re.compile(r"unix|epoch|utc|posix|1970", re.IGNORECASE)
 _EARLIEST = datetime(2005, 1, 1, tzinfo=timezone.utc)  # numbers that would mean an earlier date are taken for none
-_POSSIBLE_RATES = (1.43, 1430.0)  # Hz; less than 1000 apart, so that one of s, ms, µs, ns fits
+_POSSIBLE_RATES = (LOWEST_RATE, 1430.0)  # Hz; less than 1000 apart, so that one of s, ms, µs, ns fits
+_LATEST = 1e10  # s after any epoch: 300 years
 _DATED_RATES = (0.5, 5000.0)  # Hz, of numbers that are a date in one unit
 _LARGEST_STAMP = 1e19  # nanoseconds since 1970 have 19 digits
-_COUNTERS = (2.0**16, 2.0**24, 2.0**32, 2.0**32 / 1e3, 2.0**32 / 1e6)  # what counters wrap at, also in ms and s
+_COUNTERS = (2.0**16, 2.0**24, 2.0**32, 2.0**32 / 1e3, 2.0**32 / 1e6, 86_400.0, 86_400e3)  # what they wrap at
 _CLOCKS = (86_400.0, 43_200.0)  # s; a time of day wraps at midnight, one of twelve hours twice a day
 _LONGEST_WRAP = 20.0  # usual steps that may pass while a clock wraps or is set
+_MOST_RESETS = 20  # times that a clock may be set back; more are rows of several sensors
 _FARTHEST_MOVED = 10.0  # s that a row may stand out of order
-_CELLS_LOOKED_AT = 1000  # of a block, which tell dates from numbers
-_DATE = re.compile(r"\d:\d|\d/\d+/\d|\d-\d\d?-|\d\.\d\d?\.\d{4}|\dT\d")
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,13 @@ class TimeColumn:
         self.guesses: list[str] = []  # what seconds() had to assume of the column, one line each
         self.notes: list[str] = []
 
-    def add(self, cells: Any) -> None:
-        """Take the next cells, a pandas Series indexed by line number."""
+    def add(self, cells: Any, days: Any = None) -> None:
+        """Take the next cells, a pandas Series indexed by line number; ``days`` are the dates of times of day."""
         if not len(cells):
             return
-        if _mostly_dates(cells):
+        if days is not None and re.match(r"\d\d?:\d", str(cells.iloc[0]).strip()):
+            cells = days.ffill().astype(str).str.strip() + " " + cells.astype(str).str.strip()
+        if mostly_dates(cells):
             kind, stamps = self._dates(cells)
         else:
             kind, stamps = "numbers", to_numbers(self.path, self.name, cells, self._rules.decimal)
@@ -97,7 +102,7 @@ class TimeColumn:
             raise UserError(
                 f"{self.path}, line {cells.index[0]}: '{self.name}' changes from {self._kind} to {kind}; use one form"
             )
-        if kind == "numbers" and _compact_dates(stamps):
+        if kind == "numbers" and compact_dates(stamps):
             raise UserError(
                 f"{self.path}: '{self.name}' holds {quoted(cells.iloc[0])}, a date as a number; write ISO time stamps "
                 "(2024-01-31T22:15:00.25)"
@@ -119,9 +124,13 @@ class TimeColumn:
             raise UserError(f"{self.path}: '{self.name}' holds {self._kind}, no plain numbers; drop --time-unit")
         unit = 1.0 if self._kind != "numbers" else self._unit(stamps)
         stamps *= unit
-        if order is not None:
-            stamps = stamps[order] - stamps[order[0]]
+        leaps = np.flatnonzero(np.diff(stamps) > LONGEST_DAYS * 86_400)
+        if len(leaps) and order is None:
+            raise UserError(self._parted(int(leaps[0]), f"leaps by {LONGEST_DAYS} days or more", "set"))
         first = self._first * unit
+        if order is not None:
+            first += float(stamps[order[0]])
+            stamps = stamps[order] - stamps[order[0]]
         if self._kind == "dates":
             moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(seconds=first)
             start = moment.replace(tzinfo=None) if self._zone is None else moment.astimezone(self._zone)
@@ -190,7 +199,8 @@ class TimeColumn:
             if dated(self._first * TIME_UNITS[word]) and _DATED_RATES[0] <= rates[word] <= _DATED_RATES[1]:
                 return word, "its size, that of a date"
         for word in thousands:
-            if _POSSIBLE_RATES[0] <= rates[word] <= _POSSIBLE_RATES[1]:
+            possible = self._first * TIME_UNITS[word] < _LATEST  # ticks of 100 ns since 1601 would be ages of µs
+            if possible and _POSSIBLE_RATES[0] <= rates[word] <= _POSSIBLE_RATES[1]:
                 return word, "its steps"
         raise UserError(
             f"{self.path}: '{self.name}' states no unit of time, and as seconds its rows would come at "
@@ -202,6 +212,9 @@ class TimeColumn:
     def _mended(self, stamps: Array, steps: Array) -> tuple[Array, Array | None]:
         """Return stamps of a clock that only advances, or the order of rows that do not stand in theirs."""
         usual = float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+        if (steps <= 0).all():
+            self.notes.append(f"the rows stand in the reverse order of '{self.name}' and have been turned")
+            return stamps, np.arange(len(stamps))[::-1]
         back = np.flatnonzero(steps < 0)
         if self._kind == "dates" and self._zone is None:
             stamps, back = self._summer_time(stamps, steps, usual)
@@ -220,7 +233,13 @@ class TimeColumn:
             moved = int(np.count_nonzero(order != np.arange(len(order))))
             self.notes.append(f"{moved} rows were not in the order of '{self.name}' and have been sorted")
             return stamps, order
-        raise UserError(self._reset(int(back[0]), float(-steps[back[0]])))
+        if len(back) > _MOST_RESETS:
+            raise UserError(
+                f"{self.path}: the time in '{self.name}' goes backwards {len(back)} times, first in line "
+                f"{self._line(int(back[0]) + 1)}: its rows are of several sensors or recordings, or shuffled; write "
+                "each one's rows to a file of its own, in their order"
+            )
+        raise UserError(self._parted(int(back[0]), f"goes backwards by {-steps[back[0]]:g}", "set back"))
 
     def _summer_time(self, stamps: Array, steps: Array, usual: float) -> tuple[Array, Array]:
         """Take changes of summer time out of local dates: an hour to or fro, at a full hour of a Sunday's night."""
@@ -253,11 +272,12 @@ class TimeColumn:
         crowded = np.count_nonzero(np.abs(steps) < usual / 2)
         return bool(np.count_nonzero(np.diff(stamps[order]) < usual / 2) <= crowded)
 
-    def _reset(self, row: int, amount: float) -> str:
+    def _parted(self, row: int, what: str, how: str) -> str:
+        """Return what to do where a clock jumps, with the commands that part the file behind a row."""
         line = self._line(row + 1)
         told = (
-            f"{self.path}, line {line}: the time in '{self.name}' goes backwards by {amount:g}: the clock was set "
-            "back, or the logger began again there. Do not sort the rows; score the parts on their own"
+            f"{self.path}, line {line}: the time in '{self.name}' {what}: the clock was {how}, or the logger began "
+            "again there. Do not sort the rows; score the parts on their own"
         )
         if self._rules.cut is None:
             return f"{told}: split the file at that line"
@@ -288,16 +308,16 @@ class TimeColumn:
         other = parsed.isna() & cells.notna()
         text = cells[other].astype(str).str.strip()  # text in other spellings
         if len(text):
-            parsed = parsed.mask(other, pd.to_datetime(_as_iso(text), format="ISO8601", utc=True, errors="coerce"))
+            parsed = parsed.mask(other, pd.to_datetime(as_iso(text), format="ISO8601", utc=True, errors="coerce"))
         if parsed.notna().any():
             bad = cells.index[parsed.isna() & cells.notna()]
             seconds = (parsed - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
             if not self._kind:
                 one = cells[parsed.notna()].iloc[:1].astype(str).str.strip()
-                self._zone = pd.Timestamp(_as_iso(one).iloc[0]).tzinfo
+                self._zone = pd.Timestamp(as_iso(one).iloc[0]).tzinfo
             kind = "dates"
         else:
-            clock, self._dateless = _time_of_day(text)
+            clock, self._dateless = time_of_day(text)
             clock = clock.reindex(cells.index)
             bad = cells.index[clock.isna() & cells.notna()]
             seconds = clock / pd.Timedelta(seconds=1)
@@ -308,31 +328,6 @@ class TimeColumn:
                 "neither a number nor an ISO time stamp (2024-01-31T22:15:00.25)"
             )
         return kind, np.asarray(seconds, dtype=np.float64)
-
-
-def _as_iso(text: Any) -> Any:
-    """Return dates in the spellings that leave no doubt as ISO text: 2024/01/31, 31.1.2024, 10:00:00:040, UTC."""
-    text = text.str.replace(r"(\d:\d\d:\d\d)[,:](\d+)", r"\1.\2", regex=True)
-    text = text.str.replace(r"\s*(?:UTC|GMT)$", "Z", regex=True)
-    text = text.str.replace(r"^(\d{4})/(\d\d?)/(\d\d?)", r"\1-\2-\3", regex=True)
-    text = text.str.replace(r"^(\d\d?)\.(\d\d?)\.(\d{4}),?", r"\3-\2-\1", regex=True)
-    return text.str.replace(r"-(\d)(?=-|[T ]|$)", r"-0\1", regex=True)
-
-
-def _time_of_day(text: Any) -> tuple[Any, bool]:
-    """Return times of day, a Series of Timedelta, and whether dates that are not understood stand before them."""
-    import pandas as pd
-
-    parts = _as_iso(text).str.extract(
-        r"^(.*?[\sT])?(\d+:\d\d(?::\d\d(?:\.\d+)?)?)\s*(?:([AaPp])\.?[Mm]\.?)?(\s+\S.*)?$"
-    )
-    clock = parts[1].str.replace(r"^(\d+:\d\d)$", r"\1:00", regex=True)
-    found = pd.to_timedelta(clock, errors="coerce")
-    half = pd.Timedelta(hours=12)
-    afternoon, morning = parts[2].str.lower() == "p", parts[2].str.lower() == "a"
-    found = found.where(~(afternoon & (found < half)), found + half)
-    found = found.where(~(morning & (found >= half)), found - half)
-    return found, bool(parts[[0, 3]].notna().any(axis=None))
 
 
 def dated(seconds: float) -> bool:
@@ -346,20 +341,3 @@ def _unit_in(name: str) -> str | None:
     word = re.split(r"[\W_]+", name.lower().strip("])} "))[-1]
     joined_on = re.search(r"(?:time|stamp|epoch|unix)(ms|us|ns|sec|seconds)$", word)
     return _UNIT.get(joined_on[1] if joined_on else word)
-
-
-def _compact_dates(numbers: Array) -> bool:
-    """Return whether numbers are dates such as 20240131221500, whose minutes have 60 and whose hours 6,000."""
-    whole = np.floor(numbers[np.isfinite(numbers)])
-    if not len(whole) or not ((whole > 1.9e13) & (whole < 2.2e13)).all():
-        return False
-    limits = ((1e8, 12), (1e6, 31), (1e4, 23), (1e2, 59), (1, 59))
-    return all(bool((whole // size % 100 <= most).all()) for size, most in limits)
-
-
-def _mostly_dates(cells: Any) -> bool:
-    if cells.dtype.kind in "iufM":
-        return bool(cells.dtype.kind == "M")
-    some = cells.dropna().iloc[:: 1 + len(cells) // _CELLS_LOOKED_AT].astype(str).str.strip()
-    some = some[~some.str.lower().isin(EMPTY)]
-    return bool(some.str.contains(_DATE).sum() * 2 > len(some))

@@ -30,7 +30,15 @@ from butppg_lightning.sources.recordings.numbers import (
 )
 from butppg_lightning.sources.recordings.recording import LOWEST_RATE, Channel, Recording, assemble, empty_samples
 from butppg_lightning.sources.recordings.stamps import TIME_UNITS, ClockRules, TimeColumn, Timeline
-from butppg_lightning.sources.recordings.table_layout import SPACES, TableLayout, find_layout
+from butppg_lightning.sources.recordings.table_layout import SPACES, TableLayout, find_layout, split_cells
+from butppg_lightning.sources.recordings.table_rows import (
+    Passed,
+    check_quotes,
+    check_tables,
+    check_times,
+    check_turns,
+    date_column,
+)
 from butppg_lightning.sources.recordings.text_file import TextFile
 
 if TYPE_CHECKING:
@@ -40,6 +48,7 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 _HIGHEST_GUESSED_RATE = 300.0  # Hz of a PPG, where the unit of time was guessed
+_FEWEST_TWICE = 10  # rows that repeat the one above, below which it may be chance
 _SAME_RATE = 0.05  # share by which a stated rate and that of the times may differ
 _USUAL_RATES = (400.0, 500.0, 512.0, 1000.0, 1024.0)  # Hz, also believed
 
@@ -48,6 +57,7 @@ class Cells(Protocol):
     """The cells of a table, block by block."""
 
     path: Path
+    notes: dict[str, str]  # what was passed over, a line each
 
     def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
         """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
@@ -65,7 +75,12 @@ class Cells(Protocol):
 def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from a table whose layout is found from its first lines; the module's docstring says which."""
     file = TextFile(path)
-    return read_table(TextCells(file), recognise(path, find_layout(path, file.lines), file.lines), selection)
+    layout = recognise(path, find_layout(path, file.lines), file.lines)
+    check_tables(path, layout, file.lines)
+    check_turns(
+        path, layout, [split_cells(line, layout.separator) for line in file.lines[layout.skipped :][:400]], selection
+    )
+    return read_table(TextCells(file), layout, selection)
 
 
 def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recording:
@@ -78,6 +93,7 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
         )
     found = match_channels(path, names, selection, timed=True, known=layout.channels)
     time_row = found.pop(TIME, None)
+    check_times(path, names, time_row, found)
     rates = {channel: selection.rate(channel) or layout.rate for channel in found}
     if time_row is None and not all(rates.values()):
         raise UserError(
@@ -93,15 +109,15 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
     if time_row is not None:
         rules = ClockRules(selection.time_unit, layout.epoch, decimal, rates[next(iter(found))], cells.cut(layout))
         time = TimeColumn(path, names[time_row], layout.units[time_row], rules)
-    _fill(cells, layout, columns, time, time_row)
+    passed = _fill(cells, layout, columns, time, time_row)
     if decimal == "." and selection.decimal is None:
         assumed = _settle_points(cells, layout, columns, time, time_row)
     timeline = None if time is None else time.seconds()
-    channels = {}
+    channels, notes = {}, list(cells.notes.values())
     for channel, row in found.items():
         rate = rates[channel] if timeline is None else selection.rate(channel)
         unit = layout.units[row]
-        samples = _evenly(path, names[row], columns.pop(row), timeline, rate)
+        samples = _evenly(path, names[row], columns.pop(row), timeline, rate, notes)
         if channel.startswith("ACC") and layout.scale != 1:
             samples[2][:] *= np.float32(layout.scale)
             unit = "g"
@@ -110,6 +126,7 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
     first = min(channel.start for channel in channels.values())
     recording = assemble(path, channels, start, names, selection.acc_unit)
     recording.device = layout.device
+    recording.notes += passed + notes
     recording.guesses += [assumed] if assumed else []
     if timeline is None:
         if layout.rate and not selection.rates:
@@ -129,7 +146,7 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
 
 
 def _evenly(
-    path: Path, name: str, column: NumberColumn, timeline: Timeline | None, rate: float | None
+    path: Path, name: str, column: NumberColumn, timeline: Timeline | None, rate: float | None, notes: list[str]
 ) -> tuple[float, float, Array]:
     """Return a column's rate (Hz), the time of its first sample (s), and its samples ``[T]`` with NaN for gaps."""
     values, filled = column.take()
@@ -141,20 +158,38 @@ def _evenly(
         values = rows[filled]
     if timeline is not None and len(values):
         own = timeline.seconds if filled.all() else timeline.seconds[filled]
+        own, values = _once(name, own, values, notes)
         return even_samples(path, name, own, values, rate)
     samples = empty_samples(path, name, len(filled))
     samples[filled] = values
     return rate or LOWEST_RATE, 0.0, samples  # a column without numbers has no rate; assemble() drops it
 
 
+def _once(name: str, stamps: Array, values: Array, notes: list[str]) -> tuple[Array, Array]:
+    """Return rows without those that were written twice, with the same time and the same sample."""
+    again = np.diff(stamps) == 0
+    count = np.count_nonzero(again)
+    if count < _FEWEST_TWICE:
+        return stamps, values
+    equal = np.diff(values) == 0
+    if not equal[again].all() or np.count_nonzero(equal) - count > (len(equal) - count) / 2:
+        return stamps, values
+    notes.append(f"{count:,} rows repeat the time and the sample of '{name}' above them and have been passed over")
+    first = np.append(True, ~again)
+    return stamps[first], values[first]
+
+
 def _fill(
     cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
-) -> None:
-    """Read the cells of the columns of numbers, which stand under their positions, and of the time column."""
+) -> list[str]:
+    """Read the cells of the columns of numbers and of the time column; returns what was passed over, a line each."""
     extra = len(layout.names)  # the column that a row with a cell too many fills
-    wanted = [*columns, extra, *([] if time_row is None else [time_row])]
+    days = None if time_row is None else date_column(layout.names, time_row)
+    wanted = [*columns, extra, *(row for row in (time_row, days) if row is not None)]
     decimal = next(iter(columns.values())).decimal
-    for table in cells.frames(layout, list(dict.fromkeys(wanted)), decimal):
+    passed = Passed(cells.path, layout.names, time_row)
+    for whole in cells.frames(layout, list(dict.fromkeys(wanted)), decimal):
+        table = passed.over(whole, [row for row in columns if row != time_row])
         long = table.index[table[extra].notna()]
         if len(long):
             raise UserError(
@@ -163,9 +198,10 @@ def _fill(
         if time is not None:
             empty = table.isna().all(axis=1)  # lines
             table = table[~empty] if empty.any() else table
-            time.add(table[time_row])
+            time.add(table[time_row], None if days is None else table[days])
         for row, column in columns.items():
             column.add(table[row])
+    return passed.notes()
 
 
 def _settle_points(
@@ -200,11 +236,11 @@ class TextCells:
     """The cells of a table of text."""
 
     def __init__(self, file: TextFile) -> None:
-        self.file, self.path = file, file.path
+        self.file, self.path, self.notes = file, file.path, file.notes
 
     def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
         """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
-        blocks = self.file.blocks(layout.skipped)
+        blocks = self._blocks(layout)
         return find_decimal(
             self.path,
             layout.names,
@@ -219,17 +255,27 @@ class TextCells:
         how: dict[str, Any] = (
             {"dtype": str} if decimal == layout.separator else {"decimal": decimal, "low_memory": False}
         )
-        for line, block in self.file.blocks(layout.skipped):
+        for line, block in self._blocks(layout):
             yield self._parse(layout, columns, line, block, **how)
 
     def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
         """Yield a column's cells as text, pandas Series."""
-        for line, block in self.file.blocks(layout.skipped):
+        for line, block in self._blocks(layout):
             yield self._parse(layout, [column], line, block, dtype=str)[column]
 
     def cut(self, layout: TableLayout) -> int | None:
         """Return how many lines a part of the file needs in front, or None if it cannot be cut by lines."""
         return layout.skipped if self.file.plain else None
+
+    def _blocks(self, layout: TableLayout) -> Iterator[tuple[int, bytes]]:
+        """Yield blocks of lines, without a last line that was cut off: nothing ends it, and it has fewer cells."""
+        last = b""
+        for line, block in self.file.blocks(layout.skipped):
+            if line == self.file.unended and last and _width(block, layout) < _width(last, layout):
+                self.file.notes["cut"] = f"line {line}, the last one, is cut off and has been passed over"
+                return
+            yield line, block
+            last = block.rpartition(b"\n")[2]
 
     def _parse(self, layout: TableLayout, columns: Sequence[int], line: int, block: bytes, **options: Any) -> Any:
         import pandas as pd
@@ -254,5 +300,11 @@ class TextCells:
             reason = printable(str(error))[:120]
             told = f"{self.path}, in the rows from line {line}: not a table of text ({reason}); mend it"
             raise UserError(told) from None
+        if len(table) < block.count(b"\n") + 2:
+            check_quotes(self.path, block, line, layout.separator)
         table.index = range(line - 1, line - 1 + len(table))
         return table.iloc[1:]
+
+
+def _width(line: bytes, layout: TableLayout) -> int:
+    return len(split_cells(line.decode("utf-8", "replace"), layout.separator))

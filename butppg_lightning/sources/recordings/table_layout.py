@@ -35,8 +35,16 @@ _UNIT_WORDS = re.compile(
 )
 _RATE = re.compile(
     r"(?:sampl(?:ing|e)[\s_-]*(?:rate|freq\w*)|measurement[\s_-]*frequency|(?<![a-z])fs(?![a-z]))[^\d\n]{0,24}?"
-    r"(\d+(?:[.,]\d+)?)\s*(k?)(?:hz|hertz)?",
+    r"(\d+(?:[.,]\d+)?)(?![.,]?\d)\s*(k?)(?:hz|hertz)?(?!\s*(?:[a-z ]*/\s*min|[mµunμ]?s(?:ec)?\b|min))",
     re.IGNORECASE,
+)
+_INTERVAL = re.compile(
+    r"(?:(?:sampl(?:e|ing)[\s_-]*)?(?:interval|period)\W{1,6}(\d+(?:[.,]\d+)?)\s*([mµuμ]?)s(?:ec)?\b"
+    r"|^(\d+(?:[.,]\d+)?)\s*([mµuμ]?)s(?:ec)?/sample)",
+    re.IGNORECASE,
+)
+_FILTERED = re.compile(
+    r"(?:low|high|band)[\s_-]*pass|filt|notch|cut[\s_-]*off|(?<![a-z])[lhb]pf?(?![a-z])", re.IGNORECASE
 )
 
 
@@ -74,7 +82,7 @@ def find_layout(path: Path, lines: Sequence[str]) -> TableLayout:
             f"{path} has no rows of numbers after line {last}; expected column names and numbers below them"
         )
     above = [number for number, _ in rows if number < begin]
-    names, units, top = _names(lines, cells, above, separator, len(cells[begin]))
+    names, units, top = _names(lines, cells, above, separator, cells[begin])
     named = bool(names)
     names = names or [str(column + 1) for column in range(len(cells[begin]))]
     stated = [split_unit(name)[1] for name in names]
@@ -94,7 +102,7 @@ def find_layout(path: Path, lines: Sequence[str]) -> TableLayout:
 def split_cells(line: str, separator: str) -> list[str]:
     """Return the cells of a line, printable and without what surrounds them; one for each separator, and one more."""
     if separator == SPACES:
-        return [printable(cell) for cell in line.split()]
+        return [printable(cell) for cell in next(csv.reader([" ".join(line.split())], delimiter=" ", strict=False), [])]
     cells = next(csv.reader([line.replace("\r", " ")], delimiter=separator, skipinitialspace=True, strict=False), [])
     return [printable(cell.strip().strip("'")) for cell in cells]
 
@@ -142,13 +150,14 @@ def _first_row(rows: Sequence[tuple[int, list[str]]]) -> int | None:
         filled = [cells[column] for cells in usual if cells[column].lower() not in EMPTY]
         if filled and sum(map(is_figure, filled)) * 2 > len(filled):
             columns.append(column)
+    timed = all(cells[0] for cells in usual)  # a row without a first cell is none: a count of samples, say
     found = None
     for row, (_, cells) in enumerate(rows):
         filled = [cells[column] for column in columns if column < len(cells) and cells[column].lower() not in EMPTY]
-        if len(cells) == width and filled and all(map(is_figure, filled)):
+        if len(cells) == width and filled and all(map(is_figure, filled)) and (cells[0] or not timed):
             found = row
             break
-    while found and any(is_figure(cell) for cell in rows[found - 1][1]) and _continues(rows, found, width, columns):
+    while found and (rows[found - 1][1][:1] != [""] or not timed) and _continues(rows, found, width, columns):
         found -= 1  # a spoiled row is one all the same: it is told where it is read
     return None if found is None else rows[found][0]
 
@@ -159,9 +168,10 @@ def _continues(rows: Sequence[tuple[int, list[str]]], row: int, width: int, colu
 
 
 def _names(
-    lines: Sequence[str], cells: Mapping[int, list[str]], above: Sequence[int], separator: str, width: int
+    lines: Sequence[str], cells: Mapping[int, list[str]], above: Sequence[int], separator: str, first: Sequence[str]
 ) -> tuple[list[str], list[str], int]:
     """Return the columns' names, what stands below them as units, and the line where the table begins."""
+    width, filled = len(first), bool(first[-1])
     rows: list[tuple[int, list[str]]] = []
     for number in reversed(above[-_MOST_NAME_ROWS:]):
         row = cells.get(number)
@@ -170,6 +180,8 @@ def _names(
             row = row if len(row) == width else None
         while row and not row[-1]:  # a separator at the end of the line
             row = row[:-1]
+        if row and len(row) == width - 1 and filled and known_names(row):
+            row = ["", *row]  # R writes no name above those of the rows
         as_wide = row is not None and width in (len(row), len(cells.get(number, row)))
         if not row or not (known_names(row) or _are_units(row) or (as_wide and not any(map(is_figure, row)))):
             break
@@ -191,6 +203,7 @@ def _are_units(row: Sequence[str]) -> bool:
 
 def _named_rate(names: Sequence[str]) -> float | None:
     """Return the one rate (Hz) that a file's or its columns' names state (ppg_64Hz), or None."""
+    names = [name for name in names if not _FILTERED.search(name)]
     found = {float(number) for name in names for number in re.findall(r"(\d+(?:\.\d+)?)\s*hz", name, re.IGNORECASE)}
     return found.pop() if len(found) == 1 else None
 
@@ -201,4 +214,7 @@ def _stated_rate(preamble: Sequence[str]) -> float | None:
     for line in preamble:
         for number, kilo in _RATE.findall(line):
             found.add(float(number.replace(",", ".")) * (1000 if kilo else 1))
+        for one, size, other, scale in _INTERVAL.findall(line):
+            seconds = float((one or other).replace(",", ".")) * {"": 1.0, "m": 1e-3}.get((size or scale).lower(), 1e-6)
+            found |= {round(1 / seconds, 6)} if seconds else set()
     return found.pop() if len(found) == 1 else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import re
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 HEAD_BYTES = 2**16  # looked at to find what a file is
 _BLOCK_BYTES = 2**24  # of text parsed together; bounds the memory it takes, and the length of a line
+_PADDING = re.compile(rb"\0{8,}")  # what a logger leaves that lost its power
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -25,6 +27,8 @@ class TextFile:
     Attributes:
         path: The file.
         lines: Its first lines, whole ones unless the file is a single line.
+        notes: What was passed over, one line each, by kind.
+        unended: The number of the last line, if nothing ends it; known when blocks() came to it.
         plain: Whether the tools of a shell (head, tail) can cut it: neither compressed nor of two bytes a letter.
 
     Raises:
@@ -33,11 +37,14 @@ class TextFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.notes: dict[str, str] = {}
+        self.unended: int | None = None
         try:
             with path.open("rb") as file:
                 self._zipped = file.read(2) == b"\x1f\x8b"
             with self._open() as file:
-                head = file.read(HEAD_BYTES)
+                head = _PADDING.sub(b"", file.read(HEAD_BYTES))
+                whole = not file.read(1)
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except (EOFError, zlib.error) as error:
@@ -47,7 +54,7 @@ class TextFile:
         self.plain = not self._zipped and not self._translated
         text = codecs.getincrementaldecoder(self._encoding)("replace").decode(head)
         lines = text.replace("\r\n", "\n").replace("\r", "\n" if self._translated else " ").split("\n")
-        self.lines = lines[:-1] if len(head) == HEAD_BYTES and len(lines) > 1 else lines
+        self.lines = lines if whole or len(lines) == 1 else lines[:-1]
 
     def blocks(self, skipped: int) -> Iterator[tuple[int, bytes]]:
         """Yield whole lines in UTF-8 after the first ``skipped`` ones, and the number of the first of them (from 1)."""
@@ -63,6 +70,9 @@ class TextFile:
             file.readline()
         line, rest = skipped + 1, b""
         while block := file.read(_BLOCK_BYTES):
+            if b"\0" in block:
+                block = block.replace(b"\0", b"")
+                self.notes["zeros"] = "zero bytes, as a loss of power leaves, have been passed over"
             whole, newline, rest = (rest + block).rpartition(b"\n")
             if len(rest) > _BLOCK_BYTES:
                 raise UserError(f"{self.path}, line {line}: the line does not end; this is no table of text")
@@ -70,6 +80,7 @@ class TextFile:
                 yield line, whole
                 line += whole.count(b"\n") + 1
         if rest.strip():
+            self.unended = line
             yield line, rest
 
     def _open(self) -> Any:

@@ -239,3 +239,45 @@ def test_dates_written_as_numbers_are_refused(tmp_path: Path) -> None:
     stamps = [(start + dt.timedelta(seconds=float(stamp))).strftime("%Y%m%d%H%M%S.%f") for stamp in seconds(25)]
     with pytest.raises(UserError, match="a date as a number; write ISO time stamps"):
         read(table(tmp_path, stamps))
+
+
+def test_rows_in_reverse_are_turned(tmp_path: Path) -> None:
+    stamps = [f"{1.7e9 + stamp:.2f}" for stamp in seconds(25)]
+    forward, turned = read(table(tmp_path, stamps, "unix [s],PPG")), read(table(tmp_path, stamps[::-1], "unix [s],PPG"))
+    assert turned.start_time == forward.start_time
+    np.testing.assert_array_equal(turned.channels["PPG"].samples, forward.channels["PPG"].samples[::-1])
+
+
+def test_shuffled_rows_and_a_clock_that_leaps_are_no_one_recording(tmp_path: Path) -> None:
+    stamps = np.random.default_rng(0).permutation(seconds(25))
+    with pytest.raises(UserError, match=r"goes backwards .* times.*shuffled"):
+        read(table(tmp_path, [f"{stamp:.2f}" for stamp in stamps]))
+    leap = seconds(25) + np.where(seconds(25) < 12, 0, 1.7e9)
+    with pytest.raises(UserError, match=r"line 302.* leaps by 31 days.*head -n 301"):
+        read(table(tmp_path, [f"{stamp:.2f}" for stamp in leap], "unix [s],PPG"))
+
+
+def test_a_rate_that_the_times_contradict_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, [f"{stamp:.2f}" for stamp in seconds(50)], "time [s],PPG")
+    with pytest.raises(UserError, match=r"has 50 Hz by its times.*correct --fs"):
+        read(path, rates={"": 100.0})
+    two = np.append(seconds(50), 300 + seconds(100))
+    with pytest.raises(UserError, match="part the file where the rate changes"):
+        read(table(tmp_path, [f"{stamp:.2f}" for stamp in two], "time [s],PPG"))
+
+
+@pytest.mark.parametrize("first", [638_423_133_000_000_000, 133_512_133_000_000_000])
+@pytest.mark.parametrize("rate", [25, 50, 100])
+def test_ticks_of_100_ns_are_not_taken_for_microseconds(tmp_path: Path, first: int, rate: int) -> None:
+    path = table(tmp_path, [str(first + row * (10_000_000 // rate)) for row in range(rate * SECONDS)])
+    assert read_or_refuse(path, "100ns") is None
+    assert read(path, time_unit="100ns").channels["PPG"].rate == pytest.approx(rate, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "day", ["31-Jan-2024 22:15:{}", "31 January 2024 22:15:{}", "2024-01-31T22:15:{}+01:00[Europe/Oslo]"]
+)
+def test_dates_that_matlab_and_java_write(tmp_path: Path, day: str) -> None:
+    recording = read(table(tmp_path, [day.format(f"{stamp:06.3f}") for stamp in seconds(50)]))
+    assert str(recording.start_time).startswith("2024-01-31 22:15:00")
+    assert recording.channels["PPG"].rate == pytest.approx(50)
