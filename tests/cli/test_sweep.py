@@ -258,15 +258,15 @@ def test_a_first_failure_or_three_in_a_row_end_the_sweep(
 
 def test_a_grid_is_gone_through_once(pretended, data_folder: Path, tmp_path: Path) -> None:
     parameters = {
-        "model.inflation": [{"new_channels": "zero"}, {"new_channels": "mean", "noise": 0.2}],
+        "model.augment": [{"shift": 0.1}, {"shift": 0.1, "noise": 0.2}],
         "seed_everything": {"low": 0, "high": 2},
     }
     config = write(tmp_path, data_folder, parameters=parameters, sampler="grid", trials=99)
     for trials in ("4", "99"):
         assert sweep(config, tmp_path / "out", "--trials", trials) == 0
-    drawn = {(row["model.inflation"], row["seed_everything"]) for row in table(tmp_path / "out")}
+    drawn = {(row["model.augment"], row["seed_everything"]) for row in table(tmp_path / "out")}
     assert len(drawn) == len(table(tmp_path / "out")) == 6
-    assert '--model.inflation={"new_channels": "mean", "noise": 0.2}' in pretended.words[-1]
+    assert '--model.augment={"shift": 0.1, "noise": 0.2}' in pretended.words[-1]
 
 
 def test_a_continued_sweep_draws_what_an_uninterrupted_one_would(pretended, data_folder: Path, tmp_path: Path) -> None:
