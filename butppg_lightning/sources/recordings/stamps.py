@@ -15,7 +15,7 @@ from butppg_lightning.sources.recordings.date_text import as_iso, compact_dates,
 from butppg_lightning.sources.recordings.even_sampling import LOOKED_AT
 from butppg_lightning.sources.recordings.names import split_unit
 from butppg_lightning.sources.recordings.numbers import PointEvidence, joined, quoted, to_numbers
-from butppg_lightning.sources.recordings.recording import LONGEST_DAYS, LOWEST_RATE
+from butppg_lightning.sources.recordings.recording import LONGEST_DAYS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +38,7 @@ _SPELLINGS = {
 _UNIT = {word: unit for unit, words in _SPELLINGS.items() for word in (unit, *words.split())}
 _SINCE_1970 = re.compile(r"unix|epoch|utc|posix|1970", re.IGNORECASE)
 _EARLIEST = datetime(2005, 1, 1, tzinfo=timezone.utc)  # numbers that would mean an earlier date are taken for none
-_POSSIBLE_RATES = (LOWEST_RATE, 1430.0)  # Hz; less than 1000 apart, so that one of s, ms, µs, ns fits
+_POSSIBLE_RATES = (8.0, 1430.0)  # Hz; less than 1000 apart, so that at most one of s, ms, µs, ns fits
 _LATEST = 1e10  # s after any epoch: 300 years
 _DATED_RATES = (0.5, 5000.0)  # Hz, of numbers that are a date in one unit
 _LARGEST_STAMP = 1e19  # nanoseconds since 1970 have 19 digits
