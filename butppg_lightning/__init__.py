@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from butppg_lightning.data.finetune import BUTPPGDataModule as BUTPPGDataModule
     from butppg_lightning.data.pretrain import PretrainDataModule as PretrainDataModule
     from butppg_lightning.models.encoder import PatchTransformer as PatchTransformer
+    from butppg_lightning.models.spectral import SpectralEncoder as SpectralEncoder
     from butppg_lightning.tasks.classifier import PPGQualityClassifier as PPGQualityClassifier
     from butppg_lightning.tasks.pretrainer import MaskedPretrainer as MaskedPretrainer
     from butppg_lightning.training.staged_unfreezing import StagedUnfreezing as StagedUnfreezing
@@ -24,6 +25,7 @@ _HOMES = {
     "PPGQualityClassifier": "butppg_lightning.tasks.classifier",
     "PatchTransformer": "butppg_lightning.models.encoder",
     "PretrainDataModule": "butppg_lightning.data.pretrain",
+    "SpectralEncoder": "butppg_lightning.models.spectral",
     "StagedUnfreezing": "butppg_lightning.training.staged_unfreezing",
 }
 __all__ = ["__version__", *sorted(_HOMES)]

@@ -50,9 +50,14 @@ RECIPES = {
     "gradual": Recipe([*configs("finetune", "gradual", "tiny"), *DEEP, *plan("head", 2, 4, 8, "all")], pretrain=DEEP),
     "divided": Recipe([*configs("finetune", "divided", "tiny"), *plan("head", 2, "all", lr_divisor=10)]),
     "quick": Recipe([*configs("finetune", "quick", "tiny"), *FULL]),
+    "finetune_rates": Recipe(
+        [*configs("finetune_rates"), *plan("head", 2, "all")],
+        encoder=("--model.encoder.class_path", "SpectralEncoder"),
+        pretrain=("--model.stft_weight", "0"),
+    ),
     "own encoder": Recipe([*configs("finetune_full"), *FULL], encoder=("--model.encoder.class_path", OWN)),
 }
-NOT_RECIPES = {"pretrain", "adapt", "small", "tiny"}  # the first two pretrain (below), the others are sizes
+NOT_RECIPES = {"pretrain", "pretrain_rates", "adapt", "small", "tiny"}  # they pretrain (below), or are sizes
 
 
 class Run(NamedTuple):
@@ -96,7 +101,7 @@ def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.Tem
     """Two-channel pretraining, then the recipe's stages on five channels."""
     recipe: Recipe = RECIPES[request.param]
     folder = tmp_path_factory.mktemp("runs")
-    size = recipe.encoder or (*configs("tiny"), *recipe.pretrain)
+    size = (*(recipe.encoder or configs("tiny")), *recipe.pretrain)
     words = ["--trainer.max_epochs", "1", "--data.root", str(data), "--output_dir", str(folder / "pretrained")]
     assert main(["pretrain", "--config", "pretrain.yaml", *size, *words]) == 0
     found = Run(recipe, folder / "fit", data, folder / "pretrained" / "best_model.pt")
@@ -159,7 +164,7 @@ def test_it_is_described(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (run.folder, run.best):
         assert main(["inspect", str(path)]) == 0
     printed = capsys.readouterr().out
-    assert ("ConvEncoder" if run.recipe.encoder else "PatchTransformer") in printed
+    assert (run.recipe.encoder[1].rpartition(".")[2] if run.recipe.encoder else "PatchTransformer") in printed
 
 
 def test_it_goes_to_safetensors_and_comes_back(run: Run, tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_it_goes_to_safetensors_and_comes_back(run: Run, tmp_path: Path) -> None
 
 
 def test_it_goes_to_onnx(run: Run, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if request.node.callspec.params["run"] not in ("finetune", "finetune_recommended", "own encoder"):
+    if request.node.callspec.params["run"] not in ("finetune", "finetune_recommended", "finetune_rates", "own encoder"):
         pytest.skip("the same kind of network as finetune.yaml's")
     runtime = pytest.importorskip("onnxruntime")
     target = tmp_path / "model.onnx"
@@ -213,4 +218,4 @@ def test_an_encoder_that_only_the_file_names_is_refused(
 
 
 def own(run: Run) -> dict[str, dict[str, str]]:
-    return {"encoder": {"class_path": OWN}} if run.recipe.encoder else {}
+    return {"encoder": {"class_path": run.recipe.encoder[1]}} if run.recipe.encoder else {}

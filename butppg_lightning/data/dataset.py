@@ -52,14 +52,14 @@ class WindowDataset(Dataset[Batch]):
 
         It holds ``signals [B, C, 1250]`` raw and ``present [B, C]`` bool (or, where features are stored, ``features``
         and their ``depth``), ``index [B]``, and where the file has them ``labels [B]`` int64, ``soft_labels [B]``,
-        ``weights [B]``.
+        ``weights [B]`` and ``hr_ref [B]`` in bpm.
         """
         index = np.atleast_1d(np.asarray(rows)).astype(np.int64, copy=False)
         batch = self.fetch(index) if self.features is None else self.features.batch(index)
         batch["index"] = torch.from_numpy(index)
         if self.features is not None and self.indices is not None:
             batch["indices"] = self.indices[batch["index"]]
-        for key in ("labels", "soft_labels", "weights"):
+        for key in ("labels", "soft_labels", "weights", "hr_ref"):
             values = getattr(self.windows, key)
             if values is not None:
                 batch[key] = torch.from_numpy(values[index])

@@ -21,7 +21,13 @@ Spec = dict[str, Any]
 """``{"class_path": str, "init_args": dict}`` of plain types."""
 
 PATCH_TRANSFORMER = "butppg_lightning.PatchTransformer"
-_ALIASES = {"PatchTransformer", PATCH_TRANSFORMER, "butppg_lightning.models.encoder.PatchTransformer"}
+_OWN = {"PatchTransformer": "models.encoder", "SpectralEncoder": "models.spectral"}
+_ALIASES = {
+    alias: f"butppg_lightning.{name}"
+    for name, module in _OWN.items()
+    for alias in (name, f"butppg_lightning.{name}", f"butppg_lightning.{module}.{name}")
+}
+"""Every spelling of our own encoders' class paths, and the one that is kept."""
 _trusted: set[str] = set()
 _FREE = {"channels", "dropout"}  # inflation changes the first; the second is a training option, not an architecture
 _PARTS = ("channels", "embed", "blocks", "norm", "embedding", "width")
@@ -42,7 +48,7 @@ def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
         raise UserError(
             f"encoder has class_path {path!r} and init_args {arguments!r}; expected a class's name and its arguments"
         )
-    return {"class_path": PATCH_TRANSFORMER if path in _ALIASES else path, "init_args": dict(arguments)}
+    return {"class_path": _ALIASES.get(path, path), "init_args": dict(arguments)}
 
 
 def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
@@ -83,11 +89,11 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
     spec = normal_spec(spec)
     arguments = {**spec["init_args"], "channels": list(channels)}
     path = spec["class_path"]
-    if path != PATCH_TRANSFORMER and not named_by_user:
+    if path not in _ALIASES and not named_by_user:
         refuse_unnamed(spec, None)
     module, _, name = path.rpartition(".")
     try:
-        cls = PatchTransformer if path == PATCH_TRANSFORMER else getattr(importlib.import_module(module), name)
+        cls = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"encoder class {path} cannot be imported: {error}") from error
     known = inspect.signature(cls).parameters
@@ -112,7 +118,7 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
 def refuse_unnamed(stored: Mapping[str, Any] | None, asked: Mapping[str, Any] | None) -> None:
     """Refuse a foreign encoder class that only a file names and not the user too: importing it runs code."""
     path = normal_spec(stored)["class_path"]
-    if path not in (PATCH_TRANSFORMER, (asked or {}).get("class_path"), *_trusted):
+    if path not in (*_ALIASES, (asked or {}).get("class_path"), *_trusted):
         raise UserError(
             f"the checkpoint names the encoder class {path}, which is not ours: importing it could run a stranger's "
             f"code; if you trust it, name it yourself (--model.encoder.class_path {path})"

@@ -5,82 +5,15 @@ from __future__ import annotations
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-HeadName = Literal["linear", "mlp", "attention", "probe"]
-_LEAST_SHARE = 0.02  # of a new batch in the statistics: they forget after about 50 batches, should the encoder move
-_LEAST_VARIANCE = 1e-8
-_LARGEST_INDEX = 4.0  # standard deviations: one wild index must not decide a window
+from butppg_lightning.models.rates import RATE_STEP, RATES, READERS, agreement
+from butppg_lightning.models.side_inputs import RunningStandardise, SideInputs
 
-
-class RunningStandardise(nn.Module):
-    """Subtract the mean and divide by the standard deviation of the training batches so far, feature by feature.
-
-    Stands where batch normalisation without parameters stands in linear probing (He et al. 2022, appendix A), with
-    two differences: a batch is scaled by the running figures and not by its own, so that training and evaluation
-    compute the same; and the processes of a run share their figures, so that they stay equal.
-    """
-
-    mean: Tensor
-    variance: Tensor
-    batches: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-        self.register_buffer("batches", torch.zeros(width, dtype=torch.int64))
-
-    def forward(self, features: Tensor, known: Tensor | None = None) -> Tensor:
-        """Standardise features ``[B, width]``; returns float32.
-
-        Where ``known [B, width]`` is False a value is missing: whatever stands there becomes 0 and does not count.
-        """
-        features = features.float() if known is None else torch.where(known, features.float(), 0.0)
-        if self.training:
-            self._follow(features.detach(), known)
-        scaled = (features - self.mean) / self.variance.clamp(min=_LEAST_VARIANCE).sqrt()
-        return scaled if known is None else scaled * known
-
-    @torch.no_grad()
-    def _follow(self, features: Tensor, known: Tensor | None) -> None:
-        weights = torch.ones_like(features) if known is None else known.to(features.dtype)
-        count, total = _over_processes(torch.stack([weights.sum(0), (features * weights).sum(0)]))
-        there = count > 0
-        count = count.clamp(min=1)
-        mean = total / count
-        # about the batch's own mean: sums of squares of large numbers would lose what differs
-        squares = _over_processes(((features - mean) * weights).square().sum(0))
-        # a feature that was missing so far begins with the first batch that has it
-        self.batches += there
-        share = torch.clamp(1 / self.batches.clamp(min=1), min=_LEAST_SHARE) * there
-        shift = mean - self.mean
-        # total variance of the two, weighted, groups: within them and between their means
-        within = torch.lerp(self.variance, squares / count, share)
-        self.variance.copy_(within + share * (1 - share) * shift.square())
-        self.mean += share * shift
-
-
-def _over_processes(sums: Tensor) -> Tensor:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(sums)
-    return sums
-
-
-class SideInputs(nn.Module):
-    """What K side inputs add to a head's logit: each standardised by the training windows, then one linear layer."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.standardise = RunningStandardise(count)
-        self.score = nn.Linear(count, 1, bias=False)
-        nn.init.zeros_(self.score.weight)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Map side inputs ``[B, K]``, NaN where one is missing, to what they add to the logits, ``[B]``."""
-        known = ~inputs.isnan()
-        scaled = self.standardise(inputs, known)
-        return cast("Tensor", self.score(scaled.clamp(-_LARGEST_INDEX, _LARGEST_INDEX))).squeeze(-1)
+HeadName = Literal["linear", "mlp", "attention", "probe", "rate"]
+_LEAST = 2e-3  # probability of either verdict that the rate head always leaves open
+_TARGET_SPREAD = 1.5  # bpm, of the distribution that stands for a reference rate
 
 
 class LinearHead(nn.Module):
@@ -190,9 +123,63 @@ class AttentionHead(LinearHead):
         return (shares.unsqueeze(-1) * tokens).sum(dim=1)
 
 
+class RateHead(LinearHead):
+    """Good means that most readers find the heart's rate; the tokens of candidate rates say what that can be.
+
+    The tokens give a distribution over the candidates. The probability that at least two of three readers (spectrum,
+    autocorrelation, peaks) lie within 5 bpm of a rate drawn from it follows in closed form, so nothing has to be
+    learned of what agreement is. Which side of the pulse the third one reads, top or foot, is weighed by the window.
+
+    Args:
+        width: Token width.
+        dropout: Dropout share before the layer that weighs tops and feet.
+        side_inputs: Number of side inputs; the first four are the rates of :data:`READERS`, others add to the logit.
+    """
+
+    pools_without_parameters = False
+
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+        super().__init__(width, dropout, max(0, side_inputs - len(READERS)))
+        self.score = nn.Linear(width, 1)
+        self.attend = nn.Linear(width, 2)
+        self.weigh = nn.Linear(4 * width, 1)
+        nn.init.zeros_(self.weigh.weight)
+        nn.init.zeros_(self.weigh.bias)
+        self.register_buffer("rates", RATES, persistent=False)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Reduce tokens ``[B, 91, W]`` to ``[B, 91 + 4 W]``: log probabilities of rates, and what weighs readers."""
+        logits = cast("Tensor", self.score(tokens)).squeeze(-1)
+        shares = cast("Tensor", self.attend(tokens)).softmax(1).transpose(1, 2)  # [B, 2, 91]
+        pooled = [logits.log_softmax(-1), tokens.mean(1), tokens.amax(1), (shares @ tokens).flatten(1)]
+        return torch.cat(pooled, dim=1)
+
+    def classify(self, pooled: Tensor, side: Tensor | None = None) -> Tensor:
+        """Map pooled features and side inputs ``[B, K]``, of which four are rates in bpm, to logits ``[B]``."""
+        if side is None:
+            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
+        rates = side[:, : len(READERS)].nan_to_num(0.0)
+        behind = F.pad(pooled[:, : len(RATES)].exp().cumsum(-1), (1, 0))  # at the candidates' edges, 35, 37 ... 217
+        tops = agreement(behind, rates[:, [0, 1, 2]])
+        feet = agreement(behind, rates[:, [0, 1, 3]])
+        share = cast("Tensor", self.weigh(self.drop(pooled[:, len(RATES) :]))).sigmoid().squeeze(-1)
+        good = _LEAST + (1 - 2 * _LEAST) * (share * tops + (1 - share) * feet).clamp(0.0, 1.0)
+        logits = good.logit()
+        return logits if self.side is None else logits + cast("Tensor", self.side(side[:, len(READERS) :]))
+
+    def rate_loss(self, pooled: Tensor, reference: Tensor) -> Tensor:
+        """Return the mean cross-entropy of the rates with reference rates ``[B]`` (bpm); NaN ones do not count."""
+        known = (reference > RATES[0] - RATE_STEP) & (reference < RATES[-1] + RATE_STEP)
+        distance = (cast("Tensor", self.rates) - reference.nan_to_num(0.0).unsqueeze(1)) / _TARGET_SPREAD
+        target = (-0.5 * distance.square()).softmax(-1)
+        losses = -(target * pooled[:, : len(RATES)]).sum(-1)
+        return (losses * known).sum() / len(losses)
+
+
 HEADS: dict[HeadName, type[LinearHead]] = {
     "linear": LinearHead,
     "mlp": MLPHead,
     "attention": AttentionHead,
     "probe": ProbeHead,
+    "rate": RateHead,
 }

@@ -27,6 +27,7 @@ class LossOptions:
             n / (2 n_class) of the training labels, so that both count alike.
         focal_gamma: Exponent of the focal loss; 0 for none, 2 in the paper.
         label_smoothing: Share of the target that is spread evenly over both classes.
+        rate: Weight of the cross-entropy between the rates of the head ``rate`` and ``hr_ref``, where windows have it.
 
     Raises:
         UserError: If a number is impossible.
@@ -35,10 +36,15 @@ class LossOptions:
     positive_weight: float | Literal["balanced"] = 1.0
     focal_gamma: float = 0.0
     label_smoothing: float = 0.0
+    rate: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        limits: dict[str, tuple[float, float]] = {"focal_gamma": (0, 10), "label_smoothing": (0, 0.99)}
+        limits: dict[str, tuple[float, float]] = {
+            "focal_gamma": (0, 10),
+            "label_smoothing": (0, 0.99),
+            "rate": (0, 100),
+        }
         if self.positive_weight != "balanced":
             limits["positive_weight"] = (0.001, 1000)
         for name, (least, most) in limits.items():

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.encoder import TransformerBlock, check_sizes, initialise, sine_positions
+from butppg_lightning.models.rates import RATES
+from butppg_lightning.models.spectral import FEATURES
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.models.augmentation import Augment
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.preprocess import Preprocess
+    from butppg_lightning.models.spectral import SpectralEncoder
 
 Masking = Literal["random", "block"]
 
@@ -66,7 +69,7 @@ class MaskedDecoder(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, encoder_width: int, channels: int, patch_size: int, *, width: int, depth: int, heads: int
+        self, encoder_width: int, channels: int, patches: int, patch_size: int, *, width: int, depth: int, heads: int
     ) -> None:
         super().__init__()
         check_sizes("decoder", width, heads, depth)
@@ -77,7 +80,7 @@ class MaskedDecoder(nn.Module):
         self.blocks = nn.ModuleList(TransformerBlock(width, heads, 4.0, 0.0) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.predict = nn.Linear(width, channels * patch_size)
-        self.register_buffer("positions", sine_positions(WINDOW_SAMPLES // patch_size, width), persistent=False)
+        self.register_buffer("positions", sine_positions(patches, width), persistent=False)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         initialise(self)
 
@@ -139,9 +142,13 @@ class MaskedAutoencoder(nn.Module):
         self.run = block_patches if masking == "block" else 1
         filters = cast("Encoder", encoder).embedding.weight
         width, channels, patch_size = cast("Tensor", filters).shape
-        self.decoder = MaskedDecoder(
-            width, channels, patch_size, width=decoder_width, depth=decoder_depth, heads=decoder_heads
-        )
+        patches = WINDOW_SAMPLES // patch_size
+        # tokens of an encoder over rates are no stretches of time: what it hides and predicts are its own patches
+        self._own = getattr(encoder, "patches", None)
+        if self._own is not None:
+            patches, patch_size = len(RATES), FEATURES
+        sizes = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
+        self.decoder = MaskedDecoder(width, channels, patches, patch_size, **sizes)
 
     def forward(
         self,
@@ -159,7 +166,8 @@ class MaskedAutoencoder(nn.Module):
         usable = seen = faults == 0
         if augment is not None:
             scaled, seen = augment(scaled, usable, generator)
-        target, counted = standardise(scaled, usable)
+        shown = scaled if self._own is None else self._own(scaled, usable).flatten(2)
+        target, counted = standardise(shown, usable)
         latent, visible, masked = self.encode_visible(scaled * seen.unsqueeze(-1), seen, generator)
         prediction = self.decoder(latent, visible, masked.shape[1])
         return Reconstruction(prediction, target, masked, counted)
@@ -172,13 +180,18 @@ class MaskedAutoencoder(nn.Module):
         Returns the encoded visible patches ``[B, V, W]``, their places ``[B, V]`` and a mask ``[B, P]`` (True: hidden).
         """
         encoder = cast("Encoder", self.encoder)
-        tokens = encoder.embed(scaled, seen)
-        batch, patches, width = tokens.shape
+        batch = len(scaled)
+        patches = len(RATES) if self._own is not None else scaled.shape[-1] // self.decoder.patch_size
         hidden = min(max(round(self.mask_ratio * patches), 1), patches - 1)
-        order = mask_order(batch, patches, self.run, generator, tokens.device)
-        masked = torch.zeros(batch, patches, dtype=torch.bool, device=tokens.device)
+        order = mask_order(batch, patches, self.run, generator, scaled.device)
+        masked = torch.zeros(batch, patches, dtype=torch.bool, device=scaled.device)
         masked.scatter_(1, order[:, :hidden], True)
-        visible = order[:, hidden:]
+        if self._own is not None:  # its blocks look along the rates, so that none may be missing
+            places = torch.arange(patches, device=scaled.device).expand(batch, patches)
+            tokens = cast("SpectralEncoder", encoder).embed(scaled, seen, hidden=masked)
+            return encoder(tokens.float(), start=0), places, masked
+        tokens = encoder.embed(scaled, seen)
+        visible, width = order[:, hidden:], tokens.shape[-1]
         tokens = tokens.gather(1, visible.unsqueeze(-1).expand(-1, -1, width))
         # in half precision the sum over twelve blocks would lose what each of them adds
         return encoder(tokens.float(), start=0), visible, masked

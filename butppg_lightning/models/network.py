@@ -195,6 +195,8 @@ def assemble(
         raise UserError(f"model.head is '{head}'; choose {', '.join(HEADS)}")
     if not 0 <= head_dropout <= 1:
         raise UserError(f"model.head_dropout is {head_dropout}; expected a share between 0 and 1")
+    if head == "rate" and ("rates" not in (indices or ()) or not hasattr(encoder, "rates")):
+        raise UserError("model.head rate needs --model.indices '[rates]' and an encoder over rates (SpectralEncoder)")
     computed = SignalIndices(preprocess.channels, indices) if indices else None
     count = 0 if computed is None else len(computed.names)
     built = heads[head](cast("Encoder", encoder).width, head_dropout, count)

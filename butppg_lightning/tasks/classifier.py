@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from butppg_lightning.models.heads import RateHead
     from butppg_lightning.models.network import Depth
     from butppg_lightning.npz import Array
 
@@ -48,15 +49,15 @@ class PPGQualityClassifier(WindowModule):
     Args:
         encoder: Architecture as {class_path, init_args}; null for the checkpoint's, or the default one
             (init_args: patch_size 25, width 192, depth 12, heads 3, mlp_ratio 4.0, dropout 0.0).
-        head: linear, mlp (one hidden layer), attention (weighted mean of the tokens) or probe (mean, spread and step
-            of the tokens, standardised).
+        head: linear, mlp (one hidden layer), attention (weighted mean of the tokens), probe (mean, spread and step
+            of the tokens, standardised) or rate (of SpectralEncoder, with the indices rates).
         head_dropout: Dropout share before each linear layer of the head.
         pretrained: Checkpoint of a pretrained encoder; read by a fresh fit only.
         pretrain_channels: Channels of the pretrained encoder, names or 2; null for what the checkpoint says.
         finetune_channels: Channels of the classifier, names or 5.
         encoder_channels: Channels that enter the encoder, the others only the indices; null for all.
-        indices: Groups of signal indices given to the head as side inputs (rhythm, ppg, acc, ecg, amplitude; see
-            models/indices/); null for none.
+        indices: Groups of signal indices given to the head as side inputs (rates, rhythm, ppg, acc, ecg, amplitude;
+            see models/indices/); null for none.
         inflation: How channels that the pretrained encoder does not know start.
         preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip); null for the
             checkpoint's, or the defaults.
@@ -73,7 +74,8 @@ class PPGQualityClassifier(WindowModule):
         channel_dropout: Probability, per channel or sensor (PPG, ECG, ACC), that a training window lacks it.
         augment: Random variation of training windows: {amplitude, noise, invert_ppg, shift, lag_jitter, stretch,
             motion_mixing}; see Variation.
-        loss: Modifications of the cross-entropy: {positive_weight, focal_gamma, label_smoothing}; see LossOptions.
+        loss: Modifications of the cross-entropy: {positive_weight, focal_gamma, label_smoothing,
+            rate}; see LossOptions.
 
     Attributes:
         prior: Share of good windows that validate, test and predict assume; None for the one calibrated at.
@@ -148,6 +150,8 @@ class PPGQualityClassifier(WindowModule):
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"
             )
         self.loss_options = LossOptions.from_options(options["loss"])
+        if self.loss_options.rate and options["head"] != "rate":
+            raise UserError(f"model.loss rate is of the head rate, and model.head is {options['head']}; drop one")
         # only plain types, and the resolved architecture: a checkpoint loads where `pretrained` is not
         resolved = {"encoder": spec, "finetune_channels": list(self.channels), "preprocess": scaling.options}
         return {**options, **resolved}
@@ -180,7 +184,8 @@ class PPGQualityClassifier(WindowModule):
 
         That is ``features``, their ``depth`` and, with side inputs, ``indices``.
         """
-        return self._logits(batch, vary=False)[0]
+        pooled, side, _ = self._pooled(batch, vary=False)
+        return self.network.run(pooled, "pooled", "logits", side)
 
     @torch.no_grad()
     def prefix(self, batch: dict[str, Any], depth: Depth, *, vary: bool = False) -> Tensor:
@@ -211,8 +216,8 @@ class PPGQualityClassifier(WindowModule):
         """Return the mean loss of a batch; see :func:`quality_loss`."""
         soft, options = "soft_labels" in batch, self.loss_options
         classes = batch["labels"] == 1
-        logits, spoiled = self._logits(batch, vary=bool(self.variation))
-        logits = logits.float()
+        pooled, side, spoiled = self._pooled(batch, vary=bool(self.variation))
+        logits = self.network.run(pooled, "pooled", "logits", side).float()
         targets = batch["soft_labels" if soft else "labels"].to(logits.dtype)
         if self.variation.changes_labels and spoiled is not None:
             targets = lower_targets(targets, spoiled, soft=soft)
@@ -225,6 +230,8 @@ class PPGQualityClassifier(WindowModule):
             focal_gamma=options.focal_gamma,
             label_smoothing=options.label_smoothing,
         )
+        if options.rate and "hr_ref" in batch:
+            loss = loss + options.rate * cast("RateHead", self.network.head).rate_loss(pooled, batch["hr_ref"])
         right = (logits.detach() >= 0) == classes
         self.note(len(logits), loss=loss, acc=100 * right.double().mean())
         return loss
@@ -288,13 +295,13 @@ class PPGQualityClassifier(WindowModule):
         """Restore the calibration, or the plain sigmoid where the checkpoint has none."""
         self.network.calibration = stored_calibration(checkpoint, "the checkpoint")
 
-    def _logits(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the logits ``[B]``, and how much of each window random variation spoiled ``[B]``."""
+    def _pooled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return pooled features ``[B, F]``, side inputs, and how much of each window variation spoiled ``[B]``."""
         network = self.network
         if "features" in batch:
-            return network.run(batch["features"], batch["depth"], "logits", batch.get("indices")), None
+            return network.run(batch["features"], batch["depth"], "pooled"), batch.get("indices"), None
         prepared = network.prepare(batch["signals"], batch["present"], self.variation.vary if vary else None)
-        return network.run(prepared, "prepared", "logits", prepared.side), prepared.spoiled
+        return network.run(prepared, "prepared", "pooled"), prepared.side, prepared.spoiled
 
     def _keep(self, batch: dict[str, Tensor], *, exact: bool) -> None:
         with self._exactly(exact):

@@ -117,8 +117,10 @@ class MaskedPretrainer(WindowModule):
             load_autoencoder(self.network, earlier)
         ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
         variations = {key: options[key] for key in _VARIATIONS}
-        augment = Augment(**variations, ppg=ppg, patch_size=self.network.decoder.patch_size)
+        augment = Augment(**variations, ppg=ppg, patch_size=_patch_size(built))
         self.augment = augment if any(variations.values()) else None
+        if options["stft_weight"] and hasattr(built, "patches"):
+            raise UserError("model.stft_weight compares waveforms, and SpectralEncoder predicts spectra; set it to 0")
         self.spectral_loss = SpectralLoss() if options["stft_weight"] else None
         # only plain types, and the resolved architecture: the checkpoint says how to build what it holds
         resolved = {"encoder": spec, "channels": list(self.channels), "preprocess": scaling.options}
@@ -177,3 +179,8 @@ class MaskedPretrainer(WindowModule):
             return {"loss": msm, "msm": msm}
         stft = self.spectral_loss(found.completed(), found.target, found.counted)
         return {"loss": msm + self.hparams["stft_weight"] * stft, "msm": msm, "stft": stft}
+
+
+def _patch_size(encoder: Any) -> int:
+    """Return of how many samples a window's length has to be a multiple."""
+    return 1 if hasattr(encoder, "patches") else int(encoder.embedding.weight.shape[-1])

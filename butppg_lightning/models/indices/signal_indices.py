@@ -8,6 +8,11 @@ band-passed to 0.5-8 Hz first, and "power" is its spectral power there; f is the
 ======================== ===== ======= ===============================================================================
 index                    unit  range   what it is, and its source
 ======================== ===== ======= ===============================================================================
+group rates               (of PPG in 0.6-4 Hz, steep flanks rising; READERS of models/rates.py)
+rate_spectrum            bpm   0..210  the largest power
+rate_autocorrelation     bpm   0..183  the lag at which the signal resembles itself most
+rate_peaks               bpm   0..220  median interval of the peaks; 0 under three
+rate_peaks_below         bpm   0..220  the same of the feet
 group ppg
 clipped_share            1     0..1    samples of the raw window within 0.1 % of its range from either extreme
 skewness                 1     -5..5   third standardised moment [Elgendi]
@@ -71,12 +76,14 @@ from torch import Tensor, nn
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
 from butppg_lightning.models.preprocess import band_pass_matrix
+from butppg_lightning.models.rates import READERS, RateReaders
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _NAMES = {
+    "rates": " ".join(READERS),
     "ppg": "clipped_share skewness log_kurtosis zero_crossing_rate spread_variation largest_segment template_match "
     "spectral_purity spectral_entropy local_entropy peak_share relative_power autocorrelation_peak autocorrelation_lag "
     "harmonic_share rate_conflict",
@@ -146,6 +153,7 @@ class SignalIndices(nn.Module):
         }
         self.spectra = Spectra()
         self.rhythm = Rhythm() if "rhythm" in self.groups else None
+        self.readers = RateReaders() if "rates" in self.groups else None
         matrices = {"ppg_band": band_pass_matrix("ppg_band", (0.5, 8.0))}
         if "ecg" in self.groups:
             matrices["ecg_band"] = band_pass_matrix("ecg_band", (5.0, 20.0))
@@ -166,7 +174,7 @@ class SignalIndices(nn.Module):
     def available(self, present: Tensor) -> Tensor:
         """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough)."""
         ppg, acc, ecg = (present[:, rows].any(1) for rows in self.rows.values())
-        needed = {"ppg": ppg, "rhythm": ppg, "acc": acc, "ecg": ecg & ppg, "amplitude": ppg}
+        needed = {"rates": ppg, "ppg": ppg, "rhythm": ppg, "acc": acc, "ecg": ecg & ppg, "amplitude": ppg}
         alone = {"motion_overlap": acc & ppg, "ecg_regularity": ecg}
         return torch.stack([alone.get(name, needed[key]) for key in self.groups for name in GROUPS[key]], dim=1)
 
@@ -192,7 +200,9 @@ class SignalIndices(nn.Module):
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
             for group in self.groups:
-                if group == "ppg":
+                if group == "rates":
+                    found += self.readers(raw).unbind(1)  # type: ignore[misc]
+                elif group == "ppg":
                     found += [*shape_indices(raw, ppg), *self._rhythm(ppg, power, *pulse)]
                 elif group == "rhythm":
                     found += self.rhythm(ppg)  # type: ignore[misc]

@@ -1,0 +1,197 @@
+"""Pulse rates that a PPG shows to three readers, none of which the way the sensor faces or its gain can move.
+
+A heart rate monitor reads a PPG in one of three ways: its strongest frequency, the lag at which it resembles itself,
+the median interval of its peaks. BUT PPG calls a window good when most of such readers find the rate of the ECG. What
+they find is known without an ECG; whether it is the heart's rate is what a quality network has to judge.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from itertools import combinations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from butppg_lightning.models.preprocess import band_pass_matrix
+from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
+
+RATES = torch.arange(36.0, 217.0, 2.0)
+"""Candidate pulse rates (bpm)."""
+RATE_STEP = 2.0  # bpm between them
+TOLERANCE = 5.0  # bpm within which two rates agree (BUT PPG)
+READERS = ("rate_spectrum", "rate_autocorrelation", "rate_peaks", "rate_peaks_below")
+"""What :class:`RateReaders` finds, in bpm; 0 where it finds none."""
+
+_BAND = (0.6, 4.0)  # Hz
+_SHAPE_BAND = (0.5, 8.0)  # Hz: the flanks of a pulse need its overtones
+_ORDER = 3  # of the Butterworth filter, forwards and backwards
+_SLOWEST, _FASTEST, _STEP = 39.0, 210.0, 0.5  # bpm, of the spectrum's grid
+_LAGS = (41, 196)  # samples: 183 to 38 bpm
+_LEAST_DISTANCE = 34  # samples between peaks: 220 bpm
+_LEAST_PROMINENCE = 0.5  # standard deviations
+_MOST_PEAKS = 48
+_ROUNDS = 4  # of striking out the neighbours of the highest peaks; three were always enough
+_NOWHERE = 5000.0  # a place behind every window's end
+_TINY = 1e-9
+
+
+class RateReaders(nn.Module):
+    """Read the pulse rates of band-passed PPG, from matrix products, sorts and pooling, which ONNX takes as they are.
+
+    The polarity is made canonical first: a pulse rises more steeply than it falls, so the slopes' third moment is made
+    positive. Peaks are read on both sides, as the foot of a pulse is often sharper than its top.
+    """
+
+    band: Tensor
+    shape: Tensor
+    spectrum: Tensor
+    autocorrelation: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        band, spectrum, autocorrelation = _matrices()
+        self.register_buffer("band", band, persistent=False)
+        self.register_buffer("shape", band_pass_matrix("ppg_band", _SHAPE_BAND), persistent=False)
+        self.register_buffer("spectrum", spectrum, persistent=False)
+        self.register_buffer("autocorrelation", autocorrelation, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, ppg: Tensor) -> Tensor:
+        """Return the rates ``[B, 4]`` (bpm, 0 where none is found) of PPG ``[B, 1250]`` of any gain and offset."""
+        centred = ppg - ppg.mean(-1, keepdim=True)
+        centred = centred / centred.abs().amax(-1, keepdim=True).clamp(min=_TINY)
+        pulse = centred @ self.band
+        pulse = pulse / pulse.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)
+        pulse = pulse * steep_side(centred @ self.shape)
+        cosine, sine = (pulse @ self.spectrum).chunk(2, -1)
+        strongest = (cosine.square() + sine.square()).argmax(-1)
+        by_spectrum = _SLOWEST + _STEP * strongest.to(pulse.dtype)
+        by_lag = self._by_lag(pulse)
+        return torch.stack([by_spectrum, by_lag, peak_rate(pulse), peak_rate(-pulse)], dim=1)
+
+    def _by_lag(self, pulse: Tensor) -> Tensor:
+        cosine, sine = (pulse @ self.autocorrelation).chunk(2, -1)
+        power = cosine.square() + sine.square()
+        # the autocorrelation from the power at twice the window's frequencies, at the lags that are wanted
+        count = power.shape[-1]
+        frequency = torch.arange(count, device=pulse.device, dtype=pulse.dtype)
+        lags = torch.arange(_LAGS[0] - 1, _LAGS[1] + 2, device=pulse.device, dtype=pulse.dtype)
+        found = power @ (math.pi / WINDOW_SAMPLES * frequency.unsqueeze(1) * lags).cos()
+        inner = found[:, 1:-1]
+        peak = (inner > found[:, :-2]) & (inner >= found[:, 2:])
+        height, place = torch.where(peak, inner, -torch.inf).max(-1)
+        rate = 60 * SAMPLING_RATE / (place.to(pulse.dtype) + _LAGS[0])
+        return torch.where(height > -torch.inf, rate, torch.zeros_like(rate))
+
+
+def steep_side(pulse: Tensor) -> Tensor:
+    """Return ``[B, 1]`` of 1 or -1: the sign that makes the steep flanks of a pulse ``[B, T]`` rise."""
+    slope = pulse[:, 1:] - pulse[:, :-1]
+    skew = (slope - slope.mean(-1, keepdim=True)).pow(3).mean(-1, keepdim=True)
+    return torch.where(skew >= 0, 1.0, -1.0).to(pulse.dtype)
+
+
+def peak_rate(pulse: Tensor) -> Tensor:
+    """Return the rate (bpm) of the median interval between the peaks of ``[B, T]``; 0 under three peaks.
+
+    Peaks as scipy.signal.find_peaks finds them with a least distance and a least prominence (held to it by a test).
+    """
+    slope = pulse[:, 1:] - pulse[:, :-1]
+    edge = torch.zeros_like(pulse[:, :1], dtype=torch.bool)
+    tops = torch.cat([edge, (slope[:, :-1] > 0) & (slope[:, 1:] <= 0), edge], 1)
+    lows = torch.cat([~edge, (slope[:, :-1] < 0) & (slope[:, 1:] >= 0), ~edge], 1)
+    # the highest first: who is highest among the undecided within the distance stays, and strikes out its neighbours
+    left, kept = torch.where(tops, pulse, -1e9), torch.zeros_like(tops)
+    for _ in range(_ROUNDS):
+        new = (left == _around(left)) & (left > -1e8)
+        kept = kept | new
+        left = torch.where(_around(new.to(pulse.dtype)) > 0, -1e9, left)
+    places = torch.where(_prominent(pulse, kept, tops, lows), _places(kept, pulse)[0], _NOWHERE).sort(-1).values
+    intervals, there = places[:, 1:] - places[:, :-1], places[:, 1:] < _NOWHERE
+    count = there.sum(-1, keepdim=True)
+    ordered = torch.where(there, intervals, 2 * _NOWHERE).sort(-1).values
+    middle = (ordered.gather(1, (count - 1).clamp(min=0) // 2) + ordered.gather(1, count.clamp(min=1) // 2))[:, 0] / 2
+    return torch.where(count[:, 0] >= 2, 60 * SAMPLING_RATE / middle, torch.zeros_like(middle))
+
+
+def _prominent(pulse: Tensor, kept: Tensor, tops: Tensor, lows: Tensor) -> Tensor:
+    """Return ``[B, 48]``: which kept peaks fall deep enough on both sides before anything higher comes."""
+    needed = _LEAST_PROMINENCE * pulse.std(-1, unbiased=False, keepdim=True)
+    place, height = _places(kept, pulse)
+    top, top_height = _places(tops, pulse)
+    low, low_height = _places(lows, pulse)
+    higher = (top_height[:, None] > height[:, :, None]) & (top < _NOWHERE)[:, None]
+    deep = (low_height[:, None] <= (height - needed)[:, :, None]) & (low < _NOWHERE)[:, None]
+
+    def last_before(flag: Tensor, where: Tensor) -> Tensor:
+        return torch.where(flag & (where[:, None] < place[:, :, None]), where[:, None], -1.0).amax(-1)
+
+    def first_after(flag: Tensor, where: Tensor) -> Tensor:
+        return torch.where(flag & (where[:, None] > place[:, :, None]), where[:, None], _NOWHERE - 1).amin(-1)
+
+    before, after = last_before(deep, low), first_after(deep, low)
+    falls = (before >= 0) & (before > last_before(higher, top))
+    return (place < _NOWHERE) & falls & (after < _NOWHERE - 1) & (after < first_after(higher, top))
+
+
+def _places(mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first 48 places ``[B, 48]`` where ``mask`` is True, ascending, and the values there."""
+    places = torch.arange(values.shape[1], device=values.device, dtype=values.dtype)
+    found = torch.where(mask, places, _NOWHERE).topk(_MOST_PEAKS, -1, largest=False, sorted=True).values
+    return found, values.gather(1, found.clamp(max=values.shape[1] - 1).long())
+
+
+def _around(values: Tensor) -> Tensor:
+    size = 2 * _LEAST_DISTANCE - 1
+    return F.max_pool1d(values.unsqueeze(1), size, 1, _LEAST_DISTANCE - 1).squeeze(1)
+
+
+def agreement(behind: Tensor, rates: Tensor) -> Tensor:
+    """Return the probability ``[B]`` that at least two of three rates ``[B, 3]`` lie within 5 bpm of the heart's.
+
+    ``behind [B, 92]`` is that rate's distribution function at the edges of the candidates.
+    """
+    low, high = rates - TOLERANCE, rates + TOLERANCE
+    both = [
+        _between(behind, torch.maximum(low[:, one], low[:, two]), torch.minimum(high[:, one], high[:, two]))
+        for one, two in combinations(range(3), 2)
+    ]
+    return sum(both[1:], both[0]) - 2 * _between(behind, low.amax(1), high.amin(1))
+
+
+def _between(behind: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return _below(behind, torch.maximum(low, high)) - _below(behind, low)
+
+
+def _below(behind: Tensor, rate: Tensor) -> Tensor:
+    place = ((rate - (RATES[0].item() - RATE_STEP / 2)) / RATE_STEP).clamp(0.0, len(RATES) - 1e-3)
+    whole = place.floor()
+    start = behind.gather(1, whole.long().unsqueeze(1)).squeeze(1)
+    end = behind.gather(1, whole.long().unsqueeze(1) + 1).squeeze(1)
+    return start + (place - whole) * (end - start)
+
+
+def fourier(frequencies: Tensor, samples: int, tapered: bool = True) -> Tensor:
+    """Return a matrix ``[samples, 2 F]``: cosines, then sines, of frequencies ``[F]`` (Hz), under a Hann window."""
+    time = torch.arange(samples, dtype=torch.float64) / SAMPLING_RATE
+    angle = 2 * math.pi * time.unsqueeze(1) * frequencies.double()
+    waves = torch.cat([angle.cos(), angle.sin()], 1)
+    if tapered:
+        waves = waves * torch.hann_window(samples, periodic=False, dtype=torch.float64).unsqueeze(1)
+    return (waves - waves.mean(0)).float()
+
+
+@functools.cache
+def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+    from scipy.signal import butter, sosfiltfilt
+
+    sections = butter(_ORDER, _BAND, "band", fs=SAMPLING_RATE, output="sos")
+    unit = torch.eye(WINDOW_SAMPLES, dtype=torch.float64) - 1 / WINDOW_SAMPLES
+    band = torch.from_numpy(sosfiltfilt(sections, unit.numpy(), axis=1).copy()).float()
+    rates = torch.arange(_SLOWEST, _FASTEST + _STEP / 2, _STEP)
+    # nothing is left above 12 Hz; half a bin apart, so that the autocorrelation does not wrap around
+    fine = torch.arange(240, dtype=torch.float64) * SAMPLING_RATE / (2 * WINDOW_SAMPLES)
+    return band, fourier(rates / 60, WINDOW_SAMPLES), fourier(fine, WINDOW_SAMPLES, tapered=False)
