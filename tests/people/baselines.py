@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import neurokit2
 import numpy as np
 import torch
 from scipy.stats import rankdata
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices.signal_indices import GROUPS, SignalIndices, index_names
+from butppg_lightning.models.indices.signal_indices import GROUPS, INDEX_NAMES, SignalIndices, index_names
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.window import SAMPLING_RATE, WindowSet
 from people.comparison import auroc, within_subject_auroc
+from people.conditions import INDICES
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,14 +99,12 @@ class IndexModel(Baseline):
         return np.maximum(super().score(windows), 0.0)
 
     def _learn(self, train: WindowSet, labels: Array) -> dict[bool, tuple[Any, tuple[str, ...]]]:
-        still = self.estimator().fit(index_columns(train, self.indices), labels), self.indices
-        moving, names = usable(train, "ACC"), (*self.indices, *self.motion)
+        names = (*self.indices, *self.motion)
+        columns, moving = index_columns(train, names), usable(train, "ACC")
+        still = self.estimator().fit(columns[:, : len(self.indices)], labels), self.indices
         if not self.motion or len(np.unique(labels[moving])) < 2:
             return {False: still, True: still}
-        return {
-            False: still,
-            True: (self.estimator().fit(index_columns(train.take(moving), names), labels[moving]), names),
-        }
+        return {False: still, True: (self.estimator().fit(columns[moving], labels[moving]), names)}
 
     def _judge(self, windows: WindowSet) -> Array:
         moving, good = usable(windows, "ACC"), np.zeros(len(windows))
@@ -114,9 +114,31 @@ class IndexModel(Baseline):
         return good
 
 
-def logistic(name: str, indices: Sequence[str]) -> IndexModel:
+def logistic(name: str, indices: Sequence[str], motion: Sequence[str] = ()) -> IndexModel:
     """Return logistic regression (L2, C = 1) on standardised signal indices."""
-    return IndexModel(name, lambda: make_pipeline(StandardScaler(), LogisticRegression()), indices)
+    return IndexModel(name, lambda: _regression(0), indices, motion)
+
+
+def _regression(seed: int) -> Any:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+
+
+_ESTIMATORS: dict[str, Callable[[int], Any]] = {
+    "logistic": _regression,
+    "forest": lambda seed: RandomForestClassifier(500, min_samples_leaf=3, random_state=seed),
+    "extra_trees": lambda seed: ExtraTreesClassifier(500, min_samples_leaf=3, random_state=seed),
+    "boosted": lambda seed: HistGradientBoostingClassifier(
+        learning_rate=0.05, l2_regularization=1.0, early_stopping=False, random_state=seed
+    ),
+}
+"""How to make each classifier for all indices; their settings were fixed before anything was scored."""
+
+
+def on_all_indices(name: str, seed: int) -> IndexModel:
+    """Return a classifier called ``KIND_all`` or ``KIND_ppg``: on all PPG indices, with or without acceleration's."""
+    kind, _, channels = name.rpartition("_")
+    motion = index_names(["acc"]) if channels == "all" else ()
+    return IndexModel(name, lambda: _ESTIMATORS[kind](seed), index_names(["ppg", "rhythm"]), motion)
 
 
 def forest(seed: int) -> IndexModel:
@@ -209,8 +231,13 @@ BASELINES: dict[str, Callable[[int], Baseline]] = {
     ),
     "pulse_indices": lambda seed: logistic("pulse_indices", ("peak_share", "local_entropy", "template_match")),
     "forest": forest,
+    **{
+        f"{kind}_{channels}": partial(on_all_indices, f"{kind}_{channels}")
+        for kind in _ESTIMATORS
+        for channels in ("all", "ppg")
+    },
 }
-"""How to make each baseline from a seed (only the forest draws anything)."""
+"""How to make each baseline from a seed (only forests and trees draw anything)."""
 
 
 def make_baseline(name: str, seed: int = 0) -> Baseline:
@@ -255,6 +282,8 @@ def usable(windows: WindowSet, sensor: str) -> Array:
 
 def index_columns(windows: WindowSet, names: Sequence[str]) -> Array:
     """Return the signal indices ``[N, len(names)]`` float64 of windows, 0 where a channel is not usable."""
+    if (known := windows.extras.get(INDICES)) is not None:
+        return np.asarray(known[:, [INDEX_NAMES.index(name) for name in names]])
     indices = SignalIndices(windows.channels, [group for group, members in GROUPS.items() if set(members) & set(names)])
     columns, present = [indices.names.index(name) for name in names], torch.from_numpy(_usable_channels(windows))
     found = np.empty((len(windows), len(names)))
