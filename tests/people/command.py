@@ -17,12 +17,13 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.sources.parallel import usable_cores
-from people import figures, fingerprints, tables
-from people.data_set import DataSet, first_records, whole_release
-from people.figures import Held
+from people import figures, fingerprints, sections, tables
+from people.data_set import DataSet, first_records, paths_of, whole_release
+from people.held import Held, gather, gather_external
 from people.jobs import FitJob
 from people.methods import Definition, Method, read_ablation, read_definition
 from people.pictures import draw_all
+from people.rhythm import describe_rhythm
 from people.study import Study
 from people.workers import command, start_workers
 
@@ -51,7 +52,9 @@ def study(
     but_ppg: Path | None = None,
     unlabelled: Path | None = None,
     pretraining: Path | None = None,
+    patients: str = "",
     release: Path | None = None,
+    rhythm: Path | None = None,
     seeds: PositiveInt = 5,
     folds: str | None = None,
     methods: str = "",
@@ -69,7 +72,10 @@ def study(
         but_ppg: In place of windows: folder of a BUT PPG release, five folds by subject.
         unlabelled: Windows of the same subjects for self-supervision; default: the labelled ones.
         pretraining: Folder with train_windows.npz, as for `butppg pretrain --data.root`.
+        patients: Files of further patients (PPG and ECG, with subjects), comma-separated: for the methods whose
+            pretraining is pooled, and by their labels_hr (-1: none) for supervised encoders.
         release: Folder with BUT PPG v1 records, to score them by models that never saw them.
+        rhythm: Windows of others with rhythm (SR or AF), to see which are called poor.
         seeds: Seeds of every method.
         folds: subject (leave one out; the default) or a number of folds (5 with but_ppg).
         methods: Only these, comma-separated; the recommended one is always there.
@@ -82,14 +88,8 @@ def study(
         StoppedError: On Ctrl-C; what is done is kept.
     """
     begin, count = time.monotonic(), workers or usable_cores()
-    if (windows is None) == (but_ppg is None):
-        raise UserError("give either --windows FILE (labelled, with subjects) or --but_ppg DIR (a release)")
-    if but_ppg is not None and (unlabelled or release):
-        raise UserError("--but_ppg holds people of the release out; drop --unlabelled and --release")
     given = {"windows": windows, "but_ppg": but_ppg, "unlabelled": unlabelled, "pretraining": pretraining}
-    for key, path in {**given, "release": release}.items():
-        if path is not None and not path.exists():
-            raise UserError(f"--{key} {path} does not exist")
+    _refuse_mistakes({**given, "release": release, "rhythm": rhythm})
     definition = read_definition(definitions)
     if ablation is not None:
         definition = read_ablation(ablation, definition)
@@ -99,8 +99,10 @@ def study(
         windows, folds = whole_release(but_ppg, output / "but_ppg", count), folds or "5"
     assert windows is not None
     check = first_records(release, output / "external", count) if release is not None and ablation is None else None
-    asked = Study(DataSet(windows, unlabelled, pretraining, check, folds or "subject"), output, seeds)
-    jobs = asked.jobs(chosen.values())
+    others, rhythm = paths_of("patients", patients), rhythm if ablation is None else None
+    data = DataSet(windows, unlabelled, pretraining, check, others, rhythm, folds or "subject")
+    asked = Study(data, output, seeds)
+    jobs = asked.jobs(chosen.values(), curve=ablation is None)
     if ablation is None:
         jobs += [*asked.external_jobs(chosen.values()), asked.final_job(chosen[definition.reference])]
     with start_workers(count) as pool:
@@ -110,13 +112,24 @@ def study(
     print(f"{len(jobs)} fits and baselines in all; {(time.monotonic() - begin) / 60:.1f} min")
 
 
+def _refuse_mistakes(given: Mapping[str, Path | None]) -> None:
+    """Refuse options that exclude each other, and files that are not there."""
+    if (given["windows"] is None) == (given["but_ppg"] is None):
+        raise UserError("give either --windows FILE (labelled, with subjects) or --but_ppg DIR (a release)")
+    if given["but_ppg"] is not None and (given["unlabelled"] or given["release"]):
+        raise UserError("--but_ppg holds people of the release out; drop --unlabelled and --release")
+    for key, path in given.items():
+        if path is not None and not path.exists():
+            raise UserError(f"--{key} {path} does not exist")
+
+
 def _report(
     asked: Study, definition: Definition, methods: Mapping[str, Method], jobs: list[FitJob], *, ablation: bool
 ) -> None:
     """Write the page, its figures and its pictures."""
-    reference, held = definition.reference, figures.gather(asked, methods)
+    reference, held = definition.reference, gather(asked, methods)
     content: dict[str, Any] = {"reference": reference, "protocol": figures.protocol(asked)}
-    content["costs"] = _costs([job.result for job in jobs if job.scored])
+    content["costs"] = _costs([job.targets[0].result for job in jobs if not job.keeps_run])
     if ablation:
         content["rows"] = figures.describe(
             {key: each for key, each in held.items() if each.method.table == "ablation" or key == reference}, reference
@@ -126,8 +139,12 @@ def _report(
     else:
         calibrated = {key: figures.calibrate(each) for key, each in held.items()}
         content["methods"] = figures.describe(held, reference, calibrated)
-        others = figures.gather_external(asked, methods) if asked.data.external else {}
+        others = gather_external(asked, methods) if asked.data.external else {}
         content["external"] = figures.describe_external(others) if others else None
+        content["conditions"] = sections.describe_conditions(asked, held)
+        content["curve"] = sections.describe_curve(asked, held, content["methods"])
+        content["questions"] = sections.describe_questions(definition.questions, content["methods"], content["curve"])
+        content["rhythm"] = describe_rhythm(asked, held)
         content["final"] = _calibrate_final(asked, held[reference])
         content["pictures"] = draw_all(asked.output, content, held, calibrated)
         page, name = tables.results_page(content), "results"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit, logit
+from scipy.special import expit
 from sklearn import metrics
 
 from butppg_lightning.errors import UserError
@@ -20,109 +19,12 @@ from butppg_lightning.evaluation.reliability import (
     expected_calibration_error,
     expected_ece,
 )
-from people.baselines import rank_mean
 from people.comparison import auroc, interval, mean, sign_flip_test, spread, within_subject_auroc
-from people.methods import COMBINED, Method
+from people.held import Held
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
     from people.study import Study
-
-_SPREADS = 10.0  # interquartile ranges from the median, beyond which a baseline's score is one that means "cannot tell"
-_NEAREST = 1e-3  # to 0 and 1 of a baseline's probabilities: a forest's votes
-
-
-@dataclass(eq=False)
-class Held:
-    """What a method says of windows whose people it was not trained on.
-
-    Attributes:
-        method: The method.
-        labels: ``[N]`` in {0 poor, 1 good}.
-        subjects: ``[N]`` names.
-        scores: ``[S, N]``, one row per seed, higher for good: logits of networks.
-        folds: ``[N]`` number of the fold in which a window was held out.
-        within: ``[S, N]`` what ranks a person's windows among themselves; None for ``scores``.
-    """
-
-    method: Method
-    labels: Array
-    subjects: Array
-    scores: Array
-    folds: Array
-    within: Array | None = None
-
-    @property
-    def title(self) -> str:
-        """What tables and pictures call the method."""
-        return self.method.title or self.method.name
-
-    @property
-    def logits(self) -> Array:
-        """``[S, N]`` what is calibrated: logits as they are, other scores without what lies far outside."""
-        if self.method.kind in ("network", "ensemble"):
-            return self.scores
-        if self.scores.min() >= 0 and self.scores.max() <= 1:
-            return np.asarray(logit(np.clip(self.scores, _NEAREST, 1 - _NEAREST)))
-        low, middle, high = np.percentile(self.scores, [25, 50, 75])
-        return np.asarray(np.clip(self.scores, middle - _SPREADS * (high - low), middle + _SPREADS * (high - low)))
-
-
-def gather(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
-    """Return what every method says of held-out windows."""
-    labels, subjects = np.asarray(study.windows.labels), np.asarray(study.windows.subjects)
-    folds = np.select([np.isin(subjects, fold.test) for fold in study.folds], range(len(study.folds)))
-    found: dict[str, Held] = {}
-    for name, method in methods.items():
-        if method.kind in COMBINED:
-            found[name] = combine(method, found)
-            continue
-        scores = np.full((len(study.seeds_of(method)), len(labels)), np.nan)
-        for seed in study.seeds_of(method):
-            for fold in study.folds:
-                table = _read(study.prediction(method, fold, seed))
-                scores[seed, table["row"]] = table.iloc[:, -1]
-        found[name] = Held(method, labels, subjects, scores, folds)
-    return found
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, float_precision="round_trip")
-
-
-def gather_external(study: Study, methods: Mapping[str, Method]) -> dict[str, Held]:
-    """Return what the methods that ask for it say of the external windows."""
-    found: dict[str, Held] = {}
-    for name, method in methods.items():
-        if not method.external:
-            continue
-        if method.kind not in COMBINED:
-            tables = [_read(study.external_prediction(method, seed)) for seed in study.seeds_of(method)]
-            scores, subjects = np.stack([table.iloc[:, -1] for table in tables]), tables[0]["subject"].to_numpy()
-            found[name] = Held(method, tables[0]["label"].to_numpy(), subjects, scores, np.zeros(len(subjects)))
-        elif set(method.members) <= set(found):
-            found[name] = combine(method, found)
-    return found
-
-
-def combine(method: Method, found: Mapping[str, Held]) -> Held:
-    """Return what an ``ensemble`` or a ``rank_mean`` says, from what its members say of the same windows.
-
-    Ranks are taken within each person's windows, and for what is pooled over people among all windows.
-    """
-    first = found[method.members[0]]
-    if method.kind == "ensemble":
-        return Held(method, first.labels, first.subjects, first.scores.mean(axis=0, keepdims=True), first.folds)
-    members = [found[name].scores for name in method.members]
-    seeds = max(len(scores) for scores in members)
-    pooled, within = np.empty((2, seeds, len(first.labels)))
-    for seed in range(seeds):
-        scores = [each[seed % len(each)] for each in members]
-        pooled[seed] = rank_mean(scores)
-        for name in np.unique(first.subjects):
-            rows = first.subjects == name
-            within[seed, rows] = rank_mean([each[rows] for each in scores])
-    return Held(method, first.labels, first.subjects, pooled, first.folds, within)
 
 
 def primary(held: Held) -> dict[str, Any]:
@@ -247,6 +149,7 @@ def describe(
     for name, each in held.items():
         found = best if name == reference else primary(each)
         described[name] = {**asdict(each.method), "title": each.title, "kind": each.method.kind, **found}
+        described[name]["chosen"] = each.chosen
         if calibrated is None:
             described[name]["this_less_reference"] = None if name == reference else compare(found, best)
         else:  # "better" says that the reference is

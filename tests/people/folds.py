@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from butppg_lightning.npz import Array
 
 BY_SUBJECT = "subject"
+_INSIDE = 3  # folds of the training people, to choose among methods
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,41 @@ def make_folds(windows: WindowSet, asked: str) -> list[Fold]:
     if len(names) < 2:
         raise UserError(f"there is one subject, {names[0]}; holding people out needs at least two")
     tests = [[name] for name in names] if asked == BY_SUBJECT else folds_by_subject(windows, int(asked))
-    return [
-        Fold(str(number), tuple(name for name in names if name not in test), tuple(sorted(test)))
-        for number, test in enumerate(tests)
-    ]
+    return _parted(names, tests)
 
 
 def everybody(windows: WindowSet) -> Fold:
     """Return the fold that trains on all subjects."""
     return Fold("all", tuple(str(name) for name in np.unique(np.asarray(windows.subjects))), ())
+
+
+def folds_inside(windows: WindowSet, fold: Fold) -> list[Fold]:
+    """Part the people a fold trains on in three, so that a choice can be made without those it holds out."""
+    own = windows.take(np.flatnonzero(subjects_named(windows, fold.train)))
+    tests = folds_by_subject(own, min(_INSIDE, len(fold.train)))
+    return _parted(fold.train, tests, f"{fold.name}_inside-")
+
+
+def _parted(names: Sequence[str], tests: Sequence[Sequence[str]], prefix: str = "") -> list[Fold]:
+    return [
+        Fold(f"{prefix}{number}", tuple(name for name in names if name not in test), tuple(sorted(test)))
+        for number, test in enumerate(tests)
+    ]
+
+
+def with_fewer(fold: Fold, people: int, draw: int) -> Fold:
+    """Return a fold that trains on so many of its people, and holds out the same ones as before.
+
+    The people of a draw are always the same, and those of a smaller number are among those of a larger one.
+
+    Raises:
+        UserError: If the fold trains on fewer.
+    """
+    if not 0 < people <= len(fold.train):
+        raise UserError(f"{people} people cannot be drawn from the {len(fold.train)} that {fold} trains on")
+    order = np.random.default_rng([draw, *fold.name.encode()]).permutation(len(fold.train))
+    train = tuple(sorted(fold.train[row] for row in order[:people]))
+    return Fold(f"{fold.name}_people-{people}_draw-{draw}", train, fold.test)
 
 
 def training_windows(windows: WindowSet, fold: Fold, place: str) -> WindowSet:

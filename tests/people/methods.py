@@ -15,10 +15,10 @@ from butppg_lightning.errors import UserError
 from people.baselines import BASELINES
 
 Name = restricted_string_type("Name", r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")
-COMBINED = ("ensemble", "rank_mean")
+COMBINED = ("ensemble", "rank_mean", "choose")
 _KINDS = ("baseline", "indices", *COMBINED)
-_ARGUMENTS = ("fit", "pretrain", "adapt")
-_NETWORK = (*_ARGUMENTS, "encoder", "with_pretraining", "channels", "soft_labels")
+_ARGUMENTS = ("fit", "pretrain", "adapt", "supervise")
+_NETWORK = (*_ARGUMENTS, "encoder", "pooled", "with_pretraining", "channels", "soft_labels")
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,15 @@ class Method:
         external: Whether it is also scored on the external records.
         drawn: Whether it is in the pictures of curves.
         fit: Arguments of ``butppg fit``.
-        encoder: What a network starts from: ``none``, the ``pretrained`` encoder, or the ``adapted`` one, whose
-            self-supervision went on with the fold's training people.
+        conditions: Whether held-out windows are also scored as other devices would have recorded them.
+        curve: Whether it is also trained on few people.
+        encoder: What a network starts from: ``none``, the ``pretrained`` encoder, the ``adapted`` one, whose
+            self-supervision went on with the fold's training people, or the ``supervised`` one, which was fitted to
+            the further patients' labels.
+        pooled: Whether the pretraining has the further patients too.
         pretrain: Arguments of ``butppg pretrain`` for the pretraining.
         adapt: Arguments of ``butppg pretrain`` for its continuation.
+        supervise: Arguments of ``butppg fit`` on the further patients.
         with_pretraining: Whether the continuation also sees the pretraining's windows.
         channels: The only ones that are there, for training and for scoring; None for all.
         soft_labels: Array of the windows' file with the share of each window that is spoiled, to train on 1 less it.
@@ -45,6 +50,8 @@ class Method:
         indices: In place of a network: groups of signal indices for a logistic regression.
         ensemble: In place of a network: the network whose logits are averaged over its seeds.
         rank_mean: In place of a network: methods whose ranks within each person are averaged.
+        choose: In place of a network: methods of which each fold takes the one that ranks best among the people it
+            trains on, held out in turn inside it.
     """
 
     name: Name  # type: ignore[valid-type]
@@ -54,10 +61,14 @@ class Method:
     seeds: PositiveInt | None = None
     external: bool = False
     drawn: bool = False
+    conditions: bool = False
+    curve: bool = False
     fit: str = ""
-    encoder: Literal["none", "pretrained", "adapted"] = "adapted"
+    encoder: Literal["none", "pretrained", "adapted", "supervised"] = "adapted"
+    pooled: bool = False
     pretrain: str = ""
     adapt: str = ""
+    supervise: str = ""
     with_pretraining: bool = False
     channels: list[str] | None = None
     soft_labels: str = ""
@@ -65,6 +76,7 @@ class Method:
     indices: list[str] = field(default_factory=list)
     ensemble: str = ""
     rank_mean: list[str] = field(default_factory=list)
+    choose: list[str] = field(default_factory=list)
 
     @property
     def kind(self) -> str:
@@ -74,7 +86,22 @@ class Method:
     @property
     def members(self) -> list[str]:
         """The methods that it combines."""
-        return [self.ensemble] if self.ensemble else self.rank_mean
+        return [self.ensemble] if self.ensemble else self.rank_mean or self.choose
+
+
+@dataclass(frozen=True)
+class Question:
+    """Whether one method is above another: a row of ``questions``.
+
+    Attributes:
+        title: What is asked, for example ``pretrained above from scratch``.
+        this: Name of the method that ought to be above.
+        than: Name of the other one.
+    """
+
+    title: str
+    this: str
+    than: str
 
 
 @dataclass(frozen=True)
@@ -85,11 +112,13 @@ class Definition:
         path: The file.
         methods: By name, in the file's order.
         reference: Name of the network that the others are compared with.
+        questions: Pairs of methods that are compared besides.
     """
 
     path: Path
     methods: dict[str, Method]
     reference: str
+    questions: tuple[Question, ...] = ()
 
     def chosen(self, names: Iterable[str]) -> dict[str, Method]:
         """Return the named methods (all, if none is), the reference, and whatever they are combined from."""
@@ -103,14 +132,14 @@ class Definition:
 
 def read_definition(path: Path) -> Definition:
     """Read a file of methods such as ``methods.yaml``; a row that cannot be understood is an error that names it."""
-    content = _read(path, ("defaults", "reference", "methods"))
+    content = _read(path, ("defaults", "reference", "methods", "questions"))
     methods: dict[str, Method] = {}
     for row in content["methods"]:
         _add(path, methods, row, content.get("defaults", {}))
     reference = content.get("reference", next(iter(methods)))
     if reference not in methods or methods[reference].kind != "network":
         raise UserError(f"{path}: reference '{reference}' is no method that `butppg fit` trains; name one of them")
-    return Definition(path, methods, reference)
+    return Definition(path, methods, reference, _questions(path, content.get("questions", []), methods))
 
 
 def read_ablation(path: Path, definition: Definition) -> Definition:
@@ -138,6 +167,14 @@ def _read(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected methods, a list such as - {{name: wide, fit: --model.lr 1e-3}}")
     return content
+
+
+def _questions(path: Path, rows: list[dict[str, Any]], methods: dict[str, Method]) -> tuple[Question, ...]:
+    keys = {item.name for item in fields(Question)}
+    for row in rows:
+        if set(row) != keys or not {row["this"], row["than"]} <= set(methods):
+            raise UserError(f"{path}: question {row} must have title, and as this and than names of methods")
+    return tuple(Question(**row) for row in rows)
 
 
 def _of_network(method: Method) -> dict[str, Any]:
@@ -175,8 +212,9 @@ def _check_members(place: str, method: Method, methods: dict[str, Method]) -> No
     kinds = [methods[name].kind if name in methods else "" for name in method.members]
     if method.ensemble and kinds != ["network"]:
         raise UserError(f"{place}: ensemble takes the name of one earlier method that `butppg fit` trains")
-    if method.rank_mean and (len(kinds) < 2 or {"", *COMBINED} & set(kinds)):
-        raise UserError(f"{place}: rank_mean takes the names of two or more earlier methods, none of them combined")
+    several = method.rank_mean or method.choose
+    if several and (len(kinds) < 2 or {"", *COMBINED} & set(kinds)):
+        raise UserError(f"{place}: {method.kind} takes the names of two or more earlier methods, none of them combined")
 
 
 _ROW = ArgumentParser(exit_on_error=False)

@@ -13,7 +13,8 @@ from sklearn.metrics import roc_curve
 from butppg_lightning.evaluation.drawing import new_figure, save_figure
 from butppg_lightning.evaluation.reliability import Panel, draw_reliability
 from people.comparison import auroc, mean
-from people.figures import Calibrated, Held, risk_coverage
+from people.figures import Calibrated, risk_coverage
+from people.held import Held
 
 WITHIN, ROC, RELIABILITY, RISK = "within_subject.png", "roc.png", "reliability.png", "risk_coverage.png"
 _INK, _FAINT = "#222222", "#9A9A9A"

@@ -34,12 +34,19 @@ def _quantile(share: float) -> Callable[[Found], str]:
 
 
 def _comparison(title: str, key: str) -> Columns:
-    patterns = {title: "{mean:+.3f}", "subjects": "{above} of {subjects}", "p": "{p_value:.3f}", "verdict": "{verdict}"}
+    patterns = {
+        title: "{mean:+.3f}",
+        "subjects": "{above} of {subjects}",
+        "by 0.015": "{clearly}",
+        "p": "{p_value:.3f}",
+        "verdict": "{verdict}",
+    }
 
-    def cell(pattern: str) -> Callable[[Found], str]:
-        return lambda found: "" if found[key] is None else pattern.format(**found[key])
+    return {heading: _inner(key, pattern) for heading, pattern in patterns.items()}
 
-    return {heading: cell(pattern) for heading, pattern in patterns.items()}
+
+def _inner(key: str, pattern: str) -> Callable[[Found], str]:
+    return lambda found: "" if found[key] is None else pattern.format(**found[key])
 
 
 def _title(found: Found) -> str:
@@ -72,6 +79,44 @@ _SECONDARY: Columns = {
     "ECE if perfectly calibrated": _number("ece_if_calibrated"),
     "accuracy": _number("accuracy", "{:.1f} %"),
     "majority": _number("majority_accuracy", "{:.1f} %"),
+}
+
+_CONDITIONS: Columns = {
+    "method": _title,
+    "condition": lambda found: str(found["condition"]),
+    **_WITHIN,
+    "change": _inner("change", "{mean:+.3f}"),
+    "largest loss of a subject": _number("largest_loss", "{:+.3f}"),
+    **_POOLED,
+    "change of pooled": _number("pooled_change", "{:+.3f}"),
+}
+_QUESTIONS: Columns = {
+    "question": _title,
+    "trained on": lambda found: f"{found['people']} people",
+    "this": _number("this"),
+    "than": _number("than"),
+    "difference": _inner("difference", "{mean:+.3f}"),
+    "subjects above": _inner("difference", "{above} of {subjects}"),
+    "by 0.015": _inner("difference", "{clearly}"),
+    "p": _inner("difference", "{p_value:.4f}"),
+    "": lambda found: "shown" if found["shown"] else "not shown",
+}
+
+
+def _of_rhythm(key: str, pattern: str) -> Callable[[Found], str]:
+    return lambda found: pattern.format(**found[key])
+
+
+_LESS = "{difference:+.1%} [{ci95[0]:+.1%}, {ci95[1]:+.1%}]"
+_RHYTHM: Columns = {
+    "method": _title,
+    "SR": _of_rhythm("own", "{raw[SR]:.1%}"),
+    "AF": _of_rhythm("own", "{raw[AF]:.1%}"),
+    "SR, equal quality": _of_rhythm("own", "{matched[SR]:.1%}"),
+    "AF, equal quality": _of_rhythm("own", "{matched[AF]:.1%}"),
+    "AF less SR": _of_rhythm("own", _LESS),
+    "AF, equal quality, where 10 % of SR are poor": _of_rhythm("tenth", "{matched[AF]:.1%}"),
+    "AF less SR there": _of_rhythm("tenth", _LESS),
 }
 
 
@@ -134,7 +179,49 @@ def results_page(content: Found) -> str:
             "there (agreement of heart rates), and poor records are nearly those in motion: no claim beyond that.\n",
             markdown(_EXTERNAL, found["methods"].values()),
         ]
-    return "\n".join([*parts, _costs(content["costs"])])
+    return "\n".join([*parts, *_sections(content), _costs(content["costs"])])
+
+
+def _sections(content: Found) -> list[str]:
+    """Return what is asked besides the main comparison, as far as it was."""
+    parts = []
+    for found in content["methods"].values():
+        if found["chosen"]:
+            parts.append(f"\n{found['title']} took, fold by fold: {', '.join(found['chosen'])}.")
+    if content["questions"]:
+        parts += ["\n## Questions\n", markdown(_QUESTIONS, content["questions"])]
+    if curve := content["curve"]:
+        columns: Columns = {"method": _title}
+        for people in next(iter(curve.values()))["points"]:
+            columns[f"{people} people"] = _point(people)
+        about = "Within-subject AUROC after training on so few of each fold's people (mean ± spread over the draws).\n"
+        parts += ["\n## Learning curve\n", about, markdown(columns, curve.values())]
+    if content["conditions"]:
+        parts += ["\n## Other devices\n", "Nothing is trained anew: only the held-out windows are changed.\n"]
+        parts.append(markdown(_CONDITIONS, content["conditions"]))
+    return [*parts, *_rhythm(content["rhythm"])]
+
+
+def _point(people: str) -> Callable[[Found], str]:
+    cell = _mean("within_mean", "within_sd")
+    return lambda found: cell(found["points"][people])
+
+
+def _rhythm(found: Found | None) -> list[str]:
+    if found is None:
+        return []
+    (normal, people), (irregular, others) = found["counts"]["SR"], found["counts"]["AF"]
+    about = (
+        f"Windows called poor of {people} people in sinus rhythm ({normal} windows) and {others} in atrial "
+        f"fibrillation ({irregular}), by models trained on all of the people above (seed 0), from the PPG alone. Equal "
+        "quality: in ten bins of the share of the PPG's power at 0.5-8 Hz in that at 0.2-40 Hz (medians "
+        f"{found['quality']['SR']:.3f} and {found['quality']['AF']:.3f}), weighted alike for both. Intervals (95 %) "
+        "resample people. First at the threshold of the largest balanced accuracy among held-out people, then at "
+        "that which calls a tenth of the SR windows poor.\n"
+    )
+    seen = [each["title"] for each in found["methods"].values() if each["seen"]]
+    note = [f"\nTheir encoder was pretrained on these people too, without rhythms: {', '.join(seen)}."] if seen else []
+    return ["\n## Atrial fibrillation\n", about, markdown(_RHYTHM, found["methods"].values()), *note]
 
 
 def ablation_page(content: Found) -> str:
@@ -156,8 +243,9 @@ def _protocol(found: Found) -> str:
         f"{found['self_supervision']} of the training subjects only. "
         "Temperature, bias and threshold of each fold are fitted on the out-of-fold predictions for the other folds. "
         "Two methods are compared by their per-subject differences: `subjects` says how many are above 0, `p` is of "
-        "the sign-flip test (among six subjects never below 0.031); `better` takes five of six subjects and a "
-        "mean above 0, `worse` the reverse, anything else is `not shown`.\n"
+        "the sign-flip test (all flips up to 32 subjects, then 100,000 random ones of a fixed seed; among six subjects "
+        "never below 0.031), `by 0.015` how many are at least that much above; `better` takes five of six subjects and "
+        "a mean above 0, `worse` the reverse, anything else is `not shown`.\n"
     )
 
 

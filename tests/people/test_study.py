@@ -23,8 +23,9 @@ from butppg_lightning.evaluation.metrics import auroc
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.window import WindowSet, read_windows
 from people.command import main
-from people.figures import Held, calibrate, combine, compare, primary
+from people.figures import calibrate, compare, primary
 from people.folds import Fold, join, make_folds, training_windows, unlabelled_windows
+from people.held import Held, combine
 from people.methods import Method, read_ablation, read_definition
 
 HOME = Path(__file__).parent
