@@ -9,6 +9,9 @@ DATA ?= ../shared/data
 RESULTS ?= artifacts/results
 SEEDS ?= 5
 SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015_dev/unlabelled.npz
+BAMI1 = --windows $(DATA)/bami1/windows.npz --folds 5 --definitions tests/people/methods_bami1.yaml \
+	--patients $(DATA)/cinc2015/windows.npz,$(DATA)/mimic_perform_af/windows.npz
+RHYTHM = $(addprefix --rhythm ,$(wildcard $(DATA)/mimic_perform_af/windows.npz))
 # processes of `make test`; each computes with one thread
 WORKERS ?= 2
 
@@ -54,9 +57,10 @@ bench: setup ## Measure what training and scoring cost, as one table (about 20 m
 compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly
 	$(BIN)/python tests/benchmarks/compare_staging.py
 
-results: setup ## Hold people out of DATA/spc2015_dev (or BUT_PPG=DIR), against baselines; under an hour on 2 cores, resumable
+results: setup ## Hold people out of DATA/spc2015_dev and DATA/bami1 (or BUT_PPG=DIR), against baselines; hours on 2 cores, resumable
 	$(BIN)/python tests/people --pretraining $(DATA)/bidmc --seeds $(SEEDS) $(if $(BUT_PPG),\
-		--but_ppg $(BUT_PPG) --output $(RESULTS)_but_ppg,$(SPC2015) --release $(DATA)/but_ppg_release_sample --output $(RESULTS))
+		--but_ppg $(BUT_PPG) --output $(RESULTS)_but_ppg,$(SPC2015) --release $(DATA)/but_ppg_release_sample $(RHYTHM) --output $(RESULTS))
+	$(if $(BUT_PPG),,$(BIN)/python tests/people --pretraining $(DATA)/bidmc --seeds 3 $(BAMI1) $(RHYTHM) --output $(RESULTS)_bami1)
 
 ablation: setup ## What each part of the recommended recipe is worth, with 3 seeds; shares what `make results` has done
 	$(BIN)/python tests/people --ablation tests/people/ablation.yaml --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)
