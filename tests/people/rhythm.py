@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from people.study import Study
 
 RHYTHMS = ("SR", "AF")
-_PULSE, _WHOLE = (0.5, 8.0), (0.2, 40.0)  # Hz
+_PULSE, _WHOLE = (0.5, 8.0), (0.5, 40.0)  # Hz
 _BINS, _RESAMPLES, _ALARMS = 10, 2000, 0.1
 
 
 def pulse_band_share(windows: WindowSet) -> Array:
-    """Return the signal quality ``[N]`` that rhythms are compared at: the PPG's power in 0.5-8 Hz over 0.2-40 Hz.
+    """Return the signal quality ``[N]`` that rhythms are compared at: the PPG's power in 0.5-8 Hz over 0.5-40 Hz.
 
-    It knows wander and noise, and neither beats, nor a rate, nor a template, so that it is blind to rhythm.
+    It knows noise, and neither beats, nor a rate, nor a template, so that it is blind to rhythm. Slow wander is left
+    out of it: beats of different size, which fibrillation makes, are slow power too.
     """
     ppg = np.asarray(windows.signals[:, windows.channels.index("PPG")], dtype=np.float64)
     frequencies, power = welch(ppg, SAMPLING_RATE, nperseg=5 * SAMPLING_RATE, detrend="constant", axis=1)

@@ -214,8 +214,8 @@ def _rhythm(found: Found | None) -> list[str]:
     about = (
         f"Windows called poor of {people} people in sinus rhythm ({normal} windows) and {others} in atrial "
         f"fibrillation ({irregular}), by models trained on all of the people above (seed 0), from the PPG alone. Equal "
-        "quality: in ten bins of the share of the PPG's power at 0.5-8 Hz in that at 0.2-40 Hz (medians "
-        f"{found['quality']['SR']:.3f} and {found['quality']['AF']:.3f}), weighted alike for both. Intervals (95 %) "
+        "quality: in ten bins of the share of the PPG's power at 0.5-8 Hz in that at 0.5-40 Hz (medians "
+        f"{found['quality']['SR']:.4f} and {found['quality']['AF']:.4f}), weighted alike for both. Intervals (95 %) "
         "resample people. First at the threshold of the largest balanced accuracy among held-out people, then at "
         "that which calls a tenth of the SR windows poor.\n"
     )
