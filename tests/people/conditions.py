@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 def conditions_of(windows: WindowSet) -> list[str]:
     """Return the names of the conditions that make a difference to windows with these channels."""
-    return [name for name in CONDITIONS if name == TURNED or len(_axes(windows))]
+    return [name for name in CONDITIONS if name == TURNED or (name != ALONE and len(_axes(windows)))]
 
 
 def changed(windows: WindowSet, condition: str, people: list[str]) -> WindowSet:
     """Return windows under a condition; ``people`` are all of the data set, so that folds agree on who is whom."""
-    numbers = np.array([people.index(str(name)) for name in np.asarray(windows.subjects)])
+    known = {name: number for number, name in enumerate(people)}
+    numbers = np.array([known.get(str(name), -1) for name in np.asarray(windows.subjects)])
     # the indices known are of the windows as recorded
     kept = {key: value for key, value in windows.extras.items() if key != INDICES}
     return CONDITIONS[condition](replace(windows, extras=kept), numbers)
@@ -55,16 +56,26 @@ def _without_acc(windows: WindowSet, numbers: Array) -> WindowSet:
     return replace(windows, signals=signals, present=present)
 
 
+def _ppg_alone(windows: WindowSet, numbers: Array) -> WindowSet:
+    """Keep the PPG and nothing else."""
+    columns = [windows.channels.index("PPG")]
+    present = None if windows.present is None else windows.present[:, columns]
+    return replace(windows, signals=windows.signals[:, columns], channels=("PPG",), present=present)
+
+
 def _axes(windows: WindowSet) -> Array:
     return np.flatnonzero([name.startswith("ACC") for name in windows.channels])
 
 
 INDICES = "signal_indices"
 """Array of a window set: all of its signal indices ``[N, K]``, computed beforehand."""
+ALONE = "PPG alone"
+"""How windows of other people are scored; never one of the conditions of those who are held out."""
 TURNED = "every other person's PPG turned over"
 CONDITIONS: dict[str, Callable[[WindowSet, Array], WindowSet]] = {
     TURNED: _turned,
     "accelerometer mounted otherwise": _rotated,
     "no acceleration": _without_acc,
+    ALONE: _ppg_alone,
 }
 """Name to what changes windows ``[N]`` of people with the numbers ``[N]``."""

@@ -13,7 +13,7 @@ from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import WindowSet
 from people import fingerprints
-from people.conditions import conditions_of
+from people.conditions import ALONE, conditions_of
 from people.data_set import DataSet
 from people.folds import Fold, everybody, folds_inside, make_folds, with_fewer
 from people.jobs import EncoderJob, FitJob, Target, write_indices
@@ -111,13 +111,13 @@ class Study:
         """Return the jobs of the external predictions of the methods that ask for it; of rhythms, the first seed's."""
         fold, found = everybody(self.windows), []
         for method, seed in self._seeded(method for method in methods if method.kind not in COMBINED):
-            scored = [(self.data.external, self.external_prediction(method, seed), "external")]
-            scored += [(self.data.rhythm, self.rhythm_prediction(method), "rhythm")] if seed == 0 else []
-            targets = [
-                self._target(method, fold, seed, result, self.digests[key], path)
-                for path, result, key in scored
-                if path is not None and method.external
-            ]
+            targets, digests = [], self.digests
+            if (path := self.data.external) is not None and method.external:
+                result = self.external_prediction(method, seed)
+                targets.append(self._target(method, fold, seed, result, digests["external"], path))
+            if (path := self.data.rhythm) is not None and method.external and seed == 0:
+                result, asked = self.rhythm_prediction(method), [digests["rhythm"], ALONE]
+                targets.append(self._target(method, fold, seed, result, asked, path, ALONE))
             found += [self._job(method, fold, seed, targets)] if targets else []
         return found
 

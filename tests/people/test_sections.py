@@ -17,7 +17,7 @@ from butppg_lightning.window import WindowSet, read_windows
 from people.baselines import index_columns
 from people.command import main
 from people.comparison import sign_flip_test, within_subject_auroc
-from people.conditions import CONDITIONS, INDICES, TURNED, changed, conditions_of
+from people.conditions import ALONE, CONDITIONS, INDICES, TURNED, changed, conditions_of
 from people.data_set import DataSet
 from people.folds import Fold, folds_inside, make_folds, training_windows, with_fewer
 from people.held import Held, choose, read_predictions
@@ -113,7 +113,7 @@ def test_a_supervised_encoder_was_pretrained_and_starts_the_fit(output: Path) ->
 
 def test_a_condition_taken_away_by_hand_is_scored_again(folder: Path, output: Path) -> None:
     found = sorted((output / "conditions").rglob("logistic/fold-1_seed-1.csv"))
-    assert len(found) == len(CONDITIONS)
+    assert len(found) == len(CONDITIONS) - 1
     before = read_predictions(found[0])
     found[0].unlink()
     assert main(words(folder, output)) == 0
@@ -177,7 +177,8 @@ def test_a_choice_is_made_inside_and_never_by_who_is_held_out(output: Path) -> N
 def test_conditions_change_what_they_say_and_no_more() -> None:
     windows, names = people(24), [f"p{row}" for row in range(6)]
     windows.extras[INDICES] = np.zeros((24, 3))
-    assert conditions_of(windows) == list(CONDITIONS)
+    assert conditions_of(windows) == [name for name in CONDITIONS if name != ALONE]
+    assert changed(windows, ALONE, []).channels == ("PPG",)
     assert conditions_of(WindowSet(windows.signals[:, 3:], ("PPG",))) == [TURNED]
     turned, mounted, absent = (changed(windows, name, names) for name in (TURNED, ACC, NO_ACC))
     for each in (turned, mounted, absent):
