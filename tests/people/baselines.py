@@ -135,10 +135,14 @@ _ESTIMATORS: dict[str, Callable[[int], Any]] = {
 
 
 def on_all_indices(name: str, seed: int) -> IndexModel:
-    """Return a classifier called ``KIND_all`` or ``KIND_ppg``: on all PPG indices, with or without acceleration's."""
-    kind, _, channels = name.rpartition("_")
-    motion = index_names(["acc"]) if channels == "all" else ()
-    return IndexModel(name, lambda: _ESTIMATORS[kind](seed), index_names(["ppg", "rhythm"]), motion)
+    """Return a classifier called ``KIND_ppg`` (the PPG's indices), ``KIND_all`` (and acceleration's) or ``KIND_rates``.
+
+    The last also has the rates that the PPG's readers find, which the head ``rate`` is given.
+    """
+    kind, _, chosen = name.rpartition("_")
+    motion = () if chosen == "ppg" else index_names(["acc"])
+    groups = ["ppg", "rhythm", *(["rates"] if chosen == "rates" else [])]
+    return IndexModel(name, lambda: _ESTIMATORS[kind](seed), index_names(groups), motion)
 
 
 def forest(seed: int) -> IndexModel:
@@ -234,7 +238,7 @@ BASELINES: dict[str, Callable[[int], Baseline]] = {
     **{
         f"{kind}_{channels}": partial(on_all_indices, f"{kind}_{channels}")
         for kind in _ESTIMATORS
-        for channels in ("all", "ppg")
+        for channels in ("all", "ppg", "rates")
     },
 }
 """How to make each baseline from a seed (only forests and trees draw anything)."""
