@@ -62,7 +62,8 @@ class RateReaders(nn.Module):
     def forward(self, ppg: Tensor) -> Tensor:
         """Return the rates ``[B, 4]`` (bpm, 0 where none is found) of PPG ``[B, 1250]`` of any gain and offset."""
         centred = ppg - ppg.mean(-1, keepdim=True)
-        centred = centred / centred.abs().amax(-1, keepdim=True).clamp(min=_TINY)
+        largest = centred.abs().amax(-1, keepdim=True)
+        centred = centred / largest.clamp(min=_TINY)
         pulse = centred @ self.band
         pulse = pulse / pulse.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)
         pulse = pulse * steep_side(centred @ self.shape)
@@ -70,7 +71,8 @@ class RateReaders(nn.Module):
         strongest = (cosine.square() + sine.square()).argmax(-1)
         by_spectrum = _SLOWEST + _STEP * strongest.to(pulse.dtype)
         by_lag = self._by_lag(pulse)
-        return torch.stack([by_spectrum, by_lag, peak_rate(pulse), peak_rate(-pulse)], dim=1)
+        found = torch.stack([by_spectrum, by_lag, peak_rate(pulse), peak_rate(-pulse)], dim=1)
+        return found * (largest > 0)  # a spectrum of nothing has its largest somewhere too
 
     def _by_lag(self, pulse: Tensor) -> Tensor:
         cosine, sine = (pulse @ self.autocorrelation).chunk(2, -1)

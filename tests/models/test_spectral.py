@@ -67,6 +67,52 @@ def test_it_can_be_entered_before_any_block(worn: torch.Tensor) -> None:
         tokens = block(tokens) if block is not None else tokens
 
 
+@pytest.mark.parametrize("depth", [0, 1, 3, "encoded", "pooled"])
+def test_the_networks_chain_can_be_cut_anywhere(worn: torch.Tensor, depth: int | str) -> None:
+    model = network()
+    prepared = model.prepare(worn)
+    value = model.run(prepared, "prepared", depth)
+    torch.testing.assert_close(model.run(value, depth, "logits", prepared.side), model(worn))
+
+
+def test_every_weight_learns_and_other_indices_add_to_the_logit(worn: torch.Tensor) -> None:
+    torch.manual_seed(0)
+    model = assemble(Preprocess(WORN), SpectralEncoder(WORN, dropout=0.0), "rate", indices=["rates", "rhythm"])
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):  # what begins at zero moves from the second step on
+        optimizer.zero_grad()
+        model(worn).square().mean().backward()
+        optimizer.step()
+    still = {name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.abs().sum()}
+    assert still <= {"encoder.embedding.absent", "head.score.bias"}  # no channel is absent; a softmax has no bias
+    assert not model.head.side.score.weight.eq(0).all()
+
+
+def test_what_does_not_enter_the_encoder_does_not_reach_the_logit(worn: torch.Tensor) -> None:
+    made = assemble(Preprocess(WORN), SpectralEncoder(WORN), "rate", indices=["rates"], encoder_channels=["PPG"]).eval()
+    other = worn.clone()
+    other[:, :3] = torch.randn_like(other[:, :3])
+    with torch.no_grad():
+        assert torch.equal(made(other), made(worn))
+
+
+@pytest.mark.parametrize("rate", [25.0, 50.0, 64.0, 256.0, 500.0])
+def test_the_native_rate_of_a_sensor_does_not_matter(rate: float) -> None:
+    """One pulse, recorded at another rate and resampled as `score` does."""
+    from butppg_lightning.sources.recordings.recording import Channel, Recording
+    from butppg_lightning.sources.recordings.windowing import Windows
+
+    def windows(rate: float) -> torch.Tensor:
+        phase = 2 * np.pi * 1.27 * np.arange(round(60 * rate)) / rate
+        pulse = (np.sin(phase) + 0.4 * np.sin(2 * phase + 0.6)).astype(np.float32)
+        recording = Recording("made", {"PPG": Channel("PPG", "PPG", rate, 0.0, pulse)}, None, ("PPG",))
+        return torch.from_numpy(np.concatenate([batch["signals"] for batch in Windows(recording, ("PPG",))]))
+
+    model = network(("PPG",))
+    with torch.no_grad():
+        np.testing.assert_allclose(model(windows(rate))[1:-1], model(windows(125.0))[1:-1], atol=0.05)
+
+
 def test_an_absent_channel_adds_its_own_vector_only(worn: torch.Tensor) -> None:
     encoder = SpectralEncoder(WORN).eval()
     scaled, present = Preprocess(WORN)(worn), torch.ones(64, 4, dtype=torch.bool)
