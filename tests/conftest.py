@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -42,6 +42,18 @@ def make_windows(count: int, seed: int = 0, subjects: str = "s") -> WindowSet:
 def logits_of(network: QualityNetwork, signals: np.ndarray, present: np.ndarray | None = None) -> torch.Tensor:
     """Return the logits of raw windows in float32, through the one prediction path."""
     return torch.from_numpy(predict_windows(network, signals, present, precision="32-true").logits)
+
+
+def save_classifier(path: Path, **options: Any) -> Path:
+    """Write a checkpoint of an untrained classifier whose windows get different probabilities."""
+    from butppg_lightning.tasks.classifier import PPGQualityClassifier  # lightning: most tests do without
+
+    torch.manual_seed(3)
+    model = PPGQualityClassifier(encoder={"init_args": TINY}, **options)
+    torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
+    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, path)
+    return path
 
 
 def encoder_flags(options: Mapping[str, object] = TINY) -> list[str]:

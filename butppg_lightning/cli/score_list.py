@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.cli.checks import refuse_earlier_results
-from butppg_lightning.console import print_table, say
+from butppg_lightning.console import print_table, quoted, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.scores import write_csv
 
@@ -50,7 +49,7 @@ def find_recordings(items: Sequence[str]) -> list[Path]:
             folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and recording_files(folder)]
             matches = [*recording_files(path), *folders]
         if not matches:
-            raise UserError(f"--input_list {shlex.quote(item)}: no recording is there")
+            raise UserError(f"--input_list {quoted(item)}: no recording is there")
         found |= dict.fromkeys(matches)
     return list(found)
 

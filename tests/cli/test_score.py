@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import save_classifier
 
 from butppg_lightning import PPGQualityClassifier
 from butppg_lightning.cli import main
@@ -31,18 +31,9 @@ pytest.importorskip("matplotlib")
 SECONDS = 300
 
 
-def save(path: Path, **options: Any) -> Path:
-    torch.manual_seed(3)
-    model = PPGQualityClassifier(encoder={"init_args": TINY}, **options)
-    torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(tmp_path_factory.mktemp("run") / "best_model.pt")
+    return save_classifier(tmp_path_factory.mktemp("run") / "best_model.pt")
 
 
 def draw() -> dict[str, np.ndarray]:
@@ -410,9 +401,9 @@ def test_what_is_no_checkpoint(recording: Path, tmp_path: Path, which: str, mess
 def test_a_model_of_ppg_alone_is_refused_what_it_lacks(
     recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    only_ecg = save(tmp_path / "ecg.pt", finetune_channels=["ECG"])
+    only_ecg = save_classifier(tmp_path / "ecg.pt", finetune_channels=["ECG"])
     refuse(capsys, score(only_ecg, recording, tmp_path / "out"), "takes ECG and no PPG")
-    two = save(tmp_path / "two.pt", finetune_channels=["PPG", "ECG"], channel_dropout={"ECG": 0.5})
+    two = save_classifier(tmp_path / "two.pt", finetune_channels=["PPG", "ECG"], channel_dropout={"ECG": 0.5})
     assert score(two, recording, tmp_path / "two", "--channels", "ECG=none") == 0
     assert {row["channels"] for row in rows(tmp_path / "two")} == {"PPG", ""}
     assert "scored without" not in capsys.readouterr().err  # trained to do without

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-from conftest import TINY
+from conftest import save_classifier
 from device_files import empatica_e4, made, plain_csv
 
 from butppg_lightning.cli import main
-from butppg_lightning.tasks.classifier import PPGQualityClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +21,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    model = PPGQualityClassifier(encoder={"init_args": TINY})
-    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    path = tmp_path_factory.mktemp("run") / "best_model.pt"
-    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, path)
-    return path
+    return save_classifier(tmp_path_factory.mktemp("run") / "best_model.pt")
 
 
 @pytest.fixture

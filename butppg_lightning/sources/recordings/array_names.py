@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.names import ALIASES, TIME, printable, split_unit
+from butppg_lightning.sources.recordings.names import is_time, plain_name, printable, split_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,13 +88,3 @@ def _setting(scope: Parts, label: str, values: Array) -> Setting | None:
             if plain.startswith(word) or plain.endswith(word):
                 return (kind, scope, plain.removeprefix(word).removesuffix(word))
     return None
-
-
-def is_time(label: str) -> bool:
-    """Return whether a name is one of time stamps."""
-    return any(plain_name(label) in rank.split() for rank in ALIASES[TIME])
-
-
-def plain_name(name: str) -> str:
-    """Return a name's letters and digits, in lower case and without a unit."""
-    return re.sub(r"[^a-z0-9]", "", split_unit(name)[0].lower())

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings.array_names import Parts, Setting, Signal, is_time, plain_name, sort_out
+from butppg_lightning.sources.recordings.array_names import Parts, Setting, Signal, sort_out
 from butppg_lightning.sources.recordings.even_sampling import even_samples
 from butppg_lightning.sources.recordings.names import (
-    ALIASES,
     TIME,
     Selection,
+    is_time,
+    known_names,
     listed,
     match_channels,
+    plain_name,
     printable,
     split_unit,
 )
@@ -141,7 +143,7 @@ def to_recording(
         + [
             f"'{name}' is {what}, which is not read; save a vector of numbers"
             for name, what in skipped.items()
-            if any(plain_name(name.split(".")[-1]) in rank.split() for ranks in ALIASES.values() for rank in ranks)
+            if known_names([name.split(".")[-1]])
         ]
     )
     recording.guesses += clock.guesses

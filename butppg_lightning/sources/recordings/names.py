@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from butppg_lightning.console import quoted
 from butppg_lightning.errors import UserError
 from butppg_lightning.window import CHANNELS
 
@@ -175,7 +175,7 @@ def match_channels(
     fixes, by channel; the user's choice goes before them. Returns positions in ``names`` by channel, in the order of
     the window contract, and under ``TIME`` the time column if one of the names may be that (``timed``).
     """
-    plain = [_plain(name) for name in names]
+    plain = [plain_name(name) for name in names]
     wanted = (*CHANNELS, TIME) if timed else CHANNELS
     if not timed and TIME in selection.channels:
         raise UserError(f"--channels names a {TIME} column, but {path} is no table: it states its rates")
@@ -195,10 +195,10 @@ def match_channels(
         if row is not None:
             found[channel] = row
     if not set(found) - {TIME}:
-        near = next((name for name, word in zip(names, plain, strict=True) if name and not _is_time(word)), "NAME")
+        near = next((name for name in names if name and not is_time(name)), "NAME")
         raise NoSignalError(
             f"{path}: no signal is known by its name; it has {listed(names)}; "
-            f"say which is which: --channels {shlex.quote(f'PPG={near}')}"
+            f"say which is which: --channels {quoted(f'PPG={near}')}"
         )
     return found
 
@@ -213,18 +213,19 @@ def overlooked(names: Sequence[str], channels: Container[str], selection: Select
     for channel, pattern in _LOOKS_LIKE.items():
         like = [name for name in names if pattern.search(name)]
         if like and channel not in channels and channel not in selection.channels:
-            choice = shlex.quote(f"{channel}={like[0]}")
+            choice = quoted(f"{channel}={like[0]}")
             notes.append(f"{listed(like)}: not taken for {channel[:3]}, unless named (--channels {choice})")
     return notes
 
 
 def known_names(names: Sequence[str]) -> int:
     """Return how many of the names are one that some channel or the time is known by."""
-    return sum(any(_plain(name) in rank.split() for ranks in ALIASES.values() for rank in ranks) for name in names)
+    return sum(any(plain_name(name) in rank.split() for ranks in ALIASES.values() for rank in ranks) for name in names)
 
 
-def _is_time(word: str) -> bool:
-    return any(word in rank.split() for rank in ALIASES[TIME])
+def is_time(name: str) -> bool:
+    """Return whether a name is one of time stamps."""
+    return any(plain_name(name) in rank.split() for rank in ALIASES[TIME])
 
 
 def _by_alias(
@@ -243,7 +244,7 @@ def _by_alias(
             rows = [row for row in rows if not _OTHER_QUANTITY.fullmatch(split_unit(names[row])[1])]
         if len(rows) > 1:
             candidates = [numbered(names, row) for row in rows]
-            choice = shlex.quote(f"{channel}={candidates[0]}")
+            choice = quoted(f"{channel}={candidates[0]}")
             raise UserError(
                 f"{path}: {channel} could be any of {', '.join(candidates)}; say which: --channels {choice}"
             )
@@ -263,7 +264,7 @@ def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str], p
     several = _SEVERAL.match(asked)
     tries = [(asked, 0)] + ([(several[1], int(several[2]))] if several else [])
     for wanted, number in tries:
-        for candidates, text in ((list(names), wanted), (stripped, wanted), (list(plain), _plain(wanted))):
+        for candidates, text in ((list(names), wanted), (stripped, wanted), (list(plain), plain_name(wanted))):
             rows = [row for row, name in enumerate(candidates) if name == text]
             if len(rows) > 1 and not number:
                 choices = ", ".join(numbered(candidates, row) for row in rows)
@@ -277,7 +278,8 @@ def _named(path: Path, asked: str, names: Sequence[str], plain: Sequence[str], p
     raise UserError(f"{path} has no signal '{asked}'{hint}; it has {listed(names)}")
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name's letters and digits, in lower case and without a unit."""
     return re.sub(r"[^a-z0-9]", "", split_unit(name)[0].lower())
 
 

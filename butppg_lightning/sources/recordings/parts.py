@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from butppg_lightning.console import quoted
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import NoSignalError, listed
 from butppg_lightning.sources.recordings.recording import Channel, Recording, check_span
@@ -90,8 +90,8 @@ def _check_names(parts: Sequence[Recording], selection: Selection) -> None:
 def _twice(channel: str, one: str, other: str, folder: Path | None) -> str:
     told = f"{channel} is in {one} and in {other}: one recording has it once"
     if folder is not None:
-        return f"{told}; if they are several recordings, score each: --input-list {shlex.quote(str(folder))}"
-    several = shlex.join([one, other])
+        return f"{told}; if they are several recordings, score each: --input-list {quoted(folder)}"
+    several = " ".join(quoted(Path(part)) for part in (one, other))
     return f"{told}; leave one out (--channels {channel}=none), or score several recordings: --input-list {several}"
 
 

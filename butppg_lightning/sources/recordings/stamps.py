@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from butppg_lightning.console import quoted as as_word
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.date_text import as_iso, compact_dates, mostly_dates, time_of_day
 from butppg_lightning.sources.recordings.even_sampling import LOOKED_AT
@@ -18,8 +19,6 @@ from butppg_lightning.sources.recordings.numbers import PointEvidence, joined, q
 from butppg_lightning.sources.recordings.recording import LONGEST_DAYS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from butppg_lightning.npz import Array
 
 TIME_UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9, "100ns": 1e-7, "min": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -281,8 +280,8 @@ class TimeColumn:
         )
         if self._rules.cut is None:
             return f"{told}: split the file at that line"
-        source = shlex.quote(str(self.path))
-        first, second = (shlex.quote(f"{self.path.stem}_part{part}{self.path.suffix}") for part in (1, 2))
+        source = as_word(self.path)
+        first, second = (as_word(Path(f"{self.path.stem}_part{part}{self.path.suffix}")) for part in (1, 2))
         return (
             f"{told}: head -n {line - 1} {source} > {first}; "
             f"(head -n {self._rules.cut} {source}; tail -n +{line} {source}) > {second}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from butppg_lightning.console import quoted
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.names import known_names, numbered, printable, split_unit
 from butppg_lightning.sources.recordings.numbers import EMPTY
@@ -16,7 +17,6 @@ from butppg_lightning.sources.recordings.table_layout import SPACES, TableLayout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from butppg_lightning.sources.recordings.names import Selection
 
@@ -115,7 +115,7 @@ def check_tables(path: Path, layout: TableLayout, lines: Sequence[str]) -> None:
         return
     begin = figures[-1] + 1
     first, second, source = (
-        shlex.quote(text) for text in (f"{path.stem}_1{path.suffix}", f"{path.stem}_2{path.suffix}", str(path))
+        quoted(file) for file in (Path(f"{path.stem}_1{path.suffix}"), Path(f"{path.stem}_2{path.suffix}"), path)
     )
     raise UserError(
         f"{path} holds two tables, the second below line {begin}; part them: "
@@ -147,7 +147,7 @@ def check_times(path: Path, names: Sequence[str], time_row: int | None, found: M
         choice = ",".join([f"TIME={numbered(names, time_row)}", *(f"{channel}=none" for channel in own)])
         raise UserError(
             f"{path}: {', '.join(own)} have a time of their own, '{name}', and one table is read by one time; leave "
-            f"them out: --channels {shlex.quote(choice)} (or write each time and its signals to a file of its own)"
+            f"them out: --channels {quoted(choice)} (or write each time and its signals to a file of its own)"
         )
 
 
@@ -158,9 +158,9 @@ def _take_turns(path: Path, layout: TableLayout, column: int, kinds: Sequence[st
     )
     if layout.separator == SPACES or path.suffix.lower() not in (".csv", ".tsv", ".txt"):
         return told
-    target = shlex.quote(f"{path.stem}_part{path.suffix}")
-    test = shlex.quote(f'NR <= {layout.skipped} || $c == k || $c == "\\"" k "\\""')
+    target = quoted(Path(f"{path.stem}_part{path.suffix}"))
+    test = quoted(f'NR <= {layout.skipped} || $c == k || $c == "\\"" k "\\""')
     return (
-        f"{told}: awk -F {shlex.quote(layout.separator)} -v c={column + 1} -v k={shlex.quote(kinds[0])} {test} "
-        f"{shlex.quote(str(path))} > {target}"
+        f"{told}: awk -F {quoted(layout.separator)} -v c={column + 1} -v k={quoted(kinds[0])} {test} "
+        f"{quoted(path)} > {target}"
     )

@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-from conftest import TINY
+from conftest import save_classifier
 from device_files import FORMATS, SECONDS, START, embrace_plus, empatica_e4, geneactiv, made, polar, reference
 
 from butppg_lightning.cli import main
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings import Selection, read_recording
 from butppg_lightning.sources.recordings.devices import DEVICES
-from butppg_lightning.tasks.classifier import PPGQualityClassifier
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,13 +25,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(3)
-    model = PPGQualityClassifier(encoder={"init_args": TINY})
-    torch.nn.init.normal_(model.network.head.score.weight, std=2.0)
-    content = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
-    path = tmp_path_factory.mktemp("run") / "best_model.pt"
-    torch.save({**content, "pytorch-lightning_version": "2.6.6"}, path)
-    return path
+    return save_classifier(tmp_path_factory.mktemp("run") / "best_model.pt")
 
 
 def scores(checkpoint: Path, path: Path, output: Path) -> tuple[list[dict[str, str]], dict[str, object]]:
