@@ -50,7 +50,8 @@ class Variation:
         preprocess: What made the windows; None for one with the default options.
         amplitude: Each channel is multiplied by a factor within 1 plus and minus this (0.2: factors 0.8 to 1.2).
         noise: Standard deviation of white noise added to the channels, in units of the preprocessed signal.
-        invert_ppg: Probability that PPG is turned upside down (reflective and transmissive sensors differ in sign).
+        invert_ppg: Probability that PPG is turned upside down (reflective and transmissive sensors differ in sign);
+            for a polarity as recorded.
         shift: All channels are moved in time by up to this many seconds, either way.
         lag_jitter: ECG is moved against PPG by up to this many seconds, either way (clocks of two devices differ, and
             so do pulse transit times); ACC stays with PPG.
@@ -243,6 +244,19 @@ def take(signals: Tensor, positions: Tensor) -> Tensor:
     start = signals.gather(-1, below.long())
     end = signals.gather(-1, (below.long() + 1).clamp(max=last))
     return torch.lerp(start, end, (inside - below).to(signals.dtype))
+
+
+def refuse_idle_inversion(where: str, probability: float, preprocess: Preprocess) -> None:
+    """Refuse to turn the PPG upside down, by the option ``where``, if polarity is canonical: it would change nothing.
+
+    Raises:
+        UserError: If so.
+    """
+    if probability and preprocess.polarity == "canonical":
+        raise UserError(
+            f"{where} is {probability}, but the PPG is turned to its canonical polarity; drop it, or set "
+            "model.preprocess.polarity to recorded"
+        )
 
 
 def _check(where: str, given: Mapping[str, float], most: Mapping[str, float]) -> None:

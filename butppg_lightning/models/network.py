@@ -119,6 +119,7 @@ class QualityNetwork(nn.Module):
         usable, spoiled = faults == 0, None
         if vary is not None:
             scaled, usable, spoiled = vary(scaled, usable)
+            scaled = self.preprocess.orient(scaled, usable)  # as it will be when such a window is recorded
         computed = self.side_inputs(signals, usable) if side and self.indices is not None else None
         return Prepared(scaled, faults, usable, computed, spoiled)
 
@@ -197,7 +198,7 @@ def assemble(
         raise UserError(f"model.head_dropout is {head_dropout}; expected a share between 0 and 1")
     if head == "rate" and ("rates" not in (indices or ()) or not hasattr(encoder, "rates")):
         raise UserError("model.head rate needs --model.indices '[rates]' and an encoder over rates (SpectralEncoder)")
-    computed = SignalIndices(preprocess.channels, indices) if indices else None
+    computed = SignalIndices(preprocess.channels, indices, preprocess.polarity) if indices else None
     count = 0 if computed is None else len(computed.names)
     built = heads[head](cast("Encoder", encoder).width, head_dropout, count)
     return QualityNetwork(preprocess, encoder, built, computed, encoder_channels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+Mounting = Literal["canonical", "recorded"]
+_SINCE_VERSION_2 = ("polarity", "mounting")
+_AXES = 3  # of acceleration
+_SWEEPS = 4  # of Jacobi's rotations over a 3 x 3 matrix: the rest is below float32's rounding
+_TINY = 1e-12
 _RELATIVE_FLOOR = 1e-5  # of the largest raw sample: below lies float32 rounding (6e-8), above a 16-bit converter's step
 _LOWPASS_ORDER = 6
 _HIGHPASS_ORDER = 2  # gentle: a steep edge at 0.5 Hz would ring over the whole window
@@ -27,6 +32,10 @@ class Preprocess(nn.Module):
     PPG and ECG: band-pass, then per window minus the median, divided by the interquartile range (never by less than
     a floor), clipped. Acceleration (in g): gravity is removed by the high-pass, what is left is motion; it is divided
     by one scale for all axes fitted on the training windows, because its size is information. Absent channels are 0.
+
+    How a sensor is mounted does not show in the result. A pulse rises more steeply than it falls, so the PPG is turned
+    to have a positive third moment of its slopes. The axes of acceleration are turned to the window's own: the first is
+    the one along which most motion is, and each points where its steeper flanks rise.
 
     The filters are zero-phase: the straight line through the window is subtracted, then the cosine transform (an
     even extension at the edges, so no jump) is weighted by the squared gain of a Butterworth filter. As the window
@@ -41,6 +50,8 @@ class Preprocess(nn.Module):
             and ECG, per window.
         scale_floor: The least divisor, in the unit of the recording.
         clip: Scaled values are clipped to plus and minus this.
+        polarity: Of the PPG: ``canonical`` as above, or as ``recorded``.
+        mounting: Of acceleration, where all three axes are there: ``canonical`` as above, or as ``recorded``.
 
     Raises:
         UserError: If a band or an option is impossible.
@@ -59,8 +70,13 @@ class Preprocess(nn.Module):
         scaling: Literal["robust", "zscore"] = "robust",
         scale_floor: float = 1e-6,
         clip: float = 6.0,
+        polarity: Mounting = "canonical",
+        mounting: Mounting = "canonical",
     ) -> None:
         super().__init__()
+        for name, value in (("polarity", polarity), ("mounting", mounting)):
+            if value not in get_args(Mounting):
+                raise UserError(f"preprocess {name} is '{value}'; choose {' or '.join(get_args(Mounting))}")
         if scaling not in ("robust", "zscore"):
             raise UserError(f"preprocess scaling is '{scaling}'; choose robust or zscore")
         if scale_floor <= 0 or clip <= 0:
@@ -70,6 +86,7 @@ class Preprocess(nn.Module):
         self.scaling = scaling
         self.scale_floor = scale_floor
         self.clip = clip
+        self.polarity, self.mounting = polarity, mounting
         self._rows: dict[str, list[int]] = {}
         for row, name in enumerate(self.channels):
             self._rows.setdefault(f"{name[:3].lower()}_band", []).append(row)
@@ -85,6 +102,8 @@ class Preprocess(nn.Module):
     def from_options(cls, channels: Sequence[str], options: Mapping[str, Any]) -> Preprocess:
         """Build one from options that a user or a checkpoint gives; an unknown or impossible one is a UserError."""
         known = list(inspect.signature(cls).parameters)[1:]
+        if set(known) - set(options) == set(_SINCE_VERSION_2):  # all that a checkpoint held before there were these
+            options = {**dict.fromkeys(_SINCE_VERSION_2, "recorded"), **options}
         for key in options:
             if key not in known:
                 raise UserError(f"preprocess has no option '{key}'; it has {', '.join(known)}")
@@ -97,7 +116,8 @@ class Preprocess(nn.Module):
     def options(self) -> dict[str, Any]:
         """The constructor's options as plain types, without the channels."""
         bands = {key: None if band is None else [float(edge) for edge in band] for key, band in self.bands.items()}
-        return {**bands, "scaling": self.scaling, "scale_floor": self.scale_floor, "clip": self.clip}
+        others = ("scaling", "scale_floor", "clip", "polarity", "mounting")
+        return {**bands, **{name: getattr(self, name) for name in others}}
 
     @torch.no_grad()
     def fit(self, signals: Tensor, present: Tensor | None = None) -> None:
@@ -141,9 +161,27 @@ class Preprocess(nn.Module):
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
             parts = [self._scale(key, signals[:, rows]) for key, rows in self._rows.items()]
-            scaled = torch.cat(parts, dim=1)[:, self._order]
-            scaled = scaled.clamp(-self.clip, self.clip)
+            scaled = self.orient(torch.cat(parts, dim=1)[:, self._order], present)
             return scaled if present is None else scaled * present.unsqueeze(-1)
+
+    def orient(self, scaled: Tensor, present: Tensor | None = None) -> Tensor:
+        """Make polarity and mounting of scaled windows ``[B, C, T]`` canonical, where the options say so, and clip.
+
+        What is canonical already stays, but for clipped acceleration, so that varied windows can be given again.
+        """
+        with torch.autocast(scaled.device.type, enabled=False):
+            acc = sorted(self._rows.get("acc_band", []), key=lambda row: self.channels[row])
+            ppg = self._rows.get("ppg_band", [])
+            channels = list(scaled.unbind(1))
+            if self.mounting == "canonical" and len(acc) == _AXES:
+                there = None if present is None else present[:, acc].all(1)
+                for row, axis in zip(acc, _own_axes(scaled[:, acc], there).unbind(1), strict=True):
+                    channels[row] = axis
+            channels = [channel.clamp(-self.clip, self.clip) for channel in channels]
+            if self.polarity == "canonical":
+                for row in ppg:
+                    channels[row] = channels[row] * steep_side(channels[row])
+            return torch.stack(channels, dim=1)
 
     def _filter(self, key: str, signals: Tensor) -> Tensor:
         signals = signals.float()
@@ -164,6 +202,34 @@ class Preprocess(nn.Module):
             spread = _quantile(ordered, 0.75) - _quantile(ordered, 0.25)
         floor = (signals.float().abs().amax(-1, keepdim=True) * _RELATIVE_FLOOR).clamp(min=self.scale_floor)
         return (filtered - centre) / torch.maximum(spread, floor)
+
+
+def steep_side(pulse: Tensor) -> Tensor:
+    """Return ``[..., 1]`` of 1 or -1: the sign that makes the steep flanks of a pulse ``[..., T]`` rise."""
+    slope = pulse[..., 1:] - pulse[..., :-1]
+    skew = (slope - slope.mean(-1, keepdim=True)).pow(3).mean(-1, keepdim=True)
+    return torch.where(skew >= 0, 1.0, -1.0).to(pulse.dtype)
+
+
+def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
+    """Turn motion ``[B, 3, T]`` to its principal axes, the strongest first; windows not ``there [B]`` stay.
+
+    By Jacobi's rotations, as ONNX has no eigenvalue decomposition; axes of equal strength stay as they lie.
+    """
+    power = motion @ motion.transpose(1, 2)
+    power = power / power.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=_TINY)[:, None, None]
+    unit = torch.eye(3, dtype=motion.dtype, device=motion.device)
+    axes = unit.expand_as(power)
+    for one, other in ((0, 1), (0, 2), (1, 2)) * _SWEEPS:
+        difference = power[:, one, one] - power[:, other, other]
+        angle = (torch.atan2(2 * power[:, one, other], difference) / 2)[:, None, None]
+        plane = torch.outer(unit[one], unit[one]) + torch.outer(unit[other], unit[other])
+        across = torch.outer(unit[other], unit[one]) - torch.outer(unit[one], unit[other])
+        turn = unit + (angle.cos() - 1) * plane + angle.sin() * across
+        power, axes = turn.transpose(1, 2) @ power @ turn, axes @ turn
+    turned = axes.transpose(1, 2) @ motion
+    turned = turned * steep_side(turned)
+    return turned if there is None else torch.where(there[:, None, None], turned, motion)
 
 
 def _quantile(ordered: Tensor, share: float) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from butppg_lightning.models.preprocess import band_pass_matrix
+from butppg_lightning.models.preprocess import band_pass_matrix, steep_side
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 RATES = torch.arange(36.0, 217.0, 2.0)
@@ -87,13 +87,6 @@ class RateReaders(nn.Module):
         height, place = torch.where(peak, inner, -torch.inf).max(-1)
         rate = 60 * SAMPLING_RATE / (place.to(pulse.dtype) + _LAGS[0])
         return torch.where(height > -torch.inf, rate, torch.zeros_like(rate))
-
-
-def steep_side(pulse: Tensor) -> Tensor:
-    """Return ``[B, 1]`` of 1 or -1: the sign that makes the steep flanks of a pulse ``[B, T]`` rise."""
-    slope = pulse[:, 1:] - pulse[:, :-1]
-    skew = (slope - slope.mean(-1, keepdim=True)).pow(3).mean(-1, keepdim=True)
-    return torch.where(skew >= 0, 1.0, -1.0).to(pulse.dtype)
 
 
 def peak_rate(pulse: Tensor) -> Tensor:

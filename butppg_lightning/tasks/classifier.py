@@ -15,7 +15,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
 from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation import Variation
+from butppg_lightning.models.augmentation import Variation, refuse_idle_inversion
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration, stored_calibration
 from butppg_lightning.models.heads import HeadName  # noqa: TC001  (jsonargparse resolves it at run time)
 from butppg_lightning.models.inflation import Inflation
@@ -59,8 +59,8 @@ class PPGQualityClassifier(WindowModule):
         indices: Groups of signal indices given to the head as side inputs (rates, rhythm, ppg, acc, ecg, amplitude;
             see models/indices/); null for none.
         inflation: How channels that the pretrained encoder does not know start.
-        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip); null for the
-            checkpoint's, or the defaults.
+        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip, polarity,
+            mounting); null for the checkpoint's, or the defaults.
         lr: Learning rate of stages whose divisor is 1.
         weight_decay: Weight decay of AdamW, on matrices.
         optimizer: {class_path, init_args} of an optimizer of torch.optim, without lr and weight_decay, which stay here;
@@ -145,6 +145,7 @@ class PPGQualityClassifier(WindowModule):
             self.load_report = load_encoder(built, source, known, inflation)
             rank_zero_only(print)(self.load_report)
         self.variation = Variation(self.channels, options["channel_dropout"], scaling, **(options["augment"] or {}))
+        refuse_idle_inversion("model.augment.invert_ppg", self.variation.invert_ppg, scaling)
         if self.variation.changes_labels and options["indices"]:
             raise UserError(
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"

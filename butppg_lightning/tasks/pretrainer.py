@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
-from butppg_lightning.models.augmentation import Augment
+from butppg_lightning.models.augmentation import Augment, refuse_idle_inversion
 from butppg_lightning.models.losses import SpectralLoss
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
@@ -41,7 +41,8 @@ class MaskedPretrainer(WindowModule):
         encoder: Architecture as {class_path, init_args}; null for the default one (init_args: patch_size 25,
             width 192, depth 12, heads 3, mlp_ratio 4.0, dropout 0.0).
         channels: Channels of the encoder, names or 2 (PPG and ECG).
-        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip).
+        preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip, polarity,
+            mounting).
         decoder_width: Token width of the decoder, which is thrown away afterwards.
         decoder_depth: Transformer blocks of the decoder.
         decoder_heads: Attention heads of the decoder.
@@ -59,7 +60,7 @@ class MaskedPretrainer(WindowModule):
         modality_dropout: Probability that one whole channel of a training window is withheld (the guide: 0.25).
         amplitude: Channels are scaled by a random factor within 1 plus and minus this (the guide: 0.2).
         time_shift: Windows are shifted by at most this share of their length, by cropping (the guide: 0.1).
-        invert_ppg: Probability that a training window's PPG is turned upside down.
+        invert_ppg: Probability that a training window's PPG is turned upside down; for a polarity as recorded.
         pretrained: Checkpoint of `butppg pretrain` to go on from, encoder and decoder, with other windows or options;
             read by a fresh run only.
 
@@ -116,6 +117,7 @@ class MaskedPretrainer(WindowModule):
         if earlier is not None:
             load_autoencoder(self.network, earlier)
         ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
+        refuse_idle_inversion("model.invert_ppg", options["invert_ppg"], scaling)
         variations = {key: options[key] for key in _VARIATIONS}
         augment = Augment(**variations, ppg=ppg, patch_size=_patch_size(built))
         self.augment = augment if any(variations.values()) else None

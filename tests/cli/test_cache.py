@@ -186,7 +186,7 @@ def test_random_variation_switches_it_off_for_train_only(
     assert_same_run(tmp_path / "run", tmp_path / "off")
 
 
-@pytest.mark.parametrize("flag", ["--model.augment.noise=0.1", "--model.augment.invert_ppg=0.5"])
+@pytest.mark.parametrize("flag", ["--model.augment.noise=0.1", "--model.augment.amplitude=0.5"])
 def test_every_kind_of_variation_does(flag: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert fit(tmp_path / "run", data, *SMALL, flag, "--trainer.max_epochs=1") == 0
     assert "cache off for train" in capsys.readouterr().err

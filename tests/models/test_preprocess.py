@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.sources.resampling import resample
 from butppg_lightning.window import CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES
 
 TIME = torch.arange(WINDOW_SAMPLES) / SAMPLING_RATE
@@ -48,7 +51,7 @@ def test_scale_and_offset_of_a_device_do_not_matter() -> None:
 
 
 def test_robust_scaling_matches_numpy() -> None:
-    preprocess = Preprocess(["PPG"], clip=1e9)
+    preprocess = Preprocess(["PPG"], clip=1e9, polarity="recorded")
     signal = tone(1.3) + 0.5 * tone(3.1)
     filtered = preprocess._filter("ppg_band", signal).numpy()
     low, middle, high = np.percentile(filtered, [25, 50, 75])
@@ -89,7 +92,7 @@ def test_order_of_channels_is_kept() -> None:
     forward = Preprocess(CHANNELS)(signals)
     order = [4, 0, 3, 2, 1]
     shuffled = Preprocess([CHANNELS[row] for row in order])(signals[:, order])
-    assert torch.allclose(shuffled, forward[:, order], atol=1e-6)
+    assert torch.allclose(shuffled, forward[:, order], atol=1e-4)
 
 
 def test_autocast_does_not_reach_it() -> None:
@@ -100,7 +103,76 @@ def test_autocast_does_not_reach_it() -> None:
     assert torch.allclose(scaled, Preprocess(["PPG"])(signal))
 
 
-@pytest.mark.parametrize("options", [{"ppg_band": (8, 0.5)}, {"scaling": "magic"}, {"clip": 0}, {"scale_floor": 0}])
+@pytest.mark.parametrize(
+    "options", [{"ppg_band": (8, 0.5)}, {"scaling": "magic"}, {"clip": 0}, {"scale_floor": 0}, {"polarity": "up"}]
+)
 def test_impossible_options(options: dict) -> None:
     with pytest.raises(UserError):
         Preprocess(["PPG"], **options)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), gain=st.floats(1e-3, 1e3), offset=st.floats(-100, 100), up=st.booleans())
+def test_neither_polarity_nor_mounting_shows(seed: int, gain: float, offset: float, up: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    signals = (
+        torch.randn(2, 5, WINDOW_SAMPLES, generator=generator).cumsum(-1) * torch.tensor([3.0, 1, 2, 1, 1])[:, None]
+    )
+    other = signals.clone()
+    other[:, 3] = signals[:, 3] * (gain if up else -gain) + offset * gain
+    axes, _ = torch.linalg.qr(torch.randn(2, 3, 3, generator=generator))
+    other[:, :3] = axes @ signals[:, :3] + offset
+    preprocess = Preprocess(CHANNELS)
+    preprocess.fit(signals)
+    assert torch.allclose(preprocess(signals), preprocess(other), atol=5e-3)
+    recorded = Preprocess(CHANNELS, polarity="recorded", mounting="recorded")
+    assert torch.allclose(recorded(signals)[:, 4], preprocess(signals)[:, 4]), "an ECG stays as it was recorded"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_steep_flanks_of_the_ppg_rise(sign: int) -> None:
+    sawtooth = sign * (1 - (TIME * 1.2) % 1)  # rises at once, falls slowly
+    slopes = Preprocess(["PPG"])(sawtooth.view(1, 1, -1)).diff().flatten()
+    assert slopes.max() > 2 * -slopes.min()
+
+
+def test_the_strongest_axis_is_the_first_and_two_axes_stay_as_recorded() -> None:
+    signals = torch.zeros(2, 5, WINDOW_SAMPLES)
+    signals[:, 2] = tone(3.0)
+    present = torch.ones(2, 5, dtype=torch.bool)
+    present[1, 0] = False
+    scaled = Preprocess(CHANNELS)(signals, present)
+    power = scaled[:, :3].square().mean(-1)
+    assert power[0].argmax() == 0
+    assert power[1].argmax() == 2
+    assert torch.allclose(power[0].sum(), power[1].sum(), rtol=1e-3)
+
+
+def test_what_is_canonical_stays() -> None:
+    signals = torch.randn(4, 5, WINDOW_SAMPLES)
+    preprocess = Preprocess(CHANNELS)
+    scaled = preprocess(signals)
+    assert torch.allclose(preprocess.orient(scaled), scaled, atol=1e-4)
+
+
+def test_a_checkpoint_of_before_keeps_what_it_was_trained_on() -> None:
+    stored = Preprocess(CHANNELS).options
+    del stored["polarity"], stored["mounting"]
+    signals = torch.randn(2, 5, WINDOW_SAMPLES)
+    assert Preprocess.from_options(CHANNELS, stored).options["polarity"] == "recorded"
+    assert torch.equal(
+        Preprocess.from_options(CHANNELS, stored)(signals),
+        Preprocess(CHANNELS, polarity="recorded", mounting="recorded")(signals),
+    )
+    assert Preprocess.from_options(CHANNELS, {"clip": 5.0}).options["polarity"] == "canonical"
+
+
+@pytest.mark.parametrize("rate", [25.0, 30.0, 64.0, 500.0])
+def test_the_native_rate_does_not_show(rate: float) -> None:
+    def recorded(rate: float) -> np.ndarray:
+        time = np.arange(round(10 * rate)) / rate
+        return sum(np.sin(2 * np.pi * 1.2 * k * time + 0.4 * k) / k**2 for k in range(1, 7)) * 300 - 254
+
+    native = torch.from_numpy(resample(recorded(rate), rate)).view(1, 1, -1)
+    wanted = Preprocess(["PPG"])(torch.from_numpy(recorded(125.0)).view(1, 1, -1))
+    assert torch.allclose(Preprocess(["PPG"])(native)[..., INNER], wanted[..., INNER], atol=0.05)

@@ -62,7 +62,7 @@ def spoilt(earlier: Path, path: Path, **changes: Any) -> Path:
 def test_a_fresh_run_begins_with_every_weight_of_the_earlier_one(earlier: Path) -> None:
     stored = torch.load(earlier, weights_only=True)
     torch.manual_seed(7)
-    module = MaskedPretrainer(**DECODER, pretrained=str(earlier), invert_ppg=0.5, mask_ratio=0.6)
+    module = MaskedPretrainer(**DECODER, pretrained=str(earlier), amplitude=0.5, mask_ratio=0.6)
     module.configure_model()
     state = module.state_dict()
     assert state.keys() == stored["state_dict"].keys()

@@ -75,12 +75,14 @@ from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
-from butppg_lightning.models.preprocess import band_pass_matrix
+from butppg_lightning.models.preprocess import band_pass_matrix, steep_side
 from butppg_lightning.models.rates import READERS, RateReaders
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from butppg_lightning.models.preprocess import Mounting
 
 _NAMES = {
     "rates": " ".join(READERS),
@@ -132,6 +134,8 @@ class SignalIndices(nn.Module):
         channels: Channel names, in the order of the windows' second axis. Groups whose channels are not among them
             keep their columns, which are 0.
         groups: Which groups; see :data:`GROUPS`. ``names`` are those of their K columns.
+        polarity: ``canonical``: beats and skewness are those of the PPG turned so that its steep flanks rise; or as
+            ``recorded``. The group ``rates`` always turns it.
 
     Raises:
         UserError: On an unknown group or channel.
@@ -142,8 +146,11 @@ class SignalIndices(nn.Module):
     acc_tapered: Tensor
     ecg_band: Tensor
 
-    def __init__(self, channels: Sequence[str], groups: Sequence[str] = DEFAULT_GROUPS) -> None:
+    def __init__(
+        self, channels: Sequence[str], groups: Sequence[str] = DEFAULT_GROUPS, polarity: Mounting = "canonical"
+    ) -> None:
         super().__init__()
+        self.polarity = polarity
         self.names = index_names(groups)
         self.groups = tuple(group for group in GROUPS if group in groups)
         self.channels = channel_names(channels)
@@ -196,6 +203,8 @@ class SignalIndices(nn.Module):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
             ppg = raw @ self.ppg_band
             ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+            if self.polarity == "canonical":
+                ppg = ppg * steep_side(ppg)
             found: list[Tensor] = []
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
