@@ -201,11 +201,16 @@ class SignalIndices(nn.Module):
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
-            ppg = raw @ self.ppg_band
-            ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
-            if self.polarity == "canonical":
-                ppg = ppg * steep_side(ppg)
             found: list[Tensor] = []
+            if not {"ppg", "rhythm", "acc", "ecg"}.isdisjoint(self.groups):
+                ppg = raw @ self.ppg_band
+                ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+                if self.polarity == "canonical":
+                    ppg = ppg * steep_side(ppg)
+            found: list[Tensor] = []
+            if not {"ppg", "rhythm", "acc", "ecg"}.isdisjoint(self.groups):
+                ppg = raw @ self.ppg_band
+                ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
             for group in self.groups:
