@@ -40,7 +40,7 @@ class WindowDataset(Dataset[Batch]):
         there = [name for name in windows.channels if used is None or name in used]
         self._columns = [windows.channels.index(name) if name in there else -1 for name in self.channels]
         self.features: Features | None = None  # served in place of the signals; None for the signals
-        self.indices: Tensor | None = None  # side inputs [N, K] served beside the features, where the model has any
+        self.indices: Features | None = None  # side inputs [rows, K] served beside either, where they are stored
         self._fingerprint: str | None = None
         self._as_stored = self._columns == list(range(len(windows.channels)))
 
@@ -51,14 +51,14 @@ class WindowDataset(Dataset[Batch]):
         """Return the batch of the row numbers ``rows [B]``.
 
         It holds ``signals [B, C, 1250]`` raw and ``present [B, C]`` bool (or, where features are stored, ``features``
-        and their ``depth``), ``index [B]``, and where the file has them ``labels [B]`` int64, ``soft_labels [B]``,
-        ``weights [B]`` and ``hr_ref [B]`` in bpm.
+        and their ``depth``), stored side inputs ``indices [B, K]``, ``index [B]``, and where the file has them
+        ``labels [B]`` int64, ``soft_labels [B]``, ``weights [B]`` and ``hr_ref [B]`` in bpm.
         """
         index = np.atleast_1d(np.asarray(rows)).astype(np.int64, copy=False)
         batch = self.fetch(index) if self.features is None else self.features.batch(index)
         batch["index"] = torch.from_numpy(index)
-        if self.features is not None and self.indices is not None:
-            batch["indices"] = self.indices[batch["index"]]
+        if self.indices is not None:
+            batch["indices"] = self.indices.batch(index)["features"]
         for key in ("labels", "soft_labels", "weights", "hr_ref"):
             values = getattr(self.windows, key)
             if values is not None:

@@ -92,6 +92,7 @@ class Variation:
         # one draw per sensor: channels that are lost together share a column
         sensors = [name if name in (channel_dropout or {}) else name[:3] for name in names]
         self._draws = [sensors.index(sensor) for sensor in sensors]
+        self._sensors = len({name[:3] for name in names})
 
     def __bool__(self) -> bool:
         """Return whether anything is varied."""
@@ -107,6 +108,11 @@ class Variation:
     def drops_channels(self) -> bool:
         """Whether windows may lose channels."""
         return self._shares is not None
+
+    @property
+    def drops_axes(self) -> bool:
+        """Whether windows may lose some axes of acceleration and keep others, which changes what is computed of it."""
+        return self.drops_channels and len(set(self._draws)) > self._sensors
 
     @property
     def _moves_time(self) -> bool:

@@ -105,6 +105,7 @@ class QualityNetwork(nn.Module):
         vary: Callable[[Tensor, Tensor], Varied] | None = None,
         *,
         side: bool = True,
+        recorded: Tensor | None = None,
     ) -> Prepared:
         """Filter and scale raw windows, judge which channels are usable, and compute the side inputs.
 
@@ -114,21 +115,26 @@ class QualityNetwork(nn.Module):
             vary: Random variation of scaled windows and their usable channels. Side inputs are then those of the
                 window as it was recorded, less the channels that the variation took away.
             side: Whether to compute the side inputs.
+            recorded: Side inputs ``[B, K]`` of the windows as they were recorded, where they are known already.
         """
         scaled, faults = self.preprocess.prepare(signals, present)
         usable, spoiled = faults == 0, None
         if vary is not None:
             scaled, usable, spoiled = vary(scaled, usable)
             scaled = self.preprocess.orient(scaled, usable)  # as it will be when such a window is recorded
-        computed = self.side_inputs(signals, usable) if side and self.indices is not None else None
+        computed = self.side_inputs(signals, usable, recorded) if side and self.indices is not None else None
         return Prepared(scaled, faults, usable, computed, spoiled)
 
     @torch.no_grad()
-    def side_inputs(self, signals: Tensor, usable: Tensor) -> Tensor:
-        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable."""
+    def side_inputs(self, signals: Tensor, usable: Tensor, recorded: Tensor | None = None) -> Tensor:
+        """Return the head's side inputs ``[B, K]`` of raw windows, NaN where a channel they need is not usable.
+
+        ``recorded`` are those with all recorded channels; they stand for what would be computed again.
+        """
         indices = self.indices
         assert indices is not None
-        return torch.where(indices.available(usable), indices(signals, usable), torch.nan)
+        found = indices(signals, usable) if recorded is None else recorded
+        return torch.where(indices.available(usable), found, torch.nan)
 
     def run(
         self,

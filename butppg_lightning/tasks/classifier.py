@@ -183,7 +183,7 @@ class PPGQualityClassifier(WindowModule):
     def logits(self, batch: dict[str, Any]) -> Tensor:
         """Return the logits ``[B]`` of a batch: ``signals`` and ``present``, or what the frozen prefix made of them.
 
-        That is ``features``, their ``depth`` and, with side inputs, ``indices``.
+        That is ``features`` and their ``depth``; side inputs that are known already are ``indices``.
         """
         pooled, side, _ = self._pooled(batch, vary=False)
         return self.network.run(pooled, "pooled", "logits", side)
@@ -301,7 +301,8 @@ class PPGQualityClassifier(WindowModule):
         network = self.network
         if "features" in batch:
             return network.run(batch["features"], batch["depth"], "pooled"), batch.get("indices"), None
-        prepared = network.prepare(batch["signals"], batch["present"], self.variation.vary if vary else None)
+        varied, recorded = self.variation.vary if vary else None, batch.get("indices")
+        prepared = network.prepare(batch["signals"], batch["present"], varied, recorded=recorded)
         return network.run(prepared, "prepared", "pooled"), prepared.side, prepared.spoiled
 
     def _keep(self, batch: dict[str, Tensor], *, exact: bool) -> None:

@@ -45,6 +45,8 @@ _SPLITS = ("train", "val")
 class FrozenPrefixCache(Callback):
     """Runs the frozen part once per window and stage; training and validation go on from what it made.
 
+    Side inputs depend on nothing that trains: they are computed once per window and run, also where all else trains.
+
     The result is the same as without it, but for the rounding of another batch shape. It switches itself off, in one
     line, where that could not be: random variation of the training windows (unless ``views`` stores some), a
     trainable input projection, no room.
@@ -147,11 +149,12 @@ class FrozenPrefixCache(Callback):
         if self._has_changed(trainer, model):
             self._plan(trainer, model)
         datasets, builder = _datasets(trainer), cast("FeatureBuilder", self._builder)
-        for split in splits:
+        for split in filter(datasets.__contains__, splits):
             if wanted := self._waiting.pop(split, None):
                 datasets[split].features = wanted.build(builder)
-                if model.network.indices is not None and datasets[split].indices is None:
-                    datasets[split].indices = wanted.side_inputs()
+            varied = split == "train" and model.variation.drops_axes
+            if model.network.indices is not None and datasets[split].indices is None and not varied:
+                datasets[split].indices = builder.side_inputs(model, split)
         if served := datasets["train"].features:
             served.view = (trainer.current_epoch - self._since) % len(served.views)
 
@@ -177,9 +180,12 @@ class FrozenPrefixCache(Callback):
         if self._builder is None:
             folder = None if trainer.fast_dev_run else self._files(trainer)  # type: ignore[attr-defined]
             self._builder = FeatureBuilder(trainer, folder, self.budget_gb * 1e9, self.memory_gb * 1e9)
+            if model.network.indices is not None and model.variation.drops_axes:
+                say("frozen-prefix cache off for train's side inputs: channel_dropout takes single axes of ACC away")
         if self._depth is None:
             self._builder.keep_only(set())
-            say("frozen-prefix cache off: the input projection trains, so that nothing stays the same")
+            what = "nothing" if model.network.indices is None else "nothing but the side inputs"
+            say(f"frozen-prefix cache off: the input projection trains, so that {what} stays the same")
             return
         base = _shallower_base(trainer, model, self._depth)
         for split in datasets:

@@ -69,6 +69,7 @@ class FeatureBuilder:
         self._writer: str = trainer.strategy.broadcast(uuid.uuid4().hex)
         self._in_use: dict[str, Tensor] = {}
         self._mapped: set[str] = set()
+        self._side_bytes = 0
 
     def keep_only(self, keys: set[str]) -> None:
         """Let go of every tensor but these."""
@@ -93,6 +94,27 @@ class FeatureBuilder:
             place = f"{_in_units(layout.bytes)} {'mapped from disk' if wanted.key in self._mapped else 'in memory'}"
             say(f"frozen-prefix cache: {wanted.title}, {place}, {how} in {time.monotonic() - begin:.1f} s")
         return found
+
+    def side_inputs(self, model: SplitClassifier, split: str) -> Features | None:
+        """Compute the side inputs ``[rows, K]`` of a split's windows, as recorded; None where the run needs no window.
+
+        They count in what memory may hold, but lie there in any case: each takes less than 200 bytes.
+        """
+        datamodule = cast("WindowDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
+        dataset, rows = datamodule.splits[split], _rows_needed(self.trainer, datamodule, split)
+        index = np.arange(len(dataset)) if rows is None else rows
+        if not len(index):
+            return None
+        begin, found = time.monotonic(), []
+        for start in range(0, len(index), _CHUNK):
+            batch = windows_on_device(self.trainer, model, dataset, index[start : start + _CHUNK])
+            found.append(cast("Tensor", model.side_inputs(batch)).cpu())
+        side = torch.cat(found)
+        self._side_bytes += side.nbytes
+        if len(index) > _SILENT_ROWS:
+            title = f"side inputs of {len(index):,} {split} windows, {_in_units(side.nbytes)} in memory"
+            say(f"frozen-prefix cache: {title}, computed in {time.monotonic() - begin:.1f} s")
+        return Features([side], "side", rows)
 
     def _load(self, file: FeatureFile, first: Tensor, layout: Layout, title: str) -> Tensor | None:
         sound = False
@@ -158,7 +180,8 @@ class FeatureBuilder:
             file.discard()
 
     def _memory_left(self) -> float:
-        return self.memory - sum(value.nbytes for key, value in self._in_use.items() if key not in self._mapped)
+        used = sum(value.nbytes for key, value in self._in_use.items() if key not in self._mapped)
+        return self.memory - used - self._side_bytes
 
     def _disk_left(self) -> float:
         assert self.folder is not None
@@ -212,15 +235,6 @@ class SplitFeatures:
         found = [builder.build(self._wanted(self.depth, view, tokens)) for view in self.views]
         ready = [view for view in found if view is not None]
         return Features(ready, self.depth, self.rows) if len(ready) == len(found) else None
-
-    def side_inputs(self) -> Tensor:
-        """Compute the side inputs ``[N, K]`` of every window of the split, as recorded; a few ten bytes each."""
-        found = []
-        for start in range(0, len(self.dataset), _CHUNK):
-            index = np.arange(start, min(start + _CHUNK, len(self.dataset)))
-            batch = windows_on_device(self.trainer, self.model, self.dataset, index)
-            found.append(cast("Tensor", self.model.side_inputs(batch)).cpu())
-        return torch.cat(found)
 
     def _wanted(self, depth: Depth, view: int | None = None, tokens: Tensor | None = None) -> Wanted:
         """Return what is to be had at a depth: from the windows, or from the base's tokens where they are there."""

@@ -207,10 +207,6 @@ class SignalIndices(nn.Module):
                 ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
                 if self.polarity == "canonical":
                     ppg = ppg * steep_side(ppg)
-            found: list[Tensor] = []
-            if not {"ppg", "rhythm", "acc", "ecg"}.isdisjoint(self.groups):
-                ppg = raw @ self.ppg_band
-                ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
             for group in self.groups:
