@@ -90,6 +90,7 @@ def outcome(folder: Path) -> dict[str, Any]:
         keys = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "metrics", "stage")
         found[name] = {key: checkpoint[key] for key in keys}
         found[name]["random"] = checkpoint["callbacks"]["ExactResume"]
+        found[name]["training_range"] = checkpoint.get("training_range")  # pretraining has none
     return found
 
 

@@ -186,6 +186,9 @@ def test_it_scores_a_recording(run: Run, tmp_path: Path) -> None:
     rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
     assert len(rows) == 6
     assert {row["verdict"] for row in rows} <= {"good", "poor"}
+    assert [float(row["distance"]) > 1 for row in rows] == [row["outside"] != "" for row in rows]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["share_outside"] == np.mean([row["outside"] != "" for row in rows])
 
 
 def test_it_is_described(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,9 +206,11 @@ def test_it_goes_to_safetensors_and_comes_back(run: Run, tmp_path: Path) -> None
     model = PPGQualityClassifier.load_from_checkpoint(run.best, **own(run))
     model.save_pretrained(tmp_path / "hub")
     wanted = model.predict_probabilities(signals)
+    assert model.network.training_range is not None, "whatever the encoder, with indices and without"
     for source in (target, tmp_path / "hub"):
         again = PPGQualityClassifier.from_pretrained(source, **own(run))
         assert torch.equal(again.predict_probabilities(signals), wanted), source
+        assert again.network.training_range == model.network.training_range
 
 
 def test_it_goes_to_onnx(run: Run, request: pytest.FixtureRequest, tmp_path: Path) -> None:

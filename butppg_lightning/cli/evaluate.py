@@ -91,6 +91,7 @@ def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any])
         "windows": len(evidence.probabilities),
         "subjects": evidence.subject_count,
         "heart_rate": evidence.heart_rates.figures() if evidence.heart_rates else None,
+        **({} if evidence.outside is None else evidence.outside.figures()),
         "warnings": evidence.warnings,
         "evaluated": evidence.facts,
     }

@@ -108,6 +108,8 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
         more: Any = {"prior": decided.prior, "precision": options.precision, "progress": progress}
         found = predict(network, windows, batch_size=options.batch_size, **more)
     scores, examples = _scores(found, windows, recording, least)
+    if scores.outside is not None and (caution := scores.outside.caution()):
+        recording.notes.append(caution)
     prior = network.calibration.prior if decided.prior is None else decided.prior
     how = {"threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
     with claim(output):  # only now: a run that is stopped before leaves no folder behind
@@ -164,6 +166,17 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
             f"scored without {', '.join(unknown)}, which the model always had in training (no channel dropout): "
             "its probabilities may be off"
         )
+    known, there = network.training_range, [name for name in network.used_channels if name in recording.channels]
+    if known is not None and (new := [name for name in there if name not in known.channels]):
+        recording.notes.append(
+            f"scored with {', '.join(new)}, which no training window had: leave them out (--channels {new[0]}=none)"
+        )
+    rate, highest = recording.channels["PPG"].rate, network.preprocess.options["ppg_band"][1]
+    if rate < 2 * highest:
+        recording.notes.append(
+            f"PPG was sampled at {rate:g} Hz, and the model looks for pulses up to {highest:g} Hz, which take "
+            f"{2 * highest:g} Hz: its windows look smoother than those of training"
+        )
 
 
 def _scores(
@@ -185,6 +198,7 @@ def _scores(
         states=found.faults[:, recorded],
         reasons=_STATES,
         start_time=recording.start_time,
+        outside=found.outside(threshold),
     )
     chosen: dict[int, str] = {}
     if not np.isnan(probabilities).all():

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 TABLE = "recordings.csv"
-_FIGURES = ("duration_seconds", "windows", "good", "poor", "no_ppg", "share_usable", "hours_usable")
+_FIGURES = ("duration_seconds", "windows", "good", "poor", "no_ppg", "share_usable", "hours_usable", "share_outside")
 _COLUMNS = ("recording", "folder", "status", *_FIGURES, "guesses", "error")
 
 

@@ -100,9 +100,10 @@ class WindowDataset(Dataset[Batch]):
         return self._fingerprint
 
     def sample(self, most: int) -> Batch:
-        """Fetch at most ``most`` windows spread evenly over the set, to fit a scale on."""
-        count = len(self)
-        return self.fetch(np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64)))
+        """Fetch at most ``most`` windows spread evenly over the set, with their labels if there are any."""
+        rows = np.unique(np.linspace(0, len(self) - 1, min(len(self), most)).astype(np.int64))
+        labels = self.windows.labels
+        return self.fetch(rows) | ({} if labels is None else {"labels": torch.from_numpy(labels[rows])})
 
 
 def read_split(folder: Path, split: str, channels: Sequence[str], *, labelled: bool) -> WindowDataset:

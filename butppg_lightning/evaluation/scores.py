@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from butppg_lightning.models.training_range import Outside
     from butppg_lightning.npz import Array
 
 VERDICTS = ("good", "poor", "no_ppg")
@@ -36,6 +37,7 @@ class Scores:
     states: Array  # [N, C] positions in reasons; 0 where the channel is present
     reasons: tuple[str, ...]  # why a channel is absent
     start_time: datetime | None = None  # when the recording began
+    outside: Outside | None = None  # of the training range; None for a model without one
 
     @property
     def verdicts(self) -> Array:
@@ -79,6 +81,7 @@ class Scores:
                 }
                 for name, states in zip(self.channels, self.states.T, strict=True)
             },
+            **({"share_outside": None, "outside_by_index": {}} if self.outside is None else self.outside.figures()),
         }
 
     def columns(self) -> dict[str, list[Any]]:
@@ -98,7 +101,12 @@ class Scores:
             "verdict": [VERDICTS[verdict] for verdict in self.verdicts],
             "channels": [" ".join(name for name, state in row if not state) for row in states],
             "reason": ["; ".join(f"{name} {self.reasons[state]}" for name, state in row if state) for row in states],
+            **({} if self.outside is None else {"distance": self._distances(), "outside": self.outside.reasons()}),
         }
+
+    def _distances(self) -> list[float | None]:
+        assert self.outside is not None
+        return [None if np.isnan(value) else round(float(value), 3) for value in self.outside.distances]
 
 
 def write_scores(path: Path, scores: Scores) -> None:

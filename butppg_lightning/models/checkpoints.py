@@ -29,6 +29,7 @@ from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
 from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.models.training_range import RANGE_KEY, stored_range
 from butppg_lightning.version import __version__
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
@@ -158,8 +159,14 @@ def network_from(path: Path, content: dict[str, Any]) -> tuple[QualityNetwork, d
             )
         require_finite(path, key, state[key], value)
     network.load_state_dict(state, strict=False)
-    network.calibration = stored_calibration(content, path)
+    take_stored(network, content, path)
     return network.eval(), options
+
+
+def take_stored(network: QualityNetwork, content: dict[str, Any], path: Path | str) -> None:
+    """Give a network the calibration and the training range in a checkpoint's content; without them it has none."""
+    network.calibration = stored_calibration(content, path)
+    network.training_range = stored_range(content, path)
 
 
 def _build(path: Path, options: dict[str, Any]) -> QualityNetwork:
@@ -227,6 +234,7 @@ def write_portable(
         **describe(network, licence),
         "hyper_parameters": {**hyperparameters, "preprocess": network.preprocess.options},
         CHECKPOINT_KEY: _without_folders(network.calibration).state() if network.calibration.fitted else None,
+        RANGE_KEY: None if network.training_range is None else network.training_range.state(),
         **(record or {}),
         "weights_sha256": hashlib.sha256(stored).hexdigest(),
     }

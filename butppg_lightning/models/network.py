@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.heads import LinearHead
     from butppg_lightning.models.preprocess import Preprocess
+    from butppg_lightning.models.training_range import TrainingRange
 
 Depth = int | Literal["encoded", "pooled"]
 """A place half-way: before block k (k blocks are behind it), after the final norm, or after the head's pooling."""
@@ -56,6 +57,7 @@ class QualityNetwork(nn.Module):
 
     Attributes:
         calibration: What turns logits into probabilities; the plain sigmoid until one is fitted or restored.
+        training_range: What the training windows were like; None until it is fitted or restored.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class QualityNetwork(nn.Module):
             raise UserError(f"model.encoder_channels names {foreign[0]}, but the model takes {preprocess.channels}")
         self._encoded = None if encoder_channels is None else [name in chosen for name in preprocess.channels]
         self.calibration = Calibration()
+        self.training_range: TrainingRange | None = None
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -133,8 +136,9 @@ class QualityNetwork(nn.Module):
         """
         indices = self.indices
         assert indices is not None
-        found = indices(signals, usable) if recorded is None else recorded
-        return torch.where(indices.available(usable), found, torch.nan)
+        if recorded is None:
+            return indices.known(signals, usable)
+        return torch.where(indices.available(usable), recorded, torch.nan)
 
     def run(
         self,

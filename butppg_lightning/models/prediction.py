@@ -12,10 +12,11 @@ from torch import Tensor
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import evaluating
+from butppg_lightning.models.training_range import Outside, range_indices
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from butppg_lightning.models.network import QualityNetwork
     from butppg_lightning.npz import Array
@@ -38,6 +39,8 @@ class Predictions:
     probabilities: Array  # [N] float32 in 0..1, calibrated probability of good quality
     faults: Array  # [N, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
     precision: str  # what was computed in: 32-true, bf16-mixed or 16-mixed
+    deviations: Array | None = None  # [N, 2, K], as TrainingRange returns them; None for a model without a range
+    range_names: Sequence[str] = ()  # of the K indices
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -54,6 +57,13 @@ class Predictions:
         """Return ``[N]`` strings: ``good`` from ``threshold`` on, ``poor`` below, ``no_ppg`` where not judged."""
         called = np.where(self.probabilities >= threshold, GOOD, POOR)
         return np.where(self.judged, called, NO_PPG)
+
+    def outside(self, threshold: float) -> Outside | None:
+        """Return which windows are unlike the training windows of their verdict; None for a model without a range."""
+        if self.deviations is None:
+            return None
+        called = (self.probabilities >= threshold).astype(int)
+        return Outside(self.range_names, self.deviations[np.arange(len(self)), called], self.judged)
 
 
 def predict(
@@ -87,9 +97,15 @@ def predict(
     precision = automatic_precision(device) if precision == "auto" else precision
     logits: list[Tensor] = []
     faults: list[Tensor] = []
+    deviations: list[Array] = []
+    known = network.training_range
+    indices = None if known is None else range_indices(network.channels).to(device)
     with evaluating(network), torch.no_grad(), autocast(device, precision):
         for signals, present in _rebatched(network.channels, batches, batch_size):
-            prepared = network.prepare(signals.to(device), None if present is None else present.to(device))
+            signals = signals.to(device)
+            prepared = network.prepare(signals, None if present is None else present.to(device))
+            if known is not None and indices is not None:
+                deviations.append(known.deviations(indices.known(signals, prepared.usable)))
             logits.append(network.run(prepared, "prepared", "logits", prepared.side).float().cpu())
             faults.append(prepared.faults.cpu())
             if progress is not None:
@@ -97,7 +113,8 @@ def predict(
     found = torch.cat(logits) if logits else torch.empty(0)
     judged = torch.cat(faults) if faults else torch.empty(0, len(network.channels), dtype=torch.int8)
     probabilities = network.calibration.probabilities(found, prior)
-    return Predictions(network.channels, found.numpy(), probabilities.numpy(), judged.numpy(), precision)
+    compared = (np.concatenate(deviations), known.names) if known is not None and deviations else (None, ())
+    return Predictions(network.channels, found.numpy(), probabilities.numpy(), judged.numpy(), precision, *compared)
 
 
 def predict_windows(

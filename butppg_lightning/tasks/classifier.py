@@ -16,7 +16,8 @@ from butppg_lightning.evaluation.bootstrap import bootstrap_intervals
 from butppg_lightning.evaluation.metrics import compute_metrics
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
 from butppg_lightning.models.augmentation import Variation, refuse_idle_inversion
-from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration, stored_calibration
+from butppg_lightning.models.calibration import CHECKPOINT_KEY, Calibration
+from butppg_lightning.models.checkpoints import take_stored
 from butppg_lightning.models.heads import HeadName  # noqa: TC001  (jsonargparse resolves it at run time)
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.losses import LossOptions, quality_loss
@@ -25,6 +26,7 @@ from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
+from butppg_lightning.models.training_range import RANGE_KEY, fit_range
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.tasks import hub
 from butppg_lightning.tasks.window_module import WindowModule
@@ -157,6 +159,11 @@ class PPGQualityClassifier(WindowModule):
         resolved = {"encoder": spec, "finetune_channels": list(self.channels), "preprocess": scaling.options}
         return {**options, **resolved}
 
+    def fit_inputs(self, batch: dict[str, Any]) -> None:
+        """Fit the scale of acceleration, and take the range of the training windows."""
+        super().fit_inputs(batch)
+        self.network.training_range = fit_range(self.channels, batch["signals"], batch["present"], batch["labels"])
+
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Classify raw windows ``[B, C, 1250]`` (``present [B, C]`` bool); return logits ``[B]``."""
         logits: Tensor = self.network(signals, present)
@@ -288,13 +295,15 @@ class PPGQualityClassifier(WindowModule):
         return self.network.calibration.threshold(self.operating_point, self.prior)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the calibration, if there is one."""
+        """Store the calibration and the training range, if there are any."""
         if self.network.calibration.fitted:
             checkpoint[CHECKPOINT_KEY] = self.network.calibration.state()
+        if self.network.training_range is not None:
+            checkpoint[RANGE_KEY] = self.network.training_range.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the calibration, or the plain sigmoid where the checkpoint has none."""
-        self.network.calibration = stored_calibration(checkpoint, "the checkpoint")
+        """Restore the calibration and the training range, or none where the checkpoint has none."""
+        take_stored(self.network, checkpoint, "the checkpoint")
 
     def _pooled(self, batch: dict[str, Any], *, vary: bool) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return pooled features ``[B, F]``, side inputs, and how much of each window variation spoiled ``[B]``."""

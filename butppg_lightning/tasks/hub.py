@@ -20,7 +20,6 @@ from butppg_lightning.export.model_card import GENERATED, model_card, provenance
 from butppg_lightning.extras import quiet, require
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
-from butppg_lightning.models.calibration import stored_calibration
 from butppg_lightning.models.checkpoints import (
     CONFIG,
     LICENCE,
@@ -30,6 +29,7 @@ from butppg_lightning.models.checkpoints import (
     network_weights,
     read_portable,
     read_stored,
+    take_stored,
     write_portable,
 )
 
@@ -200,7 +200,7 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
         module.load_state_dict(content["state_dict"])
     except RuntimeError as error:
         raise UserError(f"{weights}: the weights do not fit: {first_line(error)}") from None
-    module.network.calibration = stored_calibration(content, weights)
+    take_stored(module.network, content, weights)
     return module
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from butppg_lightning.models.preprocess import Preprocess
 
-_FIT_WINDOWS = 2048  # windows the scale of acceleration is fitted on
+_FIT_WINDOWS = 2048  # windows that the scale of acceleration, and the training range, are fitted on
 
 
 class WindowMean(Metric):
@@ -124,12 +124,15 @@ class WindowModule(LightningModule):
         self.save_hyperparameters(hyperparameters)
 
     def setup(self, stage: str) -> None:
-        """Fit the scale of acceleration on the training windows (a resumed run then restores the stored one)."""
+        """Fit what is fitted on inputs to the training windows (a resumed run then restores what is stored)."""
         self.configure_model()
         train = getattr(getattr(self.trainer, "datamodule", None), "train", None)
         if stage == "fit" and train is not None:
-            batch = train.sample(_FIT_WINDOWS)
-            cast("Preprocess", cast("Any", self.network).preprocess).fit(batch["signals"], batch["present"])
+            self.fit_inputs(train.sample(_FIT_WINDOWS))
+
+    def fit_inputs(self, batch: dict[str, Any]) -> None:
+        """Fit the scale of acceleration on training windows spread evenly over the set."""
+        cast("Preprocess", cast("Any", self.network).preprocess).fit(batch["signals"], batch["present"])
 
     def note(self, windows: int, **means: Tensor) -> None:
         """Take in the means of a training batch of so many windows."""

@@ -20,7 +20,8 @@ from butppg_lightning.evaluation.report.groups import strata
 from butppg_lightning.evaluation.report.heart_rate import window_heart_rates
 from butppg_lightning.files import checksum
 from butppg_lightning.models.calibration import OPERATING_POINTS
-from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.models.checkpoints import read_stored
+from butppg_lightning.models.training_range import INSIDE
 from butppg_lightning.npz import read_npz
 from butppg_lightning.version import __version__
 
@@ -81,14 +82,19 @@ class Evidence:
         self.reasons = ppg_reasons(self.channels, predictions.faults)  # [N], empty where the PPG is usable
         self.strata = strata(windows)  # title to the group of each window [N], in the order to show
         self.heart_rates = window_heart_rates(windows, self.probabilities)
+        self.outside = predictions.outside(self.threshold)
         calibration = network.calibration
         self.points = [calibration.point(name, prior) for name in OPERATING_POINTS] if calibration.curve else []
         history = _read_json(checkpoint.parent / _HISTORY)
         self.history = history if all(isinstance(values, list) for values in history.values()) else {}
-        epoch = read_checkpoint(checkpoint).get("epoch")
+        epoch = read_stored(checkpoint).get("epoch")
         self.best_epoch = epoch if isinstance(epoch, int) and epoch >= 0 else None  # from 0
         self.warnings = _warnings(checkpoint, split, network, windows)
         self.facts = _facts(checkpoint, split, network, prior)  # of what was evaluated, for the page's foot
+        if self.outside is not None and self.outside.share is not None:
+            self.facts["unlike training"] = (
+                f"{self.outside.share:.1%} of the windows, of those trained on {1 - INSIDE:.0%}"
+            )
         self.cases: list[Case] = []
 
     @property
@@ -145,6 +151,8 @@ class Evidence:
                 f"{unusable:,} {'window has' if unusable == 1 else 'windows have'} no usable PPG (verdict no_ppg in "
                 "predictions.csv); the metrics take the model's probability for them as it is."
             )
+        if self.outside is not None and (caution := self.outside.caution()):
+            found.append(f"{caution}.")
         return found + self.warnings
 
 

@@ -224,6 +224,10 @@ class SignalIndices(nn.Module):
                     found.append(raw.square().mean(-1).clamp(min=_TINY).log10() / 2 + gain.log10())
             return torch.stack(found, dim=1) * self.available(present)
 
+    def known(self, signals: Tensor, usable: Tensor) -> Tensor:
+        """Compute the indices ``[B, K]`` of raw windows, NaN where a channel they need is not ``usable [B, C]``."""
+        return torch.where(self.available(usable), self(signals, usable), torch.nan)
+
     def _part(self, signals: Tensor, present: Tensor, kind: str) -> Tensor:
         rows = self.rows[kind]
         if not rows:
