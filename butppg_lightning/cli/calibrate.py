@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.checks import require_at_least, require_checkpoint
+from butppg_lightning.cli.checks import GATE, require_at_least, require_checkpoint, restored
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing, require_writable
 from butppg_lightning.models.calibration import OPERATING_POINTS, Calibration, stored_calibration
+from butppg_lightning.shipped import SUMS, WEIGHTS
 
 if TYPE_CHECKING:
     from butppg_lightning.npz import Array
@@ -31,7 +32,7 @@ _FIGURES = {
 
 def calibrate(
     *,
-    checkpoint: Path,
+    checkpoint: Path = GATE,
     data_dir: Path | None = None,
     split: Literal["train", "val", "test"] = "val",
     predictions: Path | None = None,
@@ -45,14 +46,15 @@ def calibrate(
     """Fit temperature, bias and thresholds on windows the model was not trained on, and store them in the checkpoint.
 
     Args:
-        checkpoint: best_model.pt of `butppg fit`.
+        checkpoint: best_model.pt of `butppg fit`, an exported model, or shipped: the package's gate.
         data_dir: Folder with the labelled split.
         split: The split of --data_dir; not one the model was trained on.
         predictions: In place of --data_dir: a CSV with label, and probability or logit.
         method: platt fits temperature and bias, temperature no bias.
         precision: Share of good windows among those called good, to promise.
         sensitivity: Share of the good windows to keep, to promise.
-        output: Checkpoint to write; default: --checkpoint itself, which needs --overwrite.
+        output: What to write, of the same kind (.safetensors for an exported model); default: --checkpoint itself,
+            which needs --overwrite and must not be the package's gate.
         batch_size: Windows per forward pass.
         overwrite: Replace the checkpoint and the diagram.
 
@@ -63,17 +65,17 @@ def calibrate(
         butppg calibrate --checkpoint artifacts/but_ppg_finetuned/best_model.pt --data-dir data/but_ppg --overwrite
     """
     _check(data_dir, predictions, batch_size, precision=precision, sensitivity=sensitivity)
-    target = output or checkpoint
+    checkpoint = require_checkpoint(checkpoint)
+    target = _target(checkpoint, output)
     picture = target.with_name(f"{target.stem}_reliability.png")
-    require_checkpoint(checkpoint)
     refuse_existing((target, picture), overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.extras import require
-    from butppg_lightning.models.checkpoints import read_checkpoint
+    from butppg_lightning.models.checkpoints import read_stored
 
     require("matplotlib.figure", "the reliability diagram", "evaluation")
     require_writable(target.parent)
-    content = read_checkpoint(checkpoint)
+    content = read_stored(checkpoint)
     before = stored_calibration(content, checkpoint)
     if predictions is not None:
         _require_classifier(checkpoint, content)
@@ -88,6 +90,16 @@ def calibrate(
     write_calibration(checkpoint, target, after)
     _show(labels, logits, before, after)
     print(f"Results: {target}, {picture}")
+
+
+def _target(checkpoint: Path, output: Path | None) -> Path:
+    """Return the file to write; an exported model's folder is left as it is, since its card states its thresholds."""
+    target = output or checkpoint
+    if (target.parent / SUMS).is_file():
+        raise UserError(f"{target.parent} is left as it was exported; name --output, for example mine.safetensors")
+    if target.suffix != checkpoint.suffix and Path(WEIGHTS).suffix in (target.suffix, checkpoint.suffix):
+        raise UserError(f"--output {target} is of another kind than {checkpoint}; end its name in {checkpoint.suffix}")
+    return target
 
 
 def _require_classifier(path: Path, content: dict[str, Any]) -> None:
@@ -128,13 +140,12 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
 
 def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int) -> tuple[Array, Array, str]:
     from butppg_lightning.data.dataset import read_split
-    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 
     if split != "val":
         reason = {"train": "the model was trained on it", "test": "metrics on it will flatter"}[split]
         say(f"note: calibrated on {split}.npz: {reason}")
-    network, _ = restore_network(checkpoint)
+    network, *_ = restored(checkpoint)
     windows = read_split(data_dir, split, network.preprocess.channels, labelled=True)
     with progress_bar(f"windows of {split}.npz", len(windows)) as progress:
         predictions = predict(network, windows.batches(), batch_size=batch_size, progress=progress)

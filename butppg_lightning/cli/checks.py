@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
+from butppg_lightning.shipped import SHIPPED, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
+
+    from butppg_lightning.models.network import QualityNetwork
+
+GATE = Path(SHIPPED)
+"""The checkpoint of commands that are not given one."""
 
 
-def require_checkpoint(path: Path) -> None:
-    """Refuse a checkpoint that is not there with a UserError."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote")
+def require_checkpoint(path: Path) -> Path:
+    """Return the file that a checkpoint's name stands for; refuse one that is not there with a UserError."""
+    found = locate(path)
+    if not found.is_file():
+        raise UserError(f"checkpoint {path} not found; give the best_model.pt that `butppg fit` wrote, or {SHIPPED}")
+    return found
+
+
+def restored(checkpoint: Path) -> tuple[QualityNetwork, dict[str, Any], dict[str, str] | None]:
+    """Return a checkpoint's network, its hyperparameters, and which model it is, which is said too, if it says so."""
+    from butppg_lightning.models.about import identity, in_words
+    from butppg_lightning.models.checkpoints import network_from, read_stored
+
+    content = read_stored(checkpoint)
+    network, trained = network_from(checkpoint, content)
+    if known := identity(content):
+        say(in_words(known))
+    return network, trained, known
 
 
 def require_at_least(least: int, **values: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
+from butppg_lightning.cli.checks import GATE, refuse_earlier_results, require_at_least, require_checkpoint, restored
 from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.files import atomic_write, require_writable, write_json
@@ -18,7 +18,7 @@ METRICS, PREDICTIONS, REPORT = RESULTS = ("metrics.json", "predictions.csv", "re
 
 def evaluate(
     *,
-    checkpoint: Path,
+    checkpoint: Path = GATE,
     data_dir: Path,
     split: Literal["train", "val", "test"] = "test",
     output_dir: Path,
@@ -31,7 +31,7 @@ def evaluate(
     Writes metrics.json, predictions.csv and report.html (curves, subjects, strata, heart rates, windows to look at).
 
     Args:
-        checkpoint: best_model.pt of `butppg fit`.
+        checkpoint: best_model.pt of `butppg fit`, an exported model, or shipped: the package's gate.
         data_dir: Folder with train.npz, val.npz or test.npz.
         split: Which of them; labels may be missing.
         output_dir: Folder for metrics.json, predictions.csv and report.html.
@@ -48,17 +48,16 @@ def evaluate(
     decided = Decision(**decision)
     prior = decided.prior
     require_at_least(1, batch_size=batch_size)
-    require_checkpoint(checkpoint)
+    checkpoint = require_checkpoint(checkpoint)
     refuse_earlier_results(output_dir, RESULTS, overwrite)
     from butppg_lightning.data.dataset import read_split
     from butppg_lightning.evaluation.report.cases import choose_cases, explain_cases
     from butppg_lightning.evaluation.report.evidence import Evidence
     from butppg_lightning.evaluation.report.page import report_html, require_report
-    from butppg_lightning.models.checkpoints import restore_network
     from butppg_lightning.models.prediction import predict
 
     require_report()
-    network, _ = restore_network(checkpoint)
+    network, _, known = restored(checkpoint)
     cut, cut_from, remark = decided.made_with(network.calibration)
     served = read_split(data_dir, split, network.channels, labelled=False)
     windows, path = served.windows, data_dir / f"{split}.npz"
@@ -73,7 +72,8 @@ def evaluate(
     evidence.cases = explain_cases(network, served.fetch, chosen)
     page = report_html(evidence, f"{path.name} of {data_dir.resolve().name}")
     assumed = network.calibration.prior if prior is None else prior
-    _write(output_dir, evidence, page, {"calibrated": network.calibration.fitted, "prior": assumed, "split": split})
+    how = {"model": known, "calibrated": network.calibration.fitted, "prior": assumed, "split": split}
+    _write(output_dir, evidence, page, how)
     _show(f"{path.name} by {checkpoint}", evidence)
     print(f"Results: {', '.join(str(output_dir / name) for name in RESULTS)}")
 

@@ -1,4 +1,4 @@
-"""`butppg export`: a trained classifier as ONNX or as safetensors with JSON, checked before it is written."""
+"""`butppg export`: a trained classifier as ONNX (checked before it is written), safetensors with JSON, or a folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from butppg_lightning.cli.checks import require_checkpoint
 from butppg_lightning.console import print_table
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write, refuse_existing, require_writable
+from butppg_lightning.shipped import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from butppg_lightning.export.onnx import Parity
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _ONNX, _SAFETENSORS = ".onnx", ".safetensors"
 _SYNTHETIC = 36  # windows to make where there are no real ones: batches of 1, 2 and 33
 _COMPARED = 256
+_EXAMPLES = 8  # windows in a folder, 25 kB each
 
 
 def export(
@@ -27,19 +29,21 @@ def export(
     split: Literal["train", "val", "test"] = "val",
     opset: int | None = None,
     licence: str | None = None,
+    about: list[Path] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a classifier as ONNX, or as safetensors with JSON.
+    """Write a classifier as ONNX, as safetensors with JSON, or as a folder of these with a model card and digests.
 
     ONNX takes raw windows and gives calibrated probabilities; it is compared with torch before the file is there.
 
     Args:
-        checkpoint: best_model.pt of `butppg fit`.
-        output: model.onnx, or model.safetensors (model.json is put beside it).
+        checkpoint: best_model.pt of `butppg fit`, an exported model, or shipped: the package's gate.
+        output: model.onnx, model.safetensors (model.json is put beside it), or a folder (a name without a dot).
         data_dir: Folder with real windows to compare on; without it, synthetic ones are made.
         split: The split of --data_dir to compare on.
         opset: Version of the ONNX operators, from 18 (the default) to 23.
         licence: SPDX name of the weights' licence; default: Apache-2.0, the package's.
+        about: YAML or JSON files with what a folder's card says beside: version, trained_on, sources, figures ...
         overwrite: Replace files that are there.
 
     Raises:
@@ -49,31 +53,48 @@ def export(
     Example:
         butppg export --checkpoint artifacts/but_ppg_finetuned/best_model.pt --output model.onnx --data-dir data/but_ppg
     """
-    if output.suffix not in (_ONNX, _SAFETENSORS):
-        raise UserError(f"--output is {output}; name a file that ends in {_ONNX} or {_SAFETENSORS}")
-    require_checkpoint(checkpoint)
+    if output.suffix not in (_ONNX, _SAFETENSORS, ""):
+        raise UserError(f"--output is {output}; name a folder, or a file that ends in {_ONNX} or {_SAFETENSORS}")
+    checkpoint = require_checkpoint(checkpoint)
     given = [name for name, value in (("opset", opset), ("data_dir", data_dir)) if value is not None]
     if given and output.suffix != _ONNX:
         raise UserError(f"--{given[0]} is about ONNX, but --output is {output}; name a file that ends in .onnx")
-    outputs = [output] if output.suffix == _ONNX else [output, output.with_suffix(".json")]
+    if about and output.suffix:
+        raise UserError(f"--about is for the card of a folder, but --output is {output}; name a folder")
+    weights = output if output.suffix else output / WEIGHTS
+    config = weights.with_suffix(".json") if output.suffix else output / CONFIG
+    outputs = [output] if output.suffix == _ONNX else [weights, config]
     refuse_existing(outputs, overwrite)
-    require_writable(output.parent)
+    require_writable(weights.parent)
     from butppg_lightning.models.checkpoints import LICENCE
 
     if output.suffix == _ONNX:
         _export_onnx(checkpoint, output, data_dir, split, opset, licence or LICENCE)
     else:
-        _export_portable(checkpoint, output, licence or LICENCE)
-    print(f"Results: {', '.join(map(str, outputs))}")
+        _export_portable(checkpoint, output, licence or LICENCE, about or [])
+    print(f"Results: {', '.join(map(str, outputs if output.suffix else [output]))}")
 
 
-def _export_portable(checkpoint: Path, output: Path, licence: str) -> None:
+def _export_portable(checkpoint: Path, output: Path, licence: str, about: list[Path]) -> None:
+    from butppg_lightning.export.folder import write_folder
     from butppg_lightning.export.model_card import provenance
+    from butppg_lightning.models.about import ABOUT_KEY, read_about
     from butppg_lightning.models.checkpoints import read_stored, restore_network, write_portable
 
+    said = read_about(about)
     network, trained = restore_network(checkpoint)
     record = provenance(checkpoint, read_stored(checkpoint), network.calibration.threshold())
-    write_portable(output, output.with_suffix(".json"), network, trained, licence=licence, record=record)
+    record |= {ABOUT_KEY: said} if said else {}
+    if output.suffix:
+        write_portable(output, output.with_suffix(".json"), network, trained, licence=licence, record=record)
+        return
+    from butppg_lightning.data.dataset import WindowDataset
+    from butppg_lightning.sources.synthetic.generate import synthesize
+
+    made = WindowDataset(synthesize(_EXAMPLES, seed=0), network.channels).sample(_EXAMPLES)
+    examples = made["signals"].numpy(), made["present"].numpy()
+    name = str(record.get(ABOUT_KEY, {}).get("name", output.resolve().name))
+    write_folder(output, name, network, trained, licence=licence, record=record, examples=examples)
 
 
 def _export_onnx(

@@ -16,7 +16,8 @@ from butppg_lightning.evaluation.metrics import metric_rows
 from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
-from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.models.checkpoints import SUFFIX, read_checkpoint, read_stored
+from butppg_lightning.shipped import SHIPPED
 from butppg_lightning.training.run_folder import BEST, CUT_OFF, TEST_METRICS
 from butppg_lightning.window import CHANNELS, channel_names
 
@@ -144,10 +145,10 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
 def _need_checkpoint(cli: Any) -> None:
     """Refuse to go on without a checkpoint, or with an operating point or prior that it does not offer; set them."""
     if cli.checkpoint is None:
-        raise UserError(f"name the model: --ckpt_path {quoted(cli.shown(BEST))}")
+        raise UserError(f"name the model: --ckpt_path {quoted(cli.shown(BEST))}, or --ckpt_path {SHIPPED}")
     prior, point = cli.config.prior, cli.config.operating_point
     if prior is not None or point is not None:
-        stored_calibration(read_checkpoint(cli.checkpoint), cli.checkpoint).point(point or "balanced", prior)
+        stored_calibration(read_stored(cli.checkpoint), cli.checkpoint).point(point or "balanced", prior)
     cli.model.prior, cli.model.operating_point = prior, point or "balanced"
 
 
@@ -163,9 +164,11 @@ def _cut(cli: Any) -> str:
 
 def _measure(cli: Any, verb: str, checkpoint: Path | None) -> Any:
     quiet = {} if verb == "predict" else {"verbose": False}
+    # an exported model is loaded already
+    path = None if checkpoint is not None and checkpoint.suffix == SUFFIX else str(checkpoint)
     with resources_reported(cli.config, cli.stage_record):
         return getattr(cli.trainer, verb)(
-            cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), weights_only=True, **quiet
+            cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True, **quiet
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from butppg_lightning.console import print_table
 from butppg_lightning.data.store import STORE_SUFFIX, read_store
 from butppg_lightning.errors import UserError
+from butppg_lightning.shipped import locate
 from butppg_lightning.window import SAMPLING_RATE, read_windows
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def inspect(path: Path) -> None:
     """Say what a checkpoint, an npz file or store of windows, a data folder or a run folder contains.
 
     Args:
-        path: The file or folder.
+        path: The file or folder; or shipped: the package's gate.
 
     Raises:
         UserError: If it does not exist, or is none of these.
@@ -32,6 +33,7 @@ def inspect(path: Path) -> None:
     Example:
         butppg inspect artifacts/but_ppg_finetuned/best_model.pt
     """
+    path = locate(path)
     if path.suffix == STORE_SUFFIX and path.is_dir():
         _windows(path)
     elif path.is_dir():
@@ -103,10 +105,12 @@ def _windows(path: Path) -> None:
 
 def _checkpoint(path: Path) -> None:
     from butppg_lightning.evaluation.calibration import describe
+    from butppg_lightning.models.about import identity, in_words
     from butppg_lightning.models.architecture import normal_spec
     from butppg_lightning.models.calibration import stored_calibration
     from butppg_lightning.models.checkpoints import read_stored, stored_options
     from butppg_lightning.models.pretrained import read_encoder
+    from butppg_lightning.models.training_range import stored_range
 
     content = read_stored(path)
     options = stored_options(content)
@@ -125,6 +129,10 @@ def _checkpoint(path: Path) -> None:
     if "head" in options:
         found = stored_calibration(content, path)
         rows.append(("calibration", f"{describe(found)}; on {found.source}" if found.fitted else "none"))
+    if (known := stored_range(content, path)) is not None:
+        rows.append(("training range", f"{len(known.names)} indices of windows with {', '.join(known.channels)}"))
+    if said := identity(content):
+        print(in_words(said))
     _print(str(path), rows)
     if isinstance(content.get("metrics"), dict):
         _print("Validation metrics at this epoch", content["metrics"].items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.checks import refuse_earlier_results, require_at_least, require_checkpoint
+from butppg_lightning.cli.checks import GATE, refuse_earlier_results, require_at_least, require_checkpoint, restored
 from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
@@ -27,13 +27,14 @@ TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
 _RESULTS = (*TABLES.values(), SUMMARY, TIMELINE)
 _STATES = ("", "missing", "flat", "railed")  # a channel's faults in the table; it is absent where samples are missing
+_restored = cache(restored)  # once for all recordings
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
 def score(
     *,
-    checkpoint: Path,
-    output_dir: Path,
+    checkpoint: Path = GATE,
+    output_dir: Path | None = None,
     input: list[Path] | None = None,
     input_list: list[str] | None = None,
     hop: float = 10.0,
@@ -51,8 +52,8 @@ def score(
     """Score every 10-s window of a long recording, of any channels and rates, gaps allowed; or of many recordings.
 
     Args:
-        checkpoint: best_model.pt of `butppg fit`.
-        output_dir: Folder for the table, summary.json and timeline.png; of several recordings one folder each in it.
+        checkpoint: best_model.pt of `butppg fit`, an exported model, or shipped: the package's gate.
+        output_dir: Folder for results, with one each for many recordings; default: the recording's name and _quality.
         input: The recording: a file, a device's folder, or several files that are one recording (PPG.csv ACC.csv).
         input_list: Many recordings, one each: files, folders of recordings, or patterns such as 'night*/*.edf'.
         hop: Seconds from one window's start to the next one's (below 10: overlap).
@@ -72,23 +73,30 @@ def score(
             recordings, at the end, if some could not be scored.
 
     Example:
-        butppg score --checkpoint artifacts/but_ppg_finetuned/best_model.pt --input night.edf --output-dir night
+        butppg score --input night.edf
     """
     options = SimpleNamespace(**locals())
     options.decided = Decision(**decision)
     require_at_least(1, batch_size=batch_size)
-    require_checkpoint(checkpoint)
+    options.model = require_checkpoint(checkpoint)
     if (input is None) == (input_list is None):
         raise UserError("give one of --input (one recording) and --input_list (many)")
+    output_dir = output_dir or _own_folder(input)
     if input is not None:
         refuse_earlier_results(output_dir, _RESULTS, overwrite)
-        summary, written = _score_one(options, input, output_dir)
-        _show(options, summary, written)
+        _show(options, *_score_one(options, input, output_dir))
         return
     from butppg_lightning.cli.score_list import find_recordings, score_list
 
     found = find_recordings(input_list or [])
     score_list(found, output_dir, overwrite, lambda path, folder: _score_one(options, [path], folder)[0])
+
+
+def _own_folder(recording: list[Path] | None) -> Path:
+    if recording is None:
+        raise UserError("--input_list needs --output_dir, the folder for the recordings' folders")
+    name = recording[0].resolve().name  # of a folder that is called `.`, too
+    return Path(f"{name.split('.')[0] or name}_quality")
 
 
 def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str, Any], list[Path]]:
@@ -97,7 +105,7 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
-    network, trained = _restored(options.checkpoint)
+    network, trained, known = _restored(options.model)
     _check_channels(recording, network, trained)
     decided: Decision = options.decided
     least, decided_by, remark = decided.made_with(network.calibration)
@@ -111,17 +119,10 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     if scores.outside is not None and (caution := scores.outside.caution()):
         recording.notes.append(caution)
     prior = network.calibration.prior if decided.prior is None else decided.prior
-    how = {"threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
+    how = {"model": known, "threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
     with claim(output):  # only now: a run that is stopped before leaves no folder behind
         refuse_earlier_results(output, _RESULTS, options.overwrite)
         return _write(options, output, scores, examples, recording, {**how, "precision": found.precision})
-
-
-@cache
-def _restored(checkpoint: Path) -> tuple[QualityNetwork, dict[str, Any]]:
-    from butppg_lightning.models.checkpoints import restore_network
-
-    return restore_network(checkpoint)
 
 
 def _read(options: Any, paths: list[Path]) -> Recording:

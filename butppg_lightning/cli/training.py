@@ -34,7 +34,9 @@ from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.files import claim
+from butppg_lightning.models.checkpoints import SUFFIX, read_portable, take_stored
 from butppg_lightning.models.prediction import EXACT, automatic_precision
+from butppg_lightning.shipped import locate
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.conflicts import ANYWHERE, STAGED, refuse_conflicts
@@ -166,6 +168,12 @@ class TrainingCLI(LightningCLI):
                     f"{self.checkpoint} does not fit the model it describes ({differing[0]}): it is damaged; "
                     "take another checkpoint of the run, or train again with --overwrite"
                 )
+        if (
+            self.checkpoint is not None and self.checkpoint.suffix == SUFFIX
+        ):  # no checkpoint that the trainer could read
+            content = read_portable(self.checkpoint)
+            self.model.load_state_dict(content["state_dict"])
+            take_stored(self.model.network, content, self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run folder (when training) and atomic checkpoints."""
@@ -261,7 +269,7 @@ class TrainingCLI(LightningCLI):
             return newest_state(self.output_dir)
         if not resume and not self.config.ckpt_path:
             return None
-        path = Path(resume or self.config.ckpt_path)
+        path = locate(resume or self.config.ckpt_path)
         if not path.is_file():
             hint = "--resume auto takes the run's last.ckpt" if resume else "`butppg fit` leaves best_model.pt in a run"
             raise UserError(f"checkpoint {path} not found; {hint}")

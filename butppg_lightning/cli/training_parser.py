@@ -15,8 +15,9 @@ from butppg_lightning.cli.configs import options_given
 from butppg_lightning.cli.parser import OneLineErrors
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.about import identity, in_words
 from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
-from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.models.checkpoints import SUFFIX, read_stored
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.training.weight_average import WeightAverage
@@ -200,8 +201,10 @@ def take_model(
     What the command line itself says of the model must agree with it; what a config says yields. Returns the shapes of
     the stored weights, the configuration the checkpoint's run had (None if it has none), and its optimizer steps.
     """
-    content = read_checkpoint(checkpoint)
+    content = read_stored(checkpoint)
     stored = _hyperparameters(content, checkpoint, command)
+    if known := identity(content):
+        say(in_words(known))
     if unknown := sorted(set(stored) - set(model.keys())):
         raise UserError(
             f"{checkpoint} was written by another kind of module (its hyperparameters have {unknown[0]}); "
@@ -262,7 +265,9 @@ def _value(config: Any, key: str, default: Any = None) -> Any:
 
 
 def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) -> dict[str, Any]:
-    needed = {"hyper_parameters", "state_dict", "pytorch-lightning_version"}
+    needed = {"hyper_parameters", "state_dict"} | (
+        {"pytorch-lightning_version"} if checkpoint.suffix != SUFFIX else set()
+    )
     lacking = (needed | {"optimizer_states"} if command in _TRAINING else needed) - set(content)
     stored = content.get("hyper_parameters")
     if lacking or not isinstance(stored, dict):

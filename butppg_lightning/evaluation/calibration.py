@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +10,15 @@ import torch
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import atomic_write
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, Calibration
-from butppg_lightning.models.checkpoints import read_checkpoint
+from butppg_lightning.models.checkpoints import (
+    LICENCE,
+    ORIGIN_KEYS,
+    SUFFIX,
+    network_from,
+    read_checkpoint,
+    read_portable,
+    write_portable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +63,20 @@ def too_few(labels: Array) -> str:
 
 
 def write_calibration(source: Path, target: Path, calibration: Calibration) -> None:
-    """Write the checkpoint ``source`` with a calibration inside to ``target``, atomically; the two may be one."""
-    content: dict[str, Any] = read_checkpoint(source)
+    """Write ``source`` with a calibration inside to ``target``, atomically; the two may be one.
+
+    Both are checkpoints, or both exported models, of which the JSON stands beside the weights.
+    """
+    if source.suffix == SUFFIX:
+        content = read_portable(source)
+        network, options = network_from(source, content)
+        network.calibration = calibration
+        # metrics on test windows are those of the earlier thresholds
+        record = {key: content[key] for key in ORIGIN_KEYS if key in content and key != "test_metrics"}
+        licence = str(content.get("licence", LICENCE))
+        write_portable(target, target.with_suffix(".json"), network, options, licence=licence, record=record)
+        return
+    content = read_checkpoint(source)
     content[CHECKPOINT_KEY] = calibration.state()
     with atomic_write(target) as file:
         torch.save(content, file)

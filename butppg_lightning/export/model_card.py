@@ -14,7 +14,8 @@ from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
 from butppg_lightning.files import file_sha256
-from butppg_lightning.models.checkpoints import last_names, stored_options
+from butppg_lightning.models.about import ABOUT_KEY
+from butppg_lightning.models.checkpoints import ORIGIN_KEYS, last_names, stored_options
 from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
     environment = require("jinja2").Environment(trim_blocks=True, keep_trailing_newline=True)
     environment.filters["count"] = _count
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
-    test, data, training = (_mapping(content.get(key)) for key in ("test_metrics", "data", "training"))
+    test, data, training, about = (
+        _mapping(content.get(key)) for key in ("test_metrics", "data", "training", ABOUT_KEY)
+    )
     dropout = _mapping(stored_options(content).get("channel_dropout"))
     tested = _mapping(_mapping(data.get("splits")).get("test"))
     template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
@@ -60,6 +63,7 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
         model=content,
         data=data,
         training=training,
+        about=about,
         test=test,
         metrics=_rows(test or _mapping(content.get("metrics"))),
         never_withheld=[
@@ -134,8 +138,8 @@ def provenance(
     """
     metrics = _metrics_beside(checkpoint, threshold) if test_metrics is None else _read_metrics(test_metrics)
     if "format_version" in content:
-        kept = {key: content.get(key) for key in ("metrics", "test_metrics", "data", "training", "checkpoint_sha256")}
-        return {**kept, "test_metrics": metrics or kept["test_metrics"]}
+        kept = {key: content[key] for key in ORIGIN_KEYS if key in content}
+        return {**kept, "test_metrics": metrics or kept.get("test_metrics")}
     config = _mapping(content.get("config"))
     pretrained = _mapping(config.get("model")).get("pretrained")
     return {

@@ -51,22 +51,23 @@ def normal_spec(spec: Mapping[str, Any] | None) -> Spec:
     return {"class_path": _ALIASES.get(path, path), "init_args": dict(arguments)}
 
 
-def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str) -> Spec:
+def resolve_spec(asked: Mapping[str, Any] | None, stored: Spec, origin: str, config: str | None = None) -> Spec:
     """Merge what the user asked for, possibly partial, with the spec in the checkpoint ``origin``.
 
-    That is the checkpoint's architecture with the user's free options (dropout); a contradiction is a UserError.
+    That is the checkpoint's architecture with the user's free options (dropout); a contradiction is a UserError, which
+    names the ``config`` that fits the checkpoint, if one does.
     """
+    mend = "drop the flag" + (f", or take --config {config}, which fits it" if config else "")
     wanted = normal_spec(asked)
     if asked and asked.get("class_path") and wanted["class_path"] != stored["class_path"]:
         raise UserError(
-            f"the flags ask for encoder {wanted['class_path']}, but {origin} holds {stored['class_path']}; "
-            "drop the flag"
+            f"the flags ask for encoder {wanted['class_path']}, but {origin} holds {stored['class_path']}; {mend}"
         )
     for key, value in wanted["init_args"].items():
         if key not in _FREE and key in stored["init_args"] and stored["init_args"][key] != value:
             raise UserError(
                 f"the flags ask for encoder {key} {value}, but {origin} has {key} {stored['init_args'][key]}; "
-                "drop the flag or choose another checkpoint"
+                f"{mend}, or choose another checkpoint"
             )
     return {"class_path": stored["class_path"], "init_args": {**stored["init_args"], **wanted["init_args"]}}
 

@@ -24,12 +24,14 @@ from torch import Tensor
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
 from butppg_lightning.files import atomic_write, file_sha256, write_json
+from butppg_lightning.models.about import ABOUT_KEY, about_fault
 from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, stored_calibration
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.training_range import RANGE_KEY, stored_range
+from butppg_lightning.shipped import CONFIG
 from butppg_lightning.version import __version__
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
@@ -42,10 +44,10 @@ if TYPE_CHECKING:
 HOW_TO_PRETRAIN = "pretrain one first: butppg pretrain --config pretrain.yaml --data.root DIR --output_dir DIR"
 SUFFIX = ".safetensors"
 """What tells an exported model's weights from a checkpoint."""
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-"""The names of an exported model's files in a folder for a model hub."""
 LICENCE = "Apache-2.0"
 """The package's own licence, which exported weights get unless the user says otherwise."""
+ORIGIN_KEYS = ("metrics", "test_metrics", "data", "training", "checkpoint_sha256", ABOUT_KEY)
+"""The keys of an exported model's description that say where it comes from."""
 _FORMAT, _VERSION = "butppg_lightning quality classifier", 1
 _PREFIX = "network."
 _LARGEST_CONFIG = 16 * 2**20  # bytes; a calibration's curve takes most of it and is 1 MB at most
@@ -252,10 +254,7 @@ def read_portable(weights: Path) -> dict[str, Any]:
         raise UserError(
             f"{weights} not found; make it with: butppg export --checkpoint FILE --output model.safetensors"
         )
-    config = weights.with_suffix(".json")
-    if not config.is_file() and not (config := weights.with_name(CONFIG)).is_file():
-        raise UserError(f"{weights} has no {weights.stem}.json or {CONFIG} beside it, which says what it is; copy both")
-    content = _read_config(config)
+    content = read_description(weights)
     try:
         stored = weights.read_bytes()
     except OSError as error:
@@ -268,13 +267,17 @@ def read_portable(weights: Path) -> dict[str, Any]:
             f"{weights} is no safetensors file, or is damaged ({type(error).__name__}); copy it again"
         ) from None
     if content.get("weights_sha256") != hashlib.sha256(stored).hexdigest():
-        raise UserError(f"{weights} is not what {config.name} describes (another SHA-256); copy or export both again")
+        raise UserError(f"{weights} is not what its JSON describes (another SHA-256); copy or export both again")
     if content.get(CHECKPOINT_KEY) is None:
         content.pop(CHECKPOINT_KEY, None)
     return {**content, "state_dict": state}
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_description(weights: Path) -> dict[str, Any]:
+    """Read only the JSON of an exported model, which stands beside its ``.safetensors`` file ``weights``."""
+    path = weights.with_suffix(".json")
+    if not path.is_file() and not (path := weights.with_name(CONFIG)).is_file():
+        raise UserError(f"{weights} has no {weights.stem}.json or {CONFIG} beside it, which says what it is; copy both")
     try:
         if path.stat().st_size > _LARGEST_CONFIG:
             raise UserError(f"{path} is larger than {_LARGEST_CONFIG} bytes; that is no description of a model")
@@ -293,6 +296,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key, kind in _NEEDED.items():
         if not isinstance(options.get(key), kind):
             raise UserError(f"{path} is damaged: hyper_parameters.{key} is missing or no {kind.__name__}; export again")
+    if ABOUT_KEY in content and (fault := about_fault(content[ABOUT_KEY])):
+        raise UserError(f"{path} is damaged: {ABOUT_KEY}: {fault}; export again")
     return content
 
 

@@ -9,15 +9,18 @@ import torch
 from torch import Tensor
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.about import ABOUT_KEY, identity, in_words
 from butppg_lightning.models.architecture import Spec, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.checkpoints import (
     HOW_TO_PRETRAIN,
     network_weights,
     read_checkpoint,
+    read_stored,
     require_finite,
     stored_options,
 )
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
+from butppg_lightning.shipped import locate
 from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ class PretrainedEncoder:
     """The encoder part of the checkpoint ``path``: every state dict in it, most specific first, and what it says.
 
     ``spec``, ``channels`` and ``preprocess`` are None where it does not; ``declared`` is False for a spec that was
-    inferred from shapes.
+    inferred from shapes. ``config`` is the one of the package that fits an exported model, ``model`` says which it is.
     """
 
     path: str
@@ -72,15 +75,18 @@ class PretrainedEncoder:
     channels: tuple[str, ...] | None
     preprocess: dict[str, Any] | None
     declared: bool
+    config: str | None = None
+    model: str = ""
 
 
-def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
+def read_encoder(path: Path | str, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
     """Read a checkpoint and find the encoder in it.
 
-    Own checkpoints, Lightning ``.ckpt`` files, bare state dicts and any of the usual prefixes (``model.``,
-    ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts only where the file is silent.
+    Own checkpoints, exported models (a folder, or ``shipped``), Lightning ``.ckpt`` files, bare state dicts and any of
+    the usual prefixes (``model.``, ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts
+    only where the file is silent.
     """
-    content = read_checkpoint(path)
+    content = read_stored(locate(path))
     containers = [_tensors(content[key]) for key in _CONTAINERS if isinstance(content.get(key), dict)]
     containers = [state for state in [*containers, _tensors(content)] if state]
     if not containers:
@@ -91,7 +97,7 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
     for state in containers:
         spec = spec or infer_spec(state, asked)
     channels = spec["init_args"].get("channels") if spec else None
-    preprocess = options.get("preprocess")
+    preprocess, known = options.get("preprocess"), identity(content)
     return PretrainedEncoder(
         path=str(path),
         containers=containers,
@@ -99,6 +105,8 @@ def read_encoder(path: Path, asked: Mapping[str, Any] | None = None) -> Pretrain
         channels=channel_names(channels) if channels else None,
         preprocess=preprocess if isinstance(preprocess, dict) else None,
         declared=declared,
+        config=content[ABOUT_KEY].get("config") if known else None,
+        model=in_words(known) if known else "",
     )
 
 
@@ -114,7 +122,7 @@ def load_encoder(
     state, prefix = _best_match(source, target)
     names = _source_channels(source, source_channels, state[prefix + _FILTERS])
     channels = cast("Encoder", encoder).channels
-    report = LoadReport(source.path)
+    report = LoadReport(source.path, notes=[source.model] if source.model else [])
     filled: dict[str, Tensor] = {}
     for key, tensor in target.items():
         stored = state.get(prefix + key)

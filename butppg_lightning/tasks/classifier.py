@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -54,7 +53,7 @@ class PPGQualityClassifier(WindowModule):
         head: linear, mlp (one hidden layer), attention (weighted mean of the tokens), probe (mean, spread and step
             of the tokens, standardised) or rate (of SpectralEncoder, with the indices rates).
         head_dropout: Dropout share before each linear layer of the head.
-        pretrained: Checkpoint of a pretrained encoder; read by a fresh fit only.
+        pretrained: Checkpoint of a pretrained encoder, or shipped: the package's gate; read by a fresh fit only.
         pretrain_channels: Channels of the pretrained encoder, names or 2; null for what the checkpoint says.
         finetune_channels: Channels of the classifier, names or 5.
         encoder_channels: Channels that enter the encoder, the others only the indices; null for all.
@@ -133,10 +132,10 @@ class PPGQualityClassifier(WindowModule):
         """Build the network, inflated from ``pretrained`` where a fresh fit names it."""
         pretrained, asked, names = options.pop("pretrained"), options["encoder"], options.pop("pretrain_channels")
         inflation = options.pop("inflation") or Inflation()
-        source = read_encoder(Path(pretrained), asked) if pretrained else None
+        source = read_encoder(pretrained, asked) if pretrained else None
         spec = asked
         if source is not None and source.spec is not None:
-            spec = resolve_spec(asked, source.spec, source.path)
+            spec = resolve_spec(asked, source.spec, source.path, source.config)
         by_user = source is None or bool((asked or {}).get("class_path"))
         built, spec = build_encoder(spec or {}, self.channels, named_by_user=by_user)
         scaling = Preprocess.from_options(self.channels, _preprocess_options(options["preprocess"], source))

@@ -16,28 +16,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from butppg_lightning.errors import UserError, first_line
-from butppg_lightning.export.model_card import GENERATED, model_card, provenance
+from butppg_lightning.export.folder import write_folder
+from butppg_lightning.export.model_card import provenance
 from butppg_lightning.extras import quiet, require
-from butppg_lightning.files import atomic_write, require_writable
+from butppg_lightning.files import require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.checkpoints import (
-    CONFIG,
     LICENCE,
     SUFFIX,
-    WEIGHTS,
     network_from,
     network_weights,
     read_portable,
     read_stored,
     take_stored,
-    write_portable,
 )
+from butppg_lightning.shipped import CONFIG, WEIGHTS, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-CARD = "README.md"
 _NEVER_STORED = {"pretrained", "pretrain_channels", "inflation"}  # a stranger's would make us read a file of ours
 
 
@@ -56,7 +54,7 @@ def from_pretrained(
 
     Args:
         cls: The class.
-        source: A folder, a ``.safetensors`` file, or the name of a model on the hub (``owner/name``).
+        source: ``shipped`` (the package's gate), a folder, a ``.safetensors`` file, or ``owner/name`` on the hub.
         encoder: ``{"class_path": ...}`` of an encoder that is not ours, if you trust it: it is imported.
         revision: Branch, tag or commit on the hub.
         cache_dir: Where downloaded files are kept.
@@ -70,7 +68,7 @@ def from_pretrained(
     Raises:
         UserError: If it is not found, cannot be downloaded, is damaged, or names a foreign encoder class.
     """
-    path = Path(source).expanduser()
+    path = locate(source)
     if path.is_dir():
         weights = path / WEIGHTS
     elif path.suffix == SUFFIX:
@@ -91,7 +89,7 @@ def save_pretrained(
     test_metrics: str | Path | None = None,
     licence: str = LICENCE,
 ) -> None:
-    """Write ``model.safetensors``, ``config.json`` and a model card into a folder.
+    """Write ``model.safetensors``, ``config.json``, a model card and their digests into a folder.
 
     Args:
         module: The classifier.
@@ -152,15 +150,8 @@ def _publish(
     test_metrics: str | Path | None,
     licence: str,
 ) -> None:
-    """Write the two files and the card; a card that was edited stays."""
     record = _record(module, checkpoint, None if test_metrics is None else Path(test_metrics))
-    weights = folder / WEIGHTS
-    write_portable(weights, folder / CONFIG, module.network, dict(module.hparams), licence=licence, record=record)
-    card = folder / CARD
-    if card.is_file() and GENERATED not in card.read_text(encoding="utf-8", errors="replace"):
-        return
-    with atomic_write(card) as file:
-        file.write(model_card(read_portable(weights), name).encode())
+    write_folder(folder, name, module.network, dict(module.hparams), licence=licence, record=record)
 
 
 def _record(module: Any, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_a_folder_comes_back_the_same(checkpoint: Path, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "gate")
     assert sorted(path.name for path in (tmp_path / "gate").iterdir()) == [
         "README.md",
+        "SHA256SUMS",
         "config.json",
         "model.safetensors",
     ]
@@ -73,7 +74,7 @@ def test_a_folder_comes_back_the_same(checkpoint: Path, tmp_path: Path) -> None:
     assert dict(loaded.hparams) == dict(model.hparams)
     assert not loaded.training
     loaded.save_pretrained(tmp_path / "again")
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", "model.safetensors", "SHA256SUMS"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "gate" / name).read_bytes()
 
 
@@ -135,6 +136,7 @@ def test_a_card_that_was_edited_stays(checkpoint: Path, tmp_path: Path) -> None:
 
 def test_a_strangers_folder_runs_nothing(checkpoint: Path, tmp_path: Path) -> None:
     PPGQualityClassifier.load_from_checkpoint(checkpoint).save_pretrained(tmp_path / "gate")
+    (tmp_path / "gate" / "SHA256SUMS").unlink()  # a stranger would write what fits
     path = tmp_path / "gate" / "config.json"
     content = json.loads(path.read_text())
     options = content["hyper_parameters"]
@@ -181,7 +183,7 @@ def test_a_model_is_pushed_through_the_mixin(checkpoint: Path, tmp_path: Path, m
     monkeypatch.setattr("huggingface_hub.hf_api.HfApi.upload_folder", upload)
     model = PPGQualityClassifier.load_from_checkpoint(checkpoint)
     assert model.push_to_hub("ann/gate", private=True) == "https://hub/commit"
-    assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
+    assert seen["files"] == ["README.md", "SHA256SUMS", "config.json", "model.safetensors"]
     assert "# ann/gate" in seen["title"]
 
     def offline(*_: Any, **__: Any) -> None:

@@ -19,6 +19,7 @@ from butppg_lightning.evaluation.prediction_table import ppg_reasons
 from butppg_lightning.evaluation.report.groups import strata
 from butppg_lightning.evaluation.report.heart_rate import window_heart_rates
 from butppg_lightning.files import checksum
+from butppg_lightning.models.about import ABOUT_KEY, identity, in_words
 from butppg_lightning.models.calibration import OPERATING_POINTS
 from butppg_lightning.models.checkpoints import read_stored
 from butppg_lightning.models.training_range import INSIDE
@@ -87,10 +88,12 @@ class Evidence:
         self.points = [calibration.point(name, prior) for name in OPERATING_POINTS] if calibration.curve else []
         history = _read_json(checkpoint.parent / _HISTORY)
         self.history = history if all(isinstance(values, list) for values in history.values()) else {}
-        epoch = read_stored(checkpoint).get("epoch")
+        content = read_stored(checkpoint)
+        epoch = content.get("epoch")
         self.best_epoch = epoch if isinstance(epoch, int) and epoch >= 0 else None  # from 0
         self.warnings = _warnings(checkpoint, split, network, windows)
-        self.facts = _facts(checkpoint, split, network, prior)  # of what was evaluated, for the page's foot
+        # of what was evaluated, for the page's foot
+        self.facts = _said_of(content) | _facts(checkpoint, split, network, prior)
         if self.outside is not None and self.outside.share is not None:
             self.facts["unlike training"] = (
                 f"{self.outside.share:.1%} of the windows, of those trained on {1 - INSIDE:.0%}"
@@ -180,6 +183,15 @@ def _shared_subjects(split: Path, windows: WindowSet) -> list[str]:
     both = len(np.intersect1d(subjects, windows.subjects))
     message = f"{both} of the subjects are in train.npz too: the model may know these people, and the metrics flatter."
     return [message] if both else []
+
+
+def _said_of(content: dict[str, Any]) -> dict[str, str]:
+    """Return what an exported model's makers say of it."""
+    if not (known := identity(content)):
+        return {}
+    lists = {"never shown in training": "never_shown", "known failures": "failures"}
+    listed = {title: " ".join(content[ABOUT_KEY].get(key, [])) for title, key in lists.items()}
+    return {"model": in_words(known), **{title: text for title, text in listed.items() if text}}
 
 
 def _facts(checkpoint: Path, split: Path, network: QualityNetwork, prior: float | None) -> dict[str, str]:
