@@ -26,9 +26,7 @@ def evaluate(
     overwrite: bool = False,
     **decision: Any,
 ) -> None:
-    """Measure how good a checkpoint is on a split.
-
-    Writes metrics.json, predictions.csv and report.html (curves, subjects, strata, heart rates, windows to look at).
+    """Measure how good a checkpoint is on a split, as metrics.json, predictions.csv and report.html.
 
     Args:
         checkpoint: best_model.pt of `butppg fit`, an exported model, or shipped: the package's gate.
@@ -63,7 +61,8 @@ def evaluate(
     windows, path = served.windows, data_dir / f"{split}.npz"
     require_writable(output_dir)
     with progress_bar("scoring windows", len(served)) as progress:
-        predictions = predict(network, served.batches(), batch_size=batch_size, prior=prior, progress=progress)
+        more: Any = {"batch_size": batch_size, "compare": True, "progress": progress}
+        predictions = predict(network, served.batches(), prior=prior, **more)
     evidence = Evidence(
         predictions, windows, network, checkpoint=checkpoint, split=path, decision=(cut, cut_from), prior=prior
     )

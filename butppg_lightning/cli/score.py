@@ -113,7 +113,7 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     windows = Windows(recording, network.channels, options.hop)
     check_writable(output)  # it is made when there is something to write: a stopped run leaves nothing behind
     with progress_bar("scoring windows", len(windows)) as progress:
-        more: Any = {"prior": decided.prior, "precision": options.precision, "progress": progress}
+        more: Any = {"prior": decided.prior, "precision": options.precision, "compare": True, "progress": progress}
         found = predict(network, windows, batch_size=options.batch_size, **more)
     scores, examples = _scores(found, windows, recording, least)
     if scores.outside is not None and (caution := scores.outside.caution()):

@@ -39,7 +39,7 @@ class Predictions:
     probabilities: Array  # [N] float32 in 0..1, calibrated probability of good quality
     faults: Array  # [N, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
     precision: str  # what was computed in: 32-true, bf16-mixed or 16-mixed
-    deviations: Array | None = None  # [N, 2, K], as TrainingRange returns them; None for a model without a range
+    deviations: Array | None = None  # [N, 2, K], as TrainingRange returns them; None where not compared
     range_names: Sequence[str] = ()  # of the K indices
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Predictions:
         return np.where(self.judged, called, NO_PPG)
 
     def outside(self, threshold: float) -> Outside | None:
-        """Return which windows are unlike the training windows of their verdict; None for a model without a range."""
+        """Return which windows are unlike the training windows of their verdict; None if they were not compared."""
         if self.deviations is None:
             return None
         called = (self.probabilities >= threshold).astype(int)
@@ -73,6 +73,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     prior: float | None = None,
     precision: str = EXACT,
+    compare: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Predictions:
     """Score any number of raw windows, in eval mode, leaving the user's mode as it was.
@@ -87,6 +88,7 @@ def predict(
         batch_size: Windows per forward pass.
         prior: Share of good windows where the model is used; None for the one it was calibrated at.
         precision: ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: half precision where the hardware has it.
+        compare: Whether to compare windows with those of training too, which takes 0.2 ms each.
         progress: Called with the number of windows done since the last call.
 
     Raises:
@@ -98,7 +100,7 @@ def predict(
     logits: list[Tensor] = []
     faults: list[Tensor] = []
     deviations: list[Array] = []
-    known = network.training_range
+    known = network.training_range if compare else None
     indices = None if known is None else range_indices(network.channels).to(device)
     with evaluating(network), torch.no_grad(), autocast(device, precision):
         for signals, present in _rebatched(network.channels, batches, batch_size):
