@@ -175,8 +175,8 @@ def test_a_folder_says_what_its_makers_say(tmp_path: Path, capsys: pytest.Captur
         "Never shown in training: Children.",
         "- Cold hands.",
         "| bami1 | PPG | 25 | 5571 | AUROC | 0.812 | 0.750 to 0.875 |",
-        "butppg calibrate --checkpoint mine",
-        "--config finetune_rates.yaml --model.pretrained mine",
+        "butppg calibrate --checkpoint FOLDER",
+        "--config finetune_rates.yaml --model.pretrained FOLDER",
     ):
         assert part in card, part
     words = ["--input", str(recording(tmp_path)), "--output-dir", str(tmp_path / "out")]

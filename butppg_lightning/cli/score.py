@@ -275,6 +275,7 @@ def _show(options: Any, summary: dict[str, Any], written: list[Path]) -> None:
     from rich.markup import escape
 
     begin, stretch = summary["longest_usable_start"], summary["longest_usable_seconds"]
+    share = summary["share_outside"]
     print_table(
         f"{summary['recording']}: {_duration(summary['duration_seconds'])}, a window every {options.hop:g} s",
         None,
@@ -284,6 +285,7 @@ def _show(options: Any, summary: dict[str, Any], written: list[Path]) -> None:
             ("poor", f"{summary['poor']:,}"),
             ("without PPG", f"{summary['no_ppg']:,}"),
             ("longest usable stretch", "-" if begin is None else f"{_duration(stretch)} from {_duration(begin)} on"),
+            *([] if share is None else [("unlike training", f"{share:.1%}")]),
             ("threshold", f"{summary['threshold']:.4g} ({summary['threshold_from']})"),
         ],
     )
