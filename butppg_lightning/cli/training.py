@@ -161,19 +161,17 @@ class TrainingCLI(LightningCLI):
             self.trainer = self.instantiate_trainer()
         except (MisconfigurationException, TypeError, ValueError, ModuleNotFoundError) as error:
             raise UserError(one_line(str(error), [])) from error
-        if self.stored_shapes is not None:
+        if self.stored_shapes is not None and self.checkpoint is not None:
             wanted = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
             if differing := sorted(key for key, _ in wanted.items() ^ self.stored_shapes.items()):
                 raise UserError(
                     f"{self.checkpoint} does not fit the model it describes ({differing[0]}): it is damaged; "
                     "take another checkpoint of the run, or train again with --overwrite"
                 )
-        if (
-            self.checkpoint is not None and self.checkpoint.suffix == SUFFIX
-        ):  # no checkpoint that the trainer could read
-            content = read_portable(self.checkpoint)
-            self.model.load_state_dict(content["state_dict"])
-            take_stored(self.model.network, content, self.checkpoint)
+            if self.checkpoint.suffix == SUFFIX:  # the trainer could not read it
+                content = read_portable(self.checkpoint)
+                self.model.load_state_dict(content["state_dict"])
+                take_stored(self.model.network, content, self.checkpoint)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run folder (when training) and atomic checkpoints."""
