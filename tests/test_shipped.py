@@ -122,6 +122,8 @@ def test_every_command_knows_its_name(data_folder: Path, tmp_path: Path, capsys:
     assert "is left as it was exported" in capsys.readouterr().err
     mine = tmp_path / "mine.safetensors"
     assert main(["calibrate", *data, "--split", "train", "--output", str(mine)]) == 0
+    assert main(["calibrate", *data, "--split", "train", "--output", str(tmp_path / "mine.safetensors")]) == 2
+    assert "exists" in capsys.readouterr().err
     (before, _), (after, _) = restore_network(locate("shipped")), restore_network(mine)
     assert "36 windows" in after.calibration.source
     assert after.training_range == before.training_range

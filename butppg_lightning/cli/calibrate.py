@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.checks import GATE, require_at_least, require_checkpoint, restored
+from butppg_lightning.cli.checks import DEFAULT_CHECKPOINT, require_at_least, require_checkpoint, restored
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import refuse_existing, require_writable
@@ -32,7 +32,7 @@ _FIGURES = {
 
 def calibrate(
     *,
-    checkpoint: Path = GATE,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
     data_dir: Path | None = None,
     split: Literal["train", "val", "test"] = "val",
     predictions: Path | None = None,
@@ -66,9 +66,7 @@ def calibrate(
     """
     _check(data_dir, predictions, batch_size, precision=precision, sensitivity=sensitivity)
     checkpoint = require_checkpoint(checkpoint)
-    target = _target(checkpoint, output)
-    picture = target.with_name(f"{target.stem}_reliability.png")
-    refuse_existing((target, picture), overwrite)
+    target, picture = _targets(checkpoint, output, overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.extras import require
     from butppg_lightning.models.checkpoints import read_stored
@@ -92,14 +90,17 @@ def calibrate(
     print(f"Results: {target}, {picture}")
 
 
-def _target(checkpoint: Path, output: Path | None) -> Path:
-    """Return the file to write; an exported model's folder is left as it is, since its card states its thresholds."""
-    target = output or checkpoint
+def _targets(checkpoint: Path, output: Path | None, overwrite: bool) -> tuple[Path, Path]:
+    """Return the model to write and the picture; an exported folder, whose card states thresholds, is left as it is."""
+    target, suffix = output or checkpoint, Path(WEIGHTS).suffix
     if (target.parent / SUMS).is_file():
         raise UserError(f"{target.parent} is left as it was exported; name --output, for example mine.safetensors")
-    if target.suffix != checkpoint.suffix and Path(WEIGHTS).suffix in (target.suffix, checkpoint.suffix):
+    if target.suffix != checkpoint.suffix and suffix in (target.suffix, checkpoint.suffix):
         raise UserError(f"--output {target} is of another kind than {checkpoint}; end its name in {checkpoint.suffix}")
-    return target
+    picture = target.with_name(f"{target.stem}_reliability.png")
+    description = [target.with_suffix(".json")] if target.suffix == suffix else []
+    refuse_existing((target, *description, picture), overwrite)
+    return target, picture
 
 
 def _require_classifier(path: Path, content: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from butppg_lightning.models.network import QualityNetwork
 
-GATE = Path(SHIPPED)
-"""The checkpoint of commands that are not given one."""
+DEFAULT_CHECKPOINT = Path(SHIPPED)
+"""What commands take that are not given one."""
 
 
 def require_checkpoint(path: Path) -> Path:

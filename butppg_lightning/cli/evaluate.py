@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from butppg_lightning.cli.checks import GATE, refuse_earlier_results, require_at_least, require_checkpoint, restored
+from butppg_lightning.cli.checks import (
+    DEFAULT_CHECKPOINT,
+    refuse_earlier_results,
+    require_at_least,
+    require_checkpoint,
+    restored,
+)
 from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.files import atomic_write, require_writable, write_json
@@ -18,7 +24,7 @@ METRICS, PREDICTIONS, REPORT = RESULTS = ("metrics.json", "predictions.csv", "re
 
 def evaluate(
     *,
-    checkpoint: Path = GATE,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
     data_dir: Path,
     split: Literal["train", "val", "test"] = "test",
     output_dir: Path,
@@ -79,6 +85,7 @@ def evaluate(
 
 def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any]) -> None:
     from butppg_lightning.evaluation.prediction_table import write_predictions
+    from butppg_lightning.evaluation.scores import NOT_COMPARED
 
     _remove(output)  # an earlier evaluation's must not stand beside this one's
     known = {"labels": evidence.labels, "subjects": evidence.subjects, "reasons": evidence.reasons}
@@ -90,7 +97,7 @@ def _write(output: Path, evidence: Evidence, page: str, assumed: dict[str, Any])
         "windows": len(evidence.probabilities),
         "subjects": evidence.subject_count,
         "heart_rate": evidence.heart_rates.figures() if evidence.heart_rates else None,
-        **({} if evidence.outside is None else evidence.outside.figures()),
+        **(NOT_COMPARED if evidence.outside is None else evidence.outside.figures()),
         "warnings": evidence.warnings,
         "evaluated": evidence.facts,
     }

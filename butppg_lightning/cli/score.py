@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from butppg_lightning.cli.checks import GATE, refuse_earlier_results, require_at_least, require_checkpoint, restored
+from butppg_lightning.cli.checks import (
+    DEFAULT_CHECKPOINT,
+    refuse_earlier_results,
+    require_at_least,
+    require_checkpoint,
+    restored,
+)
 from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
@@ -33,7 +39,7 @@ _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 def score(
     *,
-    checkpoint: Path = GATE,
+    checkpoint: Path = DEFAULT_CHECKPOINT,
     output_dir: Path | None = None,
     input: list[Path] | None = None,
     input_list: list[str] | None = None,

@@ -265,9 +265,9 @@ def _value(config: Any, key: str, default: Any = None) -> Any:
 
 
 def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) -> dict[str, Any]:
-    needed = {"hyper_parameters", "state_dict"} | (
-        {"pytorch-lightning_version"} if checkpoint.suffix != SUFFIX else set()
-    )
+    needed = {"hyper_parameters", "state_dict"}
+    if checkpoint.suffix != SUFFIX:  # an exported model is loaded by us
+        needed.add("pytorch-lightning_version")
     lacking = (needed | {"optimizer_states"} if command in _TRAINING else needed) - set(content)
     stored = content.get("hyper_parameters")
     if lacking or not isinstance(stored, dict):

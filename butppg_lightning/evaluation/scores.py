@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 VERDICTS = ("good", "poor", "no_ppg")
 """What can be said of a window; ``no_ppg``: its PPG is absent, so that there is no quality to speak of."""
+NOT_COMPARED: dict[str, Any] = {"share_outside": None, "outside_by_index": {}}
+"""What stands for the figures of a training range where a model has none."""
 
 
 @dataclass(eq=False)
@@ -81,7 +83,7 @@ class Scores:
                 }
                 for name, states in zip(self.channels, self.states.T, strict=True)
             },
-            **({"share_outside": None, "outside_by_index": {}} if self.outside is None else self.outside.figures()),
+            **(NOT_COMPARED if self.outside is None else self.outside.figures()),
         }
 
     def columns(self) -> dict[str, list[Any]]:
