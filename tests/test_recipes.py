@@ -56,6 +56,7 @@ RECIPES = {
         encoder=("--model.encoder.class_path", "SpectralEncoder"),
         pretrain=("--model.stft_weight", "0"),
     ),
+    "gate": Recipe([*configs("gate", "tiny"), "--trainer.max_epochs", "3"]),
     "own encoder": Recipe([*configs("finetune_full"), *FULL], encoder=("--model.encoder.class_path", OWN)),
 }
 NOT_RECIPES = {"pretrain", "pretrain_rates", "adapt", "small", "tiny"}  # they pretrain (below), or are sizes
@@ -214,7 +215,13 @@ def test_it_goes_to_safetensors_and_comes_back(run: Run, tmp_path: Path) -> None
 
 
 def test_it_goes_to_onnx(run: Run, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if request.node.callspec.params["run"] not in ("finetune", "finetune_recommended", "finetune_rates", "own encoder"):
+    if request.node.callspec.params["run"] not in (
+        "finetune",
+        "finetune_recommended",
+        "finetune_rates",
+        "gate",
+        "own encoder",
+    ):
         pytest.skip("the same kind of network as finetune.yaml's")
     runtime = pytest.importorskip("onnxruntime")
     target = tmp_path / "model.onnx"

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from butppg_lightning.models.rates import RATE_STEP, RATES, READERS, agreement
-from butppg_lightning.models.side_inputs import RunningStandardise, SideInputs
+from butppg_lightning.models.side_inputs import MonotoneInputs, RunningStandardise, SideInputs
 
-HeadName = Literal["linear", "mlp", "attention", "probe", "rate"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+HeadName = Literal["linear", "mlp", "attention", "probe", "rate", "monotone"]
 _LEAST = 2e-3  # probability of either verdict that the rate head always leaves open
 _TARGET_SPREAD = 1.5  # bpm, of the distribution that stands for a reference rate
 
@@ -22,17 +25,19 @@ class LinearHead(nn.Module):
     Args:
         width: Token width.
         dropout: Dropout share before the linear layer.
-        side_inputs: Number of side inputs K; 0 for none.
+        side_inputs: Names of the K side inputs; none for a head without.
     """
 
+    reads_tokens = True
+    """Whether the tokens have a say; if not, nobody needs to compute them."""
     pools_without_parameters = True
     """Whether :meth:`pool` is fixed, so that its result can stand for the tokens while only the head trains."""
 
-    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
         super().__init__()
         self.drop = nn.Dropout(dropout)
         self.score = nn.Linear(width, 1)
-        self.side = SideInputs(side_inputs) if side_inputs else None
+        self.side = SideInputs(len(side_inputs)) if side_inputs else None
         nn.init.trunc_normal_(self.score.weight, std=0.02)
         nn.init.zeros_(self.score.bias)
 
@@ -61,7 +66,7 @@ class LinearHead(nn.Module):
 class MLPHead(LinearHead):
     """Mean of the tokens, then a hidden layer of the same width, with dropout before each layer."""
 
-    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
         super().__init__(width, dropout, side_inputs)
         self.hidden = nn.Linear(width, width)
 
@@ -77,7 +82,7 @@ class ProbeHead(LinearHead):
     linear layer: He et al. 2022, appendix A. The step is the mean distance of neighbouring tokens, feature by feature.
     """
 
-    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
         super().__init__(3 * width, dropout, side_inputs)
         self.standardise = RunningStandardise(3 * width)
         nn.init.trunc_normal_(self.score.weight, std=1e-3)
@@ -105,7 +110,7 @@ class AttentionHead(LinearHead):
 
     pools_without_parameters = False
 
-    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
         super().__init__(width, dropout, side_inputs)
         self.hidden = nn.Linear(width, width // 2)
         self.attend = nn.Linear(width // 2, 1)
@@ -133,13 +138,13 @@ class RateHead(LinearHead):
     Args:
         width: Token width.
         dropout: Dropout share before the layer that weighs tops and feet.
-        side_inputs: Number of side inputs; the first four are the rates of :data:`READERS`, others add to the logit.
+        side_inputs: Names of the side inputs; the first four are those of :data:`READERS`, others add to the logit.
     """
 
     pools_without_parameters = False
 
-    def __init__(self, width: int, dropout: float = 0.0, side_inputs: int = 0) -> None:
-        super().__init__(width, dropout, max(0, side_inputs - len(READERS)))
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
+        super().__init__(width, dropout, side_inputs[len(READERS) :])
         self.score = nn.Linear(width, 1)
         self.attend = nn.Linear(width, 2)
         self.weigh = nn.Linear(4 * width, 1)
@@ -176,10 +181,37 @@ class RateHead(LinearHead):
         return (losses * known).sum() / len(losses)
 
 
+class MonotoneHead(LinearHead):
+    """Signal indices alone, each of which can only raise the logit or only lower it; the tokens have no say.
+
+    For devices and people that training never saw: what it can learn is how much each of a few properties of a pulse
+    counts. See :class:`~butppg_lightning.models.side_inputs.MonotoneInputs`.
+    """
+
+    reads_tokens = False
+
+    def __init__(self, width: int, dropout: float = 0.0, side_inputs: Sequence[str] = ()) -> None:
+        super().__init__(width, dropout)
+        del self.score  # of the tokens
+        self.side = MonotoneInputs(side_inputs)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Reduce whatever comes, ``[B, *, *]``, to nothing, ``[B, 0]``."""
+        return tokens[:, 0, :0]
+
+    def classify(self, pooled: Tensor, side: Tensor | None = None) -> Tensor:
+        """Map side inputs ``[B, K]`` to logits ``[B]``."""
+        if side is None:
+            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
+        return self.bias + cast("Tensor", cast("MonotoneInputs", self.side)(side))
+
+
 HEADS: dict[HeadName, type[LinearHead]] = {
     "linear": LinearHead,
     "mlp": MLPHead,
     "attention": AttentionHead,
     "probe": ProbeHead,
     "rate": RateHead,
+    "monotone": MonotoneHead,
 }

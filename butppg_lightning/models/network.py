@@ -17,6 +17,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.calibration import Calibration
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.indices.signal_indices import SignalIndices
+from butppg_lightning.models.side_inputs import DIRECTIONS
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
@@ -89,8 +90,10 @@ class QualityNetwork(nn.Module):
     def used_channels(self) -> tuple[str, ...]:
         """Names of the channels that can move the logit: those of the encoder, and those of the side inputs."""
         entering = [True] * len(self.channels) if self._encoded is None else self._encoded
-        needed = () if self.indices is None else self.indices.needed_channels
-        return tuple(name for name, enters in zip(self.channels, entering, strict=True) if enters or name in needed)
+        used = set(() if self.indices is None else self.indices.needed_channels)
+        if self.head.reads_tokens:
+            used |= {name for name, enters in zip(self.channels, entering, strict=True) if enters}
+        return tuple(name for name in self.channels if name in used)
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Classify raw windows ``[B, C, 1250]`` of any real dtype; ``present [B, C]`` None: every channel is there.
@@ -164,7 +167,9 @@ class QualityNetwork(nn.Module):
             for block in encoder.blocks[start if isinstance(start, int) else 0 : stop]:
                 tokens = block(tokens)
             return tokens
-        if isinstance(value, Prepared):
+        if isinstance(value, Prepared) and stop != "encoded" and not self.head.reads_tokens:
+            value = value.scaled  # stands for tokens, of which the head takes nothing
+        elif isinstance(value, Prepared):
             value = encoder(*self._entering(value))
         elif isinstance(start, int):
             value = encoder(value, start=start)
@@ -209,6 +214,10 @@ def assemble(
     if head == "rate" and ("rates" not in (indices or ()) or not hasattr(encoder, "rates")):
         raise UserError("model.head rate needs --model.indices '[rates]' and an encoder over rates (SpectralEncoder)")
     computed = SignalIndices(preprocess.channels, indices, preprocess.polarity) if indices else None
-    count = 0 if computed is None else len(computed.names)
-    built = heads[head](cast("Encoder", encoder).width, head_dropout, count)
+    names = () if computed is None else computed.names
+    if head == "monotone" and not DIRECTIONS.keys() & set(names):
+        raise UserError(
+            "model.head monotone needs indices with a direction: --model.indices '[rhythm, ppg, intervals]'"
+        )
+    built = heads[head](cast("Encoder", encoder).width, head_dropout, names)
     return QualityNetwork(preprocess, encoder, built, computed, encoder_channels)

@@ -24,6 +24,16 @@ RATE_STEP = 2.0  # bpm between them
 TOLERANCE = 5.0  # bpm within which two rates agree (BUT PPG)
 READERS = ("rate_spectrum", "rate_autocorrelation", "rate_peaks", "rate_peaks_below")
 """What :class:`RateReaders` finds, in bpm; 0 where it finds none."""
+INTERVALS = (
+    "interval_spread",
+    "interval_spread_below",
+    "interval_spread_wide",
+    "interval_spread_wide_below",
+    "spectrum_to_peaks",
+    "spectrum_to_peaks_below",
+    "peaks_to_peaks_below",
+)
+"""What :meth:`RateReaders.intervals` computes: how far the readers' intervals scatter, and their rates lie apart."""
 
 _BAND = (0.6, 4.0)  # Hz
 _SHAPE_BAND = (0.5, 8.0)  # Hz: the flanks of a pulse need its overtones
@@ -33,7 +43,11 @@ _LAGS = (41, 196)  # samples: 183 to 38 bpm
 _LEAST_DISTANCE = 34  # samples between peaks: 220 bpm
 _LEAST_PROMINENCE = 0.5  # standard deviations
 _MOST_PEAKS = 48
+_MOST_EXTREMA = 100  # of either kind: what 8 Hz leaves of ten seconds
 _ROUNDS = 4  # of striking out the neighbours of the highest peaks; three were always enough
+_SPREAD = (0.1, 0.9)  # quantiles of the intervals
+_NO_SPREAD = 2.0  # of fewer than two intervals, and the most that counts
+_LEAST_RATE, _MOST_APART = 20.0, 0.8  # bpm in place of no rate; the logarithm of a factor of 2.2
 _NOWHERE = 5000.0  # a place behind every window's end
 _TINY = 1e-9
 
@@ -61,18 +75,39 @@ class RateReaders(nn.Module):
     @torch.no_grad()
     def forward(self, ppg: Tensor) -> Tensor:
         """Return the rates ``[B, 4]`` (bpm, 0 where none is found) of PPG ``[B, 1250]`` of any gain and offset."""
+        pulse, _, there = self._pulses(ppg)
+        found = [self._by_spectrum(pulse), self._by_lag(pulse), peak_rate(pulse), peak_rate(-pulse)]
+        return torch.stack(found, dim=1) * there  # a spectrum of nothing has its largest somewhere too
+
+    @torch.no_grad()
+    def intervals(self, ppg: Tensor) -> Tensor:
+        """Return :data:`INTERVALS` ``[B, 7]`` of PPG ``[B, 1250]`` of any gain and offset.
+
+        Four spreads, from the 10th to the 90th percentile of the intervals between peaks over their median, 0..2: of
+        the peaks and of the feet, in 0.6-4 Hz and in 0.5-8 Hz. Then the absolute logarithms of the ratios of rates,
+        0..0.8. A pulse that motion drowns is irregular in one band or on one side first, whatever its rate.
+        """
+        pulse, wide, _ = self._pulses(ppg)
+        narrow = [peak_intervals(side) for side in (pulse, -pulse)]
+        spreads = [_spread(*found) for found in (*narrow, *(peak_intervals(side) for side in (wide, -wide)))]
+        rates = (self._by_spectrum(pulse), *(_median_rate(*found) for found in narrow))
+        logs = [rate.clamp(min=_LEAST_RATE).log() for rate in rates]
+        apart = [(one - other).abs().clamp(max=_MOST_APART) for one, other in combinations(logs, 2)]
+        return torch.stack([*spreads, *apart], dim=1)
+
+    def _pulses(self, ppg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the upright pulse ``[B, 1250]`` in 0.6-4 and in 0.5-8 Hz, and whether there is any, ``[B, 1]``."""
         centred = ppg - ppg.mean(-1, keepdim=True)
         largest = centred.abs().amax(-1, keepdim=True)
         centred = centred / largest.clamp(min=_TINY)
-        pulse = centred @ self.band
+        wide, pulse = centred @ self.shape, centred @ self.band
         pulse = pulse / pulse.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)
-        pulse = pulse * steep_side(centred @ self.shape)
+        upright = steep_side(wide)
+        return pulse * upright, wide * upright, largest > 0
+
+    def _by_spectrum(self, pulse: Tensor) -> Tensor:
         cosine, sine = (pulse @ self.spectrum).chunk(2, -1)
-        strongest = (cosine.square() + sine.square()).argmax(-1)
-        by_spectrum = _SLOWEST + _STEP * strongest.to(pulse.dtype)
-        by_lag = self._by_lag(pulse)
-        found = torch.stack([by_spectrum, by_lag, peak_rate(pulse), peak_rate(-pulse)], dim=1)
-        return found * (largest > 0)  # a spectrum of nothing has its largest somewhere too
+        return _SLOWEST + _STEP * (cosine.square() + sine.square()).argmax(-1).to(pulse.dtype)
 
     def _by_lag(self, pulse: Tensor) -> Tensor:
         cosine, sine = (pulse @ self.autocorrelation).chunk(2, -1)
@@ -90,7 +125,12 @@ class RateReaders(nn.Module):
 
 
 def peak_rate(pulse: Tensor) -> Tensor:
-    """Return the rate (bpm) of the median interval between the peaks of ``[B, T]``; 0 under three peaks.
+    """Return the rate (bpm) of the median interval between the peaks of ``[B, T]``; 0 under three peaks."""
+    return _median_rate(*peak_intervals(pulse))
+
+
+def peak_intervals(pulse: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the intervals (samples) between the peaks of ``[B, T]``, ascending ``[B, 47]``, and how many, ``[B, 1]``.
 
     Peaks as scipy.signal.find_peaks finds them with a least distance and a least prominence (held to it by a test).
     """
@@ -107,17 +147,33 @@ def peak_rate(pulse: Tensor) -> Tensor:
     places = torch.where(_prominent(pulse, kept, tops, lows), _places(kept, pulse)[0], _NOWHERE).sort(-1).values
     intervals, there = places[:, 1:] - places[:, :-1], places[:, 1:] < _NOWHERE
     count = there.sum(-1, keepdim=True)
-    ordered = torch.where(there, intervals, 2 * _NOWHERE).sort(-1).values
-    middle = (ordered.gather(1, (count - 1).clamp(min=0) // 2) + ordered.gather(1, count.clamp(min=1) // 2))[:, 0] / 2
-    return torch.where(count[:, 0] >= 2, 60 * SAMPLING_RATE / middle, torch.zeros_like(middle))
+    return torch.where(there, intervals, 2 * _NOWHERE).sort(-1).values, count
+
+
+def _median_rate(ordered: Tensor, count: Tensor) -> Tensor:
+    return torch.where(count[:, 0] >= 2, 60 * SAMPLING_RATE / _at_share(ordered, count, 0.5), 0.0)
+
+
+def _spread(ordered: Tensor, count: Tensor) -> Tensor:
+    low, high = (_at_share(ordered, count, share) for share in _SPREAD)
+    spread = ((high - low) / _at_share(ordered, count, 0.5)).clamp(max=_NO_SPREAD)
+    return torch.where(count[:, 0] >= 2, spread, _NO_SPREAD)
+
+
+def _at_share(ordered: Tensor, count: Tensor, share: float) -> Tensor:
+    """Return the quantile ``[B]`` of the first ``count`` of ascending values, interpolated as numpy does."""
+    place = share * (count - 1).clamp(min=0).to(ordered.dtype)
+    below = place.floor()
+    ends = [ordered.gather(1, index.long())[:, 0] for index in (below, place.ceil())]
+    return torch.lerp(*ends, (place - below)[:, 0])
 
 
 def _prominent(pulse: Tensor, kept: Tensor, tops: Tensor, lows: Tensor) -> Tensor:
     """Return ``[B, 48]``: which kept peaks fall deep enough on both sides before anything higher comes."""
     needed = _LEAST_PROMINENCE * pulse.std(-1, unbiased=False, keepdim=True)
     place, height = _places(kept, pulse)
-    top, top_height = _places(tops, pulse)
-    low, low_height = _places(lows, pulse)
+    top, top_height = _places(tops, pulse, _MOST_EXTREMA)
+    low, low_height = _places(lows, pulse, _MOST_EXTREMA)
     higher = (top_height[:, None] > height[:, :, None]) & (top < _NOWHERE)[:, None]
     deep = (low_height[:, None] <= (height - needed)[:, :, None]) & (low < _NOWHERE)[:, None]
 
@@ -132,10 +188,10 @@ def _prominent(pulse: Tensor, kept: Tensor, tops: Tensor, lows: Tensor) -> Tenso
     return (place < _NOWHERE) & falls & (after < _NOWHERE - 1) & (after < first_after(higher, top))
 
 
-def _places(mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the first 48 places ``[B, 48]`` where ``mask`` is True, ascending, and the values there."""
+def _places(mask: Tensor, values: Tensor, most: int = _MOST_PEAKS) -> tuple[Tensor, Tensor]:
+    """Return the first places ``[B, most]`` where ``mask`` is True, ascending, and the values there."""
     places = torch.arange(values.shape[1], device=values.device, dtype=values.dtype)
-    found = torch.where(mask, places, _NOWHERE).topk(_MOST_PEAKS, -1, largest=False, sorted=True).values
+    found = torch.where(mask, places, _NOWHERE).topk(most, -1, largest=False, sorted=True).values
     return found, values.gather(1, found.clamp(max=values.shape[1] - 1).long())
 
 

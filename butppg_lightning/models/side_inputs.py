@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BETTER = "local_share local_share_p20 local_harmonics beats_alike template_match autocorrelation_peak"
+_WORSE = (
+    "rate_step rate_spread centroid_spread interval_deviation envelope_variation interval_spread interval_spread_below "
+    "interval_spread_wide interval_spread_wide_below spectrum_to_peaks spectrum_to_peaks_below peaks_to_peaks_below"
+)
+DIRECTIONS = {**dict.fromkeys(_BETTER.split(), 1), **dict.fromkeys(_WORSE.split(), -1)}
+"""Signal indices that mean the same on every device, and which way: 1 where more is better, -1 where it is worse."""
 _LEAST_SHARE = 0.02  # of a new batch in the statistics: they forget after about 50 batches, should the encoder move
 _LEAST_VARIANCE = 1e-8
 _LARGEST_INDEX = 4.0  # standard deviations: one wild index must not decide a window
@@ -79,4 +90,34 @@ class SideInputs(nn.Module):
         """Map side inputs ``[B, K]``, NaN where one is missing, to what they add to the logits, ``[B]``."""
         known = ~inputs.isnan()
         scaled = self.standardise(inputs, known)
-        return cast("Tensor", self.score(scaled.clamp(-_LARGEST_INDEX, _LARGEST_INDEX))).squeeze(-1)
+        return self.weigh(scaled.clamp(-_LARGEST_INDEX, _LARGEST_INDEX)).squeeze(-1)
+
+    def weigh(self, scaled: Tensor) -> Tensor:
+        """Map standardised side inputs ``[B, K]`` to their weighted sum ``[B, 1]``."""
+        return cast("Tensor", self.score(scaled))
+
+
+class MonotoneInputs(SideInputs):
+    """Side inputs of which each may move the logit one way only, as :data:`DIRECTIONS` says; others have no say.
+
+    What motion looks like differs between devices, what a pulse looks like does not: a weight that is bound to its
+    sign cannot learn the training set's exceptions.
+
+    Args:
+        names: Of the K side inputs.
+    """
+
+    direction: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(len(names))
+        directions = torch.tensor([float(DIRECTIONS.get(name, 0)) for name in names])
+        self.register_buffer("direction", directions, persistent=False)
+
+    def weigh(self, scaled: Tensor) -> Tensor:
+        """Map standardised side inputs ``[B, K]`` to their weighted sum ``[B, 1]``, with weights of at least 0."""
+        weight = self.score.weight
+        if self.training:
+            with torch.no_grad():
+                weight.clamp_(min=0)  # projected gradient: a weight that a step made negative begins again at 0
+        return F.linear(scaled * self.direction, weight.clamp(min=0))

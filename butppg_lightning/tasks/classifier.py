@@ -51,14 +51,15 @@ class PPGQualityClassifier(WindowModule):
         encoder: Architecture as {class_path, init_args}; null for the checkpoint's, or the default one
             (init_args: patch_size 25, width 192, depth 12, heads 3, mlp_ratio 4.0, dropout 0.0).
         head: linear, mlp (one hidden layer), attention (weighted mean of the tokens), probe (mean, spread and step
-            of the tokens, standardised) or rate (of SpectralEncoder, with the indices rates).
+            of the tokens, standardised), rate (of SpectralEncoder, with the indices rates) or monotone (indices alone,
+            each with a fixed direction).
         head_dropout: Dropout share before each linear layer of the head.
         pretrained: Checkpoint of a pretrained encoder, or shipped: the package's gate; read by a fresh fit only.
         pretrain_channels: Channels of the pretrained encoder, names or 2; null for what the checkpoint says.
         finetune_channels: Channels of the classifier, names or 5.
         encoder_channels: Channels that enter the encoder, the others only the indices; null for all.
-        indices: Groups of signal indices given to the head as side inputs (rates, rhythm, ppg, acc, ecg, amplitude;
-            see models/indices/); null for none.
+        indices: Groups of signal indices given to the head as side inputs (rates, intervals, ppg, rhythm, acc, ecg,
+            amplitude; see models/indices/); null for none.
         inflation: How channels that the pretrained encoder does not know start.
         preprocess: Options of Preprocess (ppg_band, ecg_band, acc_band, scaling, scale_floor, clip, polarity,
             mounting); null for the checkpoint's, or the defaults.

@@ -158,6 +158,7 @@ def test_every_index_is_finite(ppg: torch.Tensor) -> None:
             {
                 *GROUPS["ppg"],
                 *GROUPS["rates"],
+                *GROUPS["intervals"],
                 *GROUPS["rhythm"],
                 *GROUPS["amplitude"],
                 "motion_overlap",
@@ -196,7 +197,7 @@ def test_columns_do_not_depend_on_the_order_of_channels_or_on_which_there_are() 
     assert torch.allclose(turned, module(signals), atol=1e-5)
     alone = SignalIndices(["PPG"], ALL)(signals[:, 3:4])[0]
     for name, value, whole in zip(INDEX_NAMES, alone.tolist(), module(signals)[0].tolist(), strict=True):
-        expected = whole if name in GROUPS["rates"] + GROUPS["ppg"] + GROUPS["rhythm"] + GROUPS["amplitude"] else 0
+        expected = 0 if name in GROUPS["acc"] + GROUPS["ecg"] else whole
         assert value == pytest.approx(expected, abs=1e-5), name
 
 
@@ -205,7 +206,7 @@ def test_groups_are_chosen_and_amplitude_and_ecg_are_off() -> None:
     assert index_names(ALL) == INDEX_NAMES
     assert SignalIndices(CHANNELS, ["ecg"])(window(pulse(1.2))).shape == (1, len(GROUPS["ecg"]))
     with pytest.raises(
-        UserError, match="no group of signal indices 'spo2'; choose from rates, ppg, rhythm, acc, ecg, amplitude"
+        UserError, match="no group of signal indices 'spo2'; choose from rates, intervals, ppg, rhythm, acc, ecg"
     ):
         SignalIndices(CHANNELS, ["spo2"])
 
@@ -224,7 +225,9 @@ def test_a_batch_gives_what_each_window_gives_also_under_autocast() -> None:
 
 
 def test_it_takes_less_than_a_third_of_a_millisecond_a_window() -> None:
-    module = SignalIndices(CHANNELS, [group for group in ALL if group != "rates"])  # its peaks alone take 0.4 ms
+    module = SignalIndices(
+        CHANNELS, [group for group in ALL if group not in ("rates", "intervals")]
+    )  # peaks alone take 0.4 ms
     signals = window(pulse(1.2) + noise(9)).repeat(128, 1, 1)
     durations = []
     for _ in range(6):

@@ -37,6 +37,27 @@ def test_peaks_are_those_of_scipy(seed: int, noise: float) -> None:
     assert peak_rate(torch.from_numpy(wave).unsqueeze(0)).item() == pytest.approx(wanted, rel=1e-6)
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.0, 20.0))
+def test_spreads_are_those_of_scipys_peaks(seed: int, noise: float) -> None:
+    """In both bands and on both sides."""
+    ppg = pulse(np.random.default_rng(seed).uniform(45, 180), noise, seed)
+    found, readers = RateReaders().intervals(ppg)[0, :4].tolist(), RateReaders()
+    narrow, wide, _ = (part[0].double().numpy() for part in readers._pulses(ppg))
+    for value, wave in zip(found, (narrow, -narrow, wide, -wide), strict=True):
+        intervals = np.diff(find_peaks(wave, distance=34, prominence=0.5 * wave.std())[0])
+        low, high = np.quantile(intervals, [0.1, 0.9]) if len(intervals) > 1 else (0, 2)
+        wanted = min((high - low) / (np.median(intervals) if len(intervals) > 1 else 1), 2)
+        assert value == pytest.approx(wanted, abs=1e-5)
+
+
+def test_rates_apart_are_those_of_the_readers() -> None:
+    ppg = torch.cat([pulse(bpm, noise, seed) for seed, (bpm, noise) in enumerate([(60, 0), (90, 3), (120, 9)])])
+    spectrum, _, peaks, below = RateReaders()(ppg).clamp(min=20).log().unbind(1)
+    wanted = torch.stack([spectrum - peaks, spectrum - below, peaks - below], 1).abs().clamp(max=0.8)
+    assert torch.equal(RateReaders().intervals(ppg)[:, 4:], wanted)
+
+
 @pytest.mark.parametrize("bpm", [48, 61, 75, 90, 124, 170])
 def test_every_reader_finds_a_clean_pulse(bpm: float) -> None:
     found = RateReaders()(pulse(bpm))

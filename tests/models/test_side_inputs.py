@@ -16,6 +16,7 @@ from butppg_lightning.export.onnx import export_onnx
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.heads import HEADS, SideInputs
 from butppg_lightning.models.indices.signal_indices import GROUPS
+from butppg_lightning.models.side_inputs import MonotoneInputs
 from butppg_lightning.training.optimizers import parameter_groups
 from butppg_lightning.window import CHANNELS
 
@@ -74,7 +75,7 @@ def test_with_nothing_to_compute_from_the_head_alone_decides() -> None:
     assert torch.equal(network(0 * SIGNALS, present), alone)
 
 
-@pytest.mark.parametrize("head", [name for name in HEADS if name != "rate"])  # that one: test_spectral.py
+@pytest.mark.parametrize("head", [name for name in HEADS if name not in ("rate", "monotone")])  # tests of their own
 def test_only_the_chosen_channels_reach_the_logit(head: str) -> None:
     network = classifier(head=head, indices=["rhythm"], encoder_channels=["PPG"]).network
     whole = network(SIGNALS)
@@ -266,3 +267,31 @@ def test_network_and_indices_leave_for_onnx_as_the_command_writes_it() -> None:
     pytest.importorskip("onnxscript")
     network = classifier(encoder_channels=["PPG"], indices=["rhythm", "acc"]).network
     parity(export_onnx(network, {}).SerializeToString(), network)
+
+
+def test_a_monotone_weight_keeps_its_sign_whatever_it_is_shown() -> None:
+    names = ["template_match", "rate_step", "skewness"]
+    inputs, generator = MonotoneInputs(names), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.SGD(inputs.parameters(), lr=0.1)
+    values = torch.randn(64, 3, generator=generator)
+    for sign, moved in ((1, [True, False]), (-1, [False, True]), (1, [True, False])):
+        for _ in range(60):  # the target wants both weights of one sign: only one may have it
+            optimizer.zero_grad()
+            (inputs(values) - sign * values[:, :2].sum(1)).square().mean().backward()
+            optimizer.step()
+        inputs(values)
+        assert (inputs.score.weight[0, :2] > 0.1).tolist() == moved
+        assert inputs.score.weight[0, 2] == 0, "without a direction it has no say"
+    inputs.eval()
+    other = values + torch.tensor([0.5, 0.0, 9.0])
+    assert (inputs(other) >= inputs(values)).all()
+
+
+def test_tokens_have_no_say_in_a_monotone_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = classifier(head="monotone", indices=["intervals"]).network
+    assert network.used_channels == ("PPG",)
+    whole = network(SIGNALS)
+    monkeypatch.setattr(network.encoder, "forward", None)
+    assert torch.equal(network(SIGNALS), whole)
+    with pytest.raises(UserError, match="indices with a direction"):
+        classifier(head="monotone", indices=["amplitude"])

@@ -12,7 +12,7 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.models.heads import RateHead
 from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.rates import RATES
+from butppg_lightning.models.rates import RATES, READERS
 from butppg_lightning.models.spectral import SpectralEncoder
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS
 
@@ -152,7 +152,7 @@ def test_the_rate_head_needs_rates() -> None:
 
 
 def test_reference_rates_teach_only_where_they_are_known() -> None:
-    head = RateHead(8, side_inputs=4)
+    head = RateHead(8, side_inputs=READERS)
     pooled = head.pool(torch.randn(3, len(RATES), 8))
     known = torch.tensor([60.0, torch.nan, 0.0])
     wanted = head.rate_loss(pooled[:1], known[:1]) / 3

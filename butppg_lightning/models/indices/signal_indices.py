@@ -13,6 +13,11 @@ rate_spectrum            bpm   0..210  the largest power
 rate_autocorrelation     bpm   0..183  the lag at which the signal resembles itself most
 rate_peaks               bpm   0..220  median interval of the peaks; 0 under three
 rate_peaks_below         bpm   0..220  the same of the feet
+group intervals           (of the readers' peaks; _below: of the feet)
+interval_spread          1     0..2    10th to 90th percentile of intervals over their median, and _below; 2 under two
+interval_spread_wide     1     0..2    the same of PPG in 0.5-8 Hz, and _below
+spectrum_to_peaks        1     0..0.8  distance of the logarithms of rate_spectrum and rate_peaks, and _below
+peaks_to_peaks_below     1     0..0.8  the same of rate_peaks and rate_peaks_below
 group ppg
 clipped_share            1     0..1    samples of the raw window within 0.1 % of its range from either extreme
 skewness                 1     -5..5   third standardised moment [Elgendi]
@@ -76,7 +81,7 @@ from torch import Tensor, nn
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
 from butppg_lightning.models.preprocess import band_pass_matrix, steep_side
-from butppg_lightning.models.rates import READERS, RateReaders
+from butppg_lightning.models.rates import INTERVALS, READERS, RateReaders
 from butppg_lightning.window import channel_names
 
 if TYPE_CHECKING:
@@ -86,6 +91,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "rates": " ".join(READERS),
+    "intervals": " ".join(INTERVALS),
     "ppg": "clipped_share skewness log_kurtosis zero_crossing_rate spread_variation largest_segment template_match "
     "spectral_purity spectral_entropy local_entropy peak_share relative_power autocorrelation_peak autocorrelation_lag "
     "harmonic_share rate_conflict",
@@ -135,7 +141,7 @@ class SignalIndices(nn.Module):
             keep their columns, which are 0.
         groups: Which groups; see :data:`GROUPS`. ``names`` are those of their K columns.
         polarity: ``canonical``: beats and skewness are those of the PPG turned so that its steep flanks rise; or as
-            ``recorded``. The group ``rates`` always turns it.
+            ``recorded``. The groups ``rates`` and ``intervals`` always turn it.
 
     Raises:
         UserError: On an unknown group or channel.
@@ -160,7 +166,7 @@ class SignalIndices(nn.Module):
         }
         self.spectra = Spectra()
         self.rhythm = Rhythm() if "rhythm" in self.groups else None
-        self.readers = RateReaders() if "rates" in self.groups else None
+        self.readers = None if {"rates", "intervals"}.isdisjoint(self.groups) else RateReaders()
         matrices = {"ppg_band": band_pass_matrix("ppg_band", (0.5, 8.0))}
         if "ecg" in self.groups:
             matrices["ecg_band"] = band_pass_matrix("ecg_band", (5.0, 20.0))
@@ -181,7 +187,15 @@ class SignalIndices(nn.Module):
     def available(self, present: Tensor) -> Tensor:
         """Return ``[B, K]`` bool: which columns have the channels they need (one axis of acceleration is enough)."""
         ppg, acc, ecg = (present[:, rows].any(1) for rows in self.rows.values())
-        needed = {"rates": ppg, "ppg": ppg, "rhythm": ppg, "acc": acc, "ecg": ecg & ppg, "amplitude": ppg}
+        needed = {
+            "rates": ppg,
+            "intervals": ppg,
+            "ppg": ppg,
+            "rhythm": ppg,
+            "acc": acc,
+            "ecg": ecg & ppg,
+            "amplitude": ppg,
+        }
         alone = {"motion_overlap": acc & ppg, "ecg_regularity": ecg}
         return torch.stack([alone.get(name, needed[key]) for key in self.groups for name in GROUPS[key]], dim=1)
 
@@ -212,6 +226,8 @@ class SignalIndices(nn.Module):
             for group in self.groups:
                 if group == "rates":
                     found += self.readers(raw).unbind(1)  # type: ignore[misc]
+                elif group == "intervals":
+                    found += self.readers.intervals(raw).unbind(1)  # type: ignore[misc, union-attr]
                 elif group == "ppg":
                     found += [*shape_indices(raw, ppg), *self._rhythm(ppg, power, *pulse)]
                 elif group == "rhythm":
