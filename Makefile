@@ -7,6 +7,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= artifacts/demo
 DATA ?= ../shared/data
 RESULTS ?= artifacts/results
+GATE ?= artifacts/gate
 SEEDS ?= 5
 SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015_dev/unlabelled.npz
 BAMI1 = --windows $(DATA)/bami1/windows.npz --folds 5 --definitions tests/people/methods_bami1.yaml \
@@ -65,6 +66,9 @@ results: setup ## Hold people out of DATA/spc2015_dev and DATA/bami1 (or BUT_PPG
 ablation: setup ## What each part of the recommended recipe is worth, with 3 seeds; shares what `make results` has done
 	$(BIN)/python tests/people --ablation tests/people/ablation.yaml --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)
 
+gate: setup ## Make the gate that the package ships again from DATA/cinc2015 and DATA/bidmc, and judge it; under 45 minutes, resumable
+	OMP_NUM_THREADS=2 $(BIN)/python tests/gate --data $(DATA) --work $(GATE) --output butppg_lightning/gate --about .ci/gate.yaml
+
 docs: setup ## Build the API reference from the docstrings into artifacts/docs; a warning is an error
 	$(BIN)/python .ci/docs.py --output artifacts/docs
 
@@ -77,4 +81,4 @@ clean: ## Remove caches, builds and the demo's results (not .venv, not your data
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info $(DEMO)
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
-.PHONY: help setup demo test test-all bench compare results ablation docs lint clean
+.PHONY: help setup demo test test-all bench compare results ablation gate docs lint clean

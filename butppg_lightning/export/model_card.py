@@ -16,6 +16,7 @@ from butppg_lightning.extras import require
 from butppg_lightning.files import file_sha256
 from butppg_lightning.models.about import ABOUT_KEY
 from butppg_lightning.models.checkpoints import ORIGIN_KEYS, last_names, stored_options
+from butppg_lightning.models.training_range import RANGE_KEY
 from butppg_lightning.npz import read_npz
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
         _mapping(content.get(key)) for key in ("test_metrics", "data", "training", ABOUT_KEY)
     )
     dropout = _mapping(stored_options(content).get("channel_dropout"))
+    recorded = _mapping(content.get(RANGE_KEY)).get("channels", content["channels"])  # in any training window
     tested = _mapping(_mapping(data.get("splits")).get("test"))
     template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
     text = template.render(
@@ -66,9 +68,7 @@ def model_card(content: Mapping[str, Any], name: str) -> str:
         about=about,
         test=test,
         metrics=_rows(test or _mapping(content.get("metrics"))),
-        never_withheld=[
-            name for name in content["channels"] if name != "PPG" and not dropout.get(name, dropout.get(name[:3], 0))
-        ],
+        never_withheld=[name for name in recorded if name != "PPG" and not dropout.get(name, dropout.get(name[:3], 0))],
         origin=_origin(content, training),
         over=f" ({_count(tested.get('windows'))} windows of {_count(tested.get('subjects'))} subjects)"
         if tested

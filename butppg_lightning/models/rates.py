@@ -164,8 +164,8 @@ def _at_share(ordered: Tensor, count: Tensor, share: float) -> Tensor:
     """Return the quantile ``[B]`` of the first ``count`` of ascending values, interpolated as numpy does."""
     place = share * (count - 1).clamp(min=0).to(ordered.dtype)
     below = place.floor()
-    ends = [ordered.gather(1, index.long())[:, 0] for index in (below, place.ceil())]
-    return torch.lerp(*ends, (place - below)[:, 0])
+    low, high = (ordered.gather(1, index.long())[:, 0] for index in (below, place.ceil()))
+    return torch.lerp(low, high, (place - below)[:, 0])
 
 
 def _prominent(pulse: Tensor, kept: Tensor, tops: Tensor, lows: Tensor) -> Tensor:

@@ -227,7 +227,7 @@ class SignalIndices(nn.Module):
                 if group == "rates":
                     found += self.readers(raw).unbind(1)  # type: ignore[misc]
                 elif group == "intervals":
-                    found += self.readers.intervals(raw).unbind(1)  # type: ignore[misc, union-attr]
+                    found += self.readers.intervals(raw).unbind(1)  # type: ignore[union-attr]
                 elif group == "ppg":
                     found += [*shape_indices(raw, ppg), *self._rhythm(ppg, power, *pulse)]
                 elif group == "rhythm":

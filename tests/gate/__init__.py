@@ -1,0 +1,1 @@
+"""The shipped gate is made here: its windows, its training, its figures."""
