@@ -13,6 +13,8 @@ SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015
 BAMI1 = --windows $(DATA)/bami1/windows.npz --folds 5 --definitions tests/people/methods_bami1.yaml \
 	--patients $(DATA)/cinc2015/windows.npz,$(DATA)/mimic_perform_af/windows.npz
 RHYTHM = $(addprefix --rhythm ,$(wildcard $(DATA)/mimic_perform_af/windows.npz))
+# what the TinyTimeMixers of the study start from
+export TTM_R2 ?= $(or $(wildcard $(DATA)/ttm_r2/ttm_r2_512_96.pt),ibm-granite/granite-timeseries-ttm-r2)
 # processes of `make test`; each computes with one thread
 WORKERS ?= 2
 

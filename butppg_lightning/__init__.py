@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from butppg_lightning.data.pretrain import PretrainDataModule as PretrainDataModule
     from butppg_lightning.models.encoder import PatchTransformer as PatchTransformer
     from butppg_lightning.models.spectral import SpectralEncoder as SpectralEncoder
+    from butppg_lightning.models.tiny_time_mixer import TinyTimeMixer as TinyTimeMixer
     from butppg_lightning.tasks.classifier import PPGQualityClassifier as PPGQualityClassifier
     from butppg_lightning.tasks.pretrainer import MaskedPretrainer as MaskedPretrainer
     from butppg_lightning.training.staged_unfreezing import StagedUnfreezing as StagedUnfreezing
@@ -27,6 +28,7 @@ _HOMES = {
     "PretrainDataModule": "butppg_lightning.data.pretrain",
     "SpectralEncoder": "butppg_lightning.models.spectral",
     "StagedUnfreezing": "butppg_lightning.training.staged_unfreezing",
+    "TinyTimeMixer": "butppg_lightning.models.tiny_time_mixer",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 
 TINY = {"patch_size": 50, "width": 32, "depth": 2, "heads": 2}
+# one of each kind, small; the last one is a user's own
+ENCODERS = {
+    "PatchTransformer": {**TINY, "depth": 3, "dropout": 0.1},
+    "SpectralEncoder": {"width": 8, "depth": 3, "dropout": 0.1, "input_dropout": 0.1},
+    "TinyTimeMixer": {"patches": 4, "patch_size": 16, "width": 16, "levels": 2, "dropout": 0.1},
+    "own_encoder.ConvEncoder": {"width": 8, "depth": 3},
+}
+NEEDS = {"TinyTimeMixer": "tsfm_public"}  # an extra that is not in dev, see .ci/constraints.txt
+EVERY_ENCODER = [
+    pytest.param(
+        {"class_path": path, "init_args": sizes},
+        id=path,
+        marks=pytest.mark.skipif(path in NEEDS and not find_spec(NEEDS[path]), reason=f"{path} needs an extra"),
+    )
+    for path, sizes in ENCODERS.items()
+]
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import TINY, encoder_flags
+from conftest import TINY
 from lightning.pytorch import Callback
 
 from butppg_lightning import StagedUnfreezing
@@ -19,7 +19,7 @@ from butppg_lightning.cli import main
 
 EPOCHS = 6
 RUN = [
-    *encoder_flags({**TINY, "dropout": 0.1}),
+    f"--model.encoder={json.dumps({'init_args': {**TINY, 'dropout': 0.1}})}",
     "--model.head=attention",
     "--model.head_dropout=0.1",
     "--model.lr=1e-3",

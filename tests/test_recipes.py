@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import make_windows
+from conftest import ENCODERS, NEEDS, encoder_flags, make_windows
 from exactness import Stopped, differences, outcome, stop_at
 from torchmetrics.functional.classification import binary_auroc
 
@@ -57,9 +57,23 @@ RECIPES = {
         pretrain=("--model.stft_weight", "0"),
     ),
     "gate": Recipe([*configs("gate", "tiny"), "--trainer.max_epochs", "3"]),
-    "own encoder": Recipe([*configs("finetune_full"), *FULL], encoder=("--model.encoder.class_path", OWN)),
+    "finetune_ttm": Recipe(
+        [*configs("finetune_ttm"), *FULL],
+        encoder=("--model.encoder.class_path", "TinyTimeMixer"),
+        pretrain=(*configs("pretrain_ttm"), *encoder_flags(ENCODERS["TinyTimeMixer"])),
+    ),
+    "own encoder": Recipe(
+        [*configs("finetune_full"), *FULL], encoder=("--model.encoder.class_path", OWN), pretrain=(*DEEP[:1], "3")
+    ),
 }
-NOT_RECIPES = {"pretrain", "pretrain_rates", "adapt", "small", "tiny"}  # they pretrain (below), or are sizes
+NOT_RECIPES = {
+    "pretrain",
+    "pretrain_rates",
+    "pretrain_ttm",
+    "adapt",
+    "small",
+    "tiny",
+}  # they pretrain (below), or are sizes
 
 
 class Run(NamedTuple):
@@ -102,6 +116,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two-channel pretraining, then the recipe's stages on five channels."""
     recipe: Recipe = RECIPES[request.param]
+    if recipe.encoder and recipe.encoder[1] in NEEDS:
+        pytest.importorskip(NEEDS[recipe.encoder[1]])
     folder = tmp_path_factory.mktemp("runs")
     size = (*(recipe.encoder or configs("tiny")), *recipe.pretrain)
     words = ["--trainer.max_epochs", "1", "--data.root", str(data), "--output_dir", str(folder / "pretrained")]
@@ -215,13 +231,8 @@ def test_it_goes_to_safetensors_and_comes_back(run: Run, tmp_path: Path) -> None
 
 
 def test_it_goes_to_onnx(run: Run, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    if request.node.callspec.params["run"] not in (
-        "finetune",
-        "finetune_recommended",
-        "finetune_rates",
-        "gate",
-        "own encoder",
-    ):
+    other = ("finetune", "finetune_recommended", "finetune_rates", "gate", "finetune_ttm", "own encoder")
+    if request.node.callspec.params["run"] not in other:
         pytest.skip("the same kind of network as finetune.yaml's")
     runtime = pytest.importorskip("onnxruntime")
     target = tmp_path / "model.onnx"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of
+from butppg_lightning.models.tiny_time_mixer import mixer_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,12 @@ Spec = dict[str, Any]
 """``{"class_path": str, "init_args": dict}`` of plain types."""
 
 PATCH_TRANSFORMER = "butppg_lightning.PatchTransformer"
-_OWN = {"PatchTransformer": "models.encoder", "SpectralEncoder": "models.spectral"}
+TINY_TIME_MIXER = "butppg_lightning.TinyTimeMixer"
+_OWN = {
+    "PatchTransformer": "models.encoder",
+    "SpectralEncoder": "models.spectral",
+    "TinyTimeMixer": "models.tiny_time_mixer",
+}
 _ALIASES = {
     alias: f"butppg_lightning.{name}"
     for name, module in _OWN.items()
@@ -113,6 +119,8 @@ def build_encoder(spec: Mapping[str, Any], channels: Sequence[str], *, named_by_
         raise UserError(f"{spec['class_path']} cannot serve as encoder: it has no attribute {', '.join(lacking)}")
     if isinstance(encoder, PatchTransformer):
         arguments = init_args_of(encoder)
+    elif path in _ALIASES:  # defaults too: a checkpoint says what it is, whatever they come to be
+        arguments = {name: item.default for name, item in known.items() if name not in arguments} | arguments
     return encoder, {"class_path": spec["class_path"], "init_args": arguments}
 
 
@@ -135,7 +143,7 @@ def trust_encoder(class_path: str) -> None:
 
 
 def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> Spec | None:
-    """Read the architecture of a :class:`PatchTransformer` off its weights, which may have any prefix.
+    """Read the architecture of a :class:`PatchTransformer` or TinyTimeMixer off its weights, which may have any prefix.
 
     The number of heads leaves no trace in the shapes: it is taken from what the user ``asked`` for, else one per 64 of
     width. None if these are other weights.
@@ -144,6 +152,8 @@ def infer_spec(state: Mapping[str, Tensor], asked: Mapping[str, Any] | None) -> 
         if not key.endswith("embedding.weight") or filters.ndim != 3:
             continue
         prefix = key.removesuffix("embedding.weight")
+        if sizes := mixer_sizes(state, prefix):
+            return {"class_path": TINY_TIME_MIXER, "init_args": sizes}
         numbers = [re.match(rf"{re.escape(prefix)}blocks\.(\d+)\.fc1\.weight$", name) for name in state]
         depths = [int(match.group(1)) for match in numbers if match]
         if 0 not in depths:

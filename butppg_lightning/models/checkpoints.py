@@ -25,7 +25,13 @@ from butppg_lightning.errors import UserError
 from butppg_lightning.extras import require
 from butppg_lightning.files import atomic_write, file_sha256, write_json
 from butppg_lightning.models.about import ABOUT_KEY, about_fault
-from butppg_lightning.models.architecture import PATCH_TRANSFORMER, build_encoder, infer_spec, normal_spec
+from butppg_lightning.models.architecture import (
+    PATCH_TRANSFORMER,
+    TINY_TIME_MIXER,
+    build_encoder,
+    infer_spec,
+    normal_spec,
+)
 from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS, stored_calibration
 from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
@@ -194,13 +200,13 @@ def _check_sizes(path: Path, declared: Any, state: dict[str, Tensor]) -> None:
     spec = normal_spec(declared if isinstance(declared, dict) else None)
     if sum(value.numel() * value.element_size() for value in state.values()) > 2 * path.stat().st_size:
         raise UserError(f"{path} declares more weights than it holds; write it again")
-    if spec["class_path"] != PATCH_TRANSFORMER:
+    if spec["class_path"] not in (PATCH_TRANSFORMER, TINY_TIME_MIXER):
         return
     try:
         found = infer_spec(state, spec)
     except TypeError:  # sizes that are no numbers
         found = None
-    if found is None:
+    if found is None or found["class_path"] != spec["class_path"]:
         raise UserError(f"{path} holds no encoder's weights; give the best_model.pt that `butppg fit` wrote")
     for key, value in found["init_args"].items():
         if key in spec["init_args"] and spec["init_args"][key] != value:
@@ -255,22 +261,27 @@ def read_portable(weights: Path) -> dict[str, Any]:
             f"{weights} not found; make it with: butppg export --checkpoint FILE --output model.safetensors"
         )
     content = read_description(weights)
+    state, digest = read_tensors(weights)
+    if content.get("weights_sha256") != digest:
+        raise UserError(f"{weights} is not what its JSON describes (another SHA-256); copy or export both again")
+    if content.get(CHECKPOINT_KEY) is None:
+        content.pop(CHECKPOINT_KEY, None)
+    return {**content, "state_dict": state}
+
+
+def read_tensors(weights: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a ``.safetensors`` file, ours or another library's: its tensors and its SHA-256; nothing in it is run."""
     try:
         stored = weights.read_bytes()
     except OSError as error:
         raise UserError(f"{weights} cannot be read: {error.strerror}") from None
     library = require("safetensors.torch")
     try:
-        state = library.load(stored)
+        return library.load(stored), hashlib.sha256(stored).hexdigest()
     except Exception as error:  # a stranger's bytes can make the reader fail in any way
         raise UserError(
             f"{weights} is no safetensors file, or is damaged ({type(error).__name__}); copy it again"
         ) from None
-    if content.get("weights_sha256") != hashlib.sha256(stored).hexdigest():
-        raise UserError(f"{weights} is not what its JSON describes (another SHA-256); copy or export both again")
-    if content.get(CHECKPOINT_KEY) is None:
-        content.pop(CHECKPOINT_KEY, None)
-    return {**content, "state_dict": state}
 
 
 def read_description(weights: Path) -> dict[str, Any]:

@@ -21,6 +21,10 @@ class Encoder(Protocol):
 
     Its ``embedding`` has a ``weight`` of shape ``[width, channels, patch]``, one filter bank per channel: that is
     what inflation works on.
+
+    Masked pretraining leaves hidden patches of the signal out. An encoder whose blocks mix tokens by their places, or
+    whose tokens are no patches of the signal, has a module ``patches`` in place of that: it maps ``signals`` and
+    ``present`` to the ``[B, C, count, size]`` that are hidden and predicted, and ``embed`` takes ``hidden [B, count]``.
     """
 
     channels: tuple[str, ...]

@@ -8,22 +8,19 @@ into the PPG, it has to know how the signals go on.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.encoder import TransformerBlock, check_sizes, initialise, sine_positions
-from butppg_lightning.models.rates import RATES
-from butppg_lightning.models.spectral import FEATURES
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
     from butppg_lightning.models.augmentation import Augment
     from butppg_lightning.models.encoder import Encoder
     from butppg_lightning.models.preprocess import Preprocess
-    from butppg_lightning.models.spectral import SpectralEncoder
 
 Masking = Literal["random", "block"]
 
@@ -143,10 +140,10 @@ class MaskedAutoencoder(nn.Module):
         filters = cast("Encoder", encoder).embedding.weight
         width, channels, patch_size = cast("Tensor", filters).shape
         patches = WINDOW_SAMPLES // patch_size
-        # tokens of an encoder over rates are no stretches of time: what it hides and predicts are its own patches
-        self._own = getattr(encoder, "patches", None)
+        # an encoder that makes patches of its own (of a spectrum, of another sampling rate) hides and predicts those
+        self._own: Any = getattr(encoder, "patches", None)
         if self._own is not None:
-            patches, patch_size = len(RATES), FEATURES
+            patches, patch_size = self._own.count, self._own.size
         sizes = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
         self.decoder = MaskedDecoder(width, channels, patches, patch_size, **sizes)
 
@@ -181,14 +178,14 @@ class MaskedAutoencoder(nn.Module):
         """
         encoder = cast("Encoder", self.encoder)
         batch = len(scaled)
-        patches = len(RATES) if self._own is not None else scaled.shape[-1] // self.decoder.patch_size
+        patches = self._own.count if self._own is not None else scaled.shape[-1] // self.decoder.patch_size
         hidden = min(max(round(self.mask_ratio * patches), 1), patches - 1)
         order = mask_order(batch, patches, self.run, generator, scaled.device)
         masked = torch.zeros(batch, patches, dtype=torch.bool, device=scaled.device)
         masked.scatter_(1, order[:, :hidden], True)
-        if self._own is not None:  # its blocks look along the rates, so that none may be missing
+        if self._own is not None:  # its blocks mix tokens by their places, so that none may be missing
             places = torch.arange(patches, device=scaled.device).expand(batch, patches)
-            tokens = cast("SpectralEncoder", encoder).embed(scaled, seen, hidden=masked)
+            tokens = cast("Any", encoder).embed(scaled, seen, hidden=masked)
             return encoder(tokens.float(), start=0), places, masked
         tokens = encoder.embed(scaled, seen)
         visible, width = order[:, hidden:], tokens.shape[-1]

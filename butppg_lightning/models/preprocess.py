@@ -21,6 +21,7 @@ _SINCE_VERSION_2 = ("polarity", "mounting")
 _AXES = 3  # of acceleration
 _SWEEPS = 4  # of Jacobi's rotations over a 3 x 3 matrix: the rest is below float32's rounding
 _TINY = 1e-12
+_SYMMETRIC = 1e-5  # skewness of slopes; those of real pulses are of the order of 1, rounding is below
 _RELATIVE_FLOOR = 1e-5  # of the largest raw sample: below lies float32 rounding (6e-8), above a 16-bit converter's step
 _LOWPASS_ORDER = 6
 _HIGHPASS_ORDER = 2  # gentle: a steep edge at 0.5 Hz would ring over the whole window
@@ -205,29 +206,37 @@ class Preprocess(nn.Module):
 
 
 def steep_side(pulse: Tensor) -> Tensor:
-    """Return ``[..., 1]`` of 1 or -1: the sign that makes the steep flanks of a pulse ``[..., T]`` rise."""
+    """Return ``[..., 1]`` of 1 or -1: the sign that makes the steep flanks of a pulse ``[..., T]`` rise.
+
+    A symmetric one, such as a sine, stays as it is: rounding must not decide.
+    """
     slope = pulse[..., 1:] - pulse[..., :-1]
-    skew = (slope - slope.mean(-1, keepdim=True)).pow(3).mean(-1, keepdim=True)
-    return torch.where(skew >= 0, 1.0, -1.0).to(pulse.dtype)
+    slope = slope - slope.mean(-1, keepdim=True)
+    least = -_SYMMETRIC * slope.square().mean(-1, keepdim=True).pow(1.5)
+    return torch.where(slope.pow(3).mean(-1, keepdim=True) >= least, 1.0, -1.0).to(pulse.dtype)
 
 
 def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
     """Turn motion ``[B, 3, T]`` to its principal axes, the strongest first; windows not ``there [B]`` stay.
 
-    By Jacobi's rotations, as ONNX has no eigenvalue decomposition; axes of equal strength stay as they lie.
+    By Jacobi's rotations, as ONNX has no eigenvalue decomposition, without angles, which its runtime lacks in double
+    precision; that is needed because axes of nearly equal strength magnify rounding. Equal ones stay as they lie.
     """
-    power = motion @ motion.transpose(1, 2)
+    power = motion.double() @ motion.double().transpose(1, 2)
     power = power / power.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=_TINY)[:, None, None]
-    unit = torch.eye(3, dtype=motion.dtype, device=motion.device)
+    unit = torch.eye(_AXES, dtype=power.dtype, device=motion.device)
     axes = unit.expand_as(power)
     for one, other in ((0, 1), (0, 2), (1, 2)) * _SWEEPS:
-        difference = power[:, one, one] - power[:, other, other]
-        angle = (torch.atan2(2 * power[:, one, other], difference) / 2)[:, None, None]
+        difference, twice = power[:, one, one] - power[:, other, other], 2 * power[:, one, other]
+        size = (difference.square() + twice.square()).sqrt()
+        double_cosine = torch.where(size > _TINY, difference / size.clamp(min=_TINY), 1.0)
+        cosine = ((1 + double_cosine) / 2).clamp(0, 1).sqrt()[:, None, None]
+        sine = (((1 - double_cosine) / 2).clamp(0, 1).sqrt() * torch.where(twice >= 0, 1.0, -1.0))[:, None, None]
         plane = torch.outer(unit[one], unit[one]) + torch.outer(unit[other], unit[other])
         across = torch.outer(unit[other], unit[one]) - torch.outer(unit[one], unit[other])
-        turn = unit + (angle.cos() - 1) * plane + angle.sin() * across
+        turn = unit + (cosine - 1) * plane + sine * across
         power, axes = turn.transpose(1, 2) @ power @ turn, axes @ turn
-    turned = axes.transpose(1, 2) @ motion
+    turned = axes.transpose(1, 2).to(motion.dtype) @ motion
     turned = turned * steep_side(turned)
     return turned if there is None else torch.where(there[:, None, None], turned, motion)
 

@@ -13,14 +13,16 @@ from butppg_lightning.models.about import ABOUT_KEY, identity, in_words
 from butppg_lightning.models.architecture import Spec, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.checkpoints import (
     HOW_TO_PRETRAIN,
+    SUFFIX,
     network_weights,
-    read_checkpoint,
     read_stored,
+    read_tensors,
     require_finite,
     stored_options,
 )
+from butppg_lightning.models.hub_files import fetch
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
-from butppg_lightning.shipped import locate
+from butppg_lightning.models.tiny_time_mixer import own_names
 from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
@@ -82,21 +84,26 @@ class PretrainedEncoder:
 def read_encoder(path: Path | str, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
     """Read a checkpoint and find the encoder in it.
 
-    Own checkpoints, exported models (a folder, or ``shipped``), Lightning ``.ckpt`` files, bare state dicts and any of
-    the usual prefixes (``model.``, ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts
-    only where the file is silent.
+    Own checkpoints, exported models (a folder, or ``shipped``), Lightning ``.ckpt`` files, bare state dicts,
+    TinyTimeMixers of granite-tsfm (also a folder of theirs, or ``owner/name`` on the Hugging Face hub) and any of the
+    usual prefixes (``model.``, ``encoder.``, ``module.``) are understood. The user's architecture ``asked`` counts only
+    where the file is silent.
     """
-    content = read_stored(locate(path))
+    content = _read(path)
     containers = [_tensors(content[key]) for key in _CONTAINERS if isinstance(content.get(key), dict)]
     containers = [state for state in [*containers, _tensors(content)] if state]
     if not containers:
         raise UserError(f"{path} holds no weights; its keys are {', '.join(map(str, list(content)[:8]))}")
+    forecaster = [own_names(state, str(path)) for state in containers]
+    containers = [state if named is None else named for state, named in zip(containers, forecaster, strict=True)]
     options = stored_options(content)
     declared = isinstance(options.get("encoder"), dict)
     spec = normal_spec(options["encoder"]) if declared else None
     for state in containers:
         spec = spec or infer_spec(state, asked)
     channels = spec["init_args"].get("channels") if spec else None
+    if not declared and any(forecaster):
+        channels = ["PPG"]  # its one filter bank is any channel's; the windows are rated by their PPG
     preprocess, known = options.get("preprocess"), identity(content)
     return PretrainedEncoder(
         path=str(path),
@@ -154,11 +161,16 @@ def load_encoder(
         )
     known = {prefix + key for key in target}
     report.unused = [key for key in state if key not in known]
+    if inner := [key for key in report.unused if key.startswith(f"{prefix}blocks.")]:
+        raise UserError(
+            f"{source.path} holds {inner[0]}, for which this encoder has no place; it computes something else"
+        )
     if not source.declared and source.spec is not None:
         heads = source.spec["init_args"].get("heads")
-        report.notes.append(
-            f"the file does not state its architecture: read off the shapes, with {heads} heads assumed"
-        )
+        assumed = f"{heads} heads" if heads else "softmax gates and, unless asked, two contexts"
+        report.notes.append(f"the file does not state its architecture: read off the shapes, with {assumed} assumed")
+        if not heads and names == ("PPG",):
+            report.notes.append("a forecaster's filters are those of any channel; here they are taken for the PPG's")
     encoder.load_state_dict(filled, strict=False)
     return report
 
@@ -201,6 +213,16 @@ def _check_shape(path: str, key: str, stored: Tensor, tensor: Tensor) -> None:
             f"{path} has {key} of shape {list(stored.shape)}, the model {list(tensor.shape)}; "
             "leave the encoder's sizes to the checkpoint"
         )
+
+
+def _read(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint, an exported model, or another library's tensors, wherever they are; nothing is run."""
+    found = fetch(path)
+    if found.suffix == SUFFIX:
+        tensors, _ = read_tensors(found)
+        if not any(key.startswith("network.") for key in tensors):
+            return dict(tensors)
+    return read_stored(found)
 
 
 def _tensors(state: Mapping[Any, Any]) -> dict[str, Tensor]:
@@ -248,13 +270,16 @@ def verify_pretrained(encoder: nn.Module, checkpoint: Path, inflation: Inflation
     return findings
 
 
-def read_pretraining(path: Path, channels: Sequence[str]) -> PretrainedEncoder:
+def read_pretraining(path: Path, channels: Sequence[str], asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
     """Read a checkpoint of `butppg pretrain`, in order to go on from it with :func:`load_autoencoder`.
 
-    Other ``channels``, or another order, are refused: two sets of one size have weights of the same shape.
+    Other ``channels``, or another order, are refused: two sets of one size have weights of the same shape. Bare weights
+    of an encoder, which state no architecture, are read as :func:`read_encoder` does, for :func:`load_encoder`.
     """
-    content = read_checkpoint(path)
+    content = _read(path)
     options, state = stored_options(content), network_weights(content)
+    if not options:
+        return read_encoder(path, asked)
     if state is None or "decoder_width" not in options:
         raise UserError(f"{path} is no checkpoint of `butppg pretrain`; give the best_model.pt that it wrote")
     scaling, names = options.get("preprocess"), options.get("channels")

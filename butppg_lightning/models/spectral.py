@@ -41,6 +41,7 @@ class SpectralPatches(nn.Module):
 
     window: Tensor
     segment: Tensor
+    count, size = len(RATES), FEATURES
 
     def __init__(self, channels: Sequence[str]) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ import torch
 from butppg_lightning.errors import UserError, first_line
 from butppg_lightning.export.folder import write_folder
 from butppg_lightning.export.model_card import provenance
-from butppg_lightning.extras import quiet, require
+from butppg_lightning.extras import require
 from butppg_lightning.files import require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.checkpoints import (
@@ -30,6 +30,7 @@ from butppg_lightning.models.checkpoints import (
     read_stored,
     take_stored,
 )
+from butppg_lightning.models.hub_files import download
 from butppg_lightning.shipped import CONFIG, WEIGHTS, locate
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def from_pretrained(
         weights = path
     else:
         where: Any = {"revision": revision, "cache_dir": cache_dir, "token": token}
-        weights = _download(str(source), force_download=force_download, local_files_only=local_files_only, **where)
+        options = {"force_download": force_download, "local_files_only": local_files_only}
+        weights = download(str(source), (CONFIG, WEIGHTS), **where, **options)[-1]
     module = _build(cls, weights, encoder)
     module.origin = weights
     return module.eval()
@@ -193,15 +195,3 @@ def _build(cls: type[Any], weights: Path, encoder: Mapping[str, Any] | None) -> 
         raise UserError(f"{weights}: the weights do not fit: {first_line(error)}") from None
     take_stored(module.network, content, weights)
     return module
-
-
-def _download(name: str, **options: Any) -> Path:
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        raise UserError(f"{name} is no folder; give one that save_pretrained wrote, or owner/name on the hub")
-    library = require("huggingface_hub")
-    try:
-        with quiet("huggingface_hub"):
-            paths = [Path(library.hf_hub_download(name, file, **options)) for file in (CONFIG, WEIGHTS)]
-    except (OSError, ValueError, library.errors.EntryNotFoundError) as error:
-        raise UserError(f"{name} is no folder here, and the hub did not give it: {first_line(error)}") from None
-    return paths[-1]

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.architecture import build_encoder, resolve_spec
 from butppg_lightning.models.augmentation import Augment, refuse_idle_inversion
+from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.losses import SpectralLoss
 from butppg_lightning.models.masked import MaskedAutoencoder, Masking
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.pretrained import load_autoencoder, read_pretraining
+from butppg_lightning.models.pretrained import load_autoencoder, load_encoder, read_pretraining
 from butppg_lightning.tasks.window_module import WindowModule
 from butppg_lightning.training.schedules import ScheduleName, check_schedule
 from butppg_lightning.window import channel_names
@@ -62,7 +63,7 @@ class MaskedPretrainer(WindowModule):
         time_shift: Windows are shifted by at most this share of their length, by cropping (the guide: 0.1).
         invert_ppg: Probability that a training window's PPG is turned upside down; for a polarity as recorded.
         pretrained: Checkpoint of `butppg pretrain` to go on from, encoder and decoder, with other windows or options;
-            read by a fresh run only.
+            or bare weights of an encoder, such as TTM-r2; read by a fresh run only.
 
     Raises:
         UserError: If an argument is impossible.
@@ -105,7 +106,7 @@ class MaskedPretrainer(WindowModule):
     def build(self, options: dict[str, Any]) -> dict[str, Any]:
         """Build encoder and decoder, with the weights of ``pretrained`` where a fresh run names it."""
         pretrained, asked = options.pop("pretrained"), options["encoder"]
-        earlier = read_pretraining(Path(pretrained), self.channels) if pretrained else None
+        earlier = read_pretraining(Path(pretrained), self.channels, asked) if pretrained else None
         by_user = earlier is None or bool((asked or {}).get("class_path"))
         preprocess = options["preprocess"] or {}
         if earlier is not None and earlier.spec is not None:
@@ -114,14 +115,16 @@ class MaskedPretrainer(WindowModule):
         built, spec = build_encoder(asked or {}, self.channels, named_by_user=by_user)
         scaling = Preprocess.from_options(self.channels, preprocess)
         self.network = MaskedAutoencoder(scaling, built, **{key: options[key] for key in _AUTOENCODER})
-        if earlier is not None:
+        if earlier is not None and earlier.declared:
             load_autoencoder(self.network, earlier)
+        elif earlier is not None:
+            rank_zero_only(print)(load_encoder(built, earlier, None, Inflation()))
         ppg = self.channels.index("PPG") if "PPG" in self.channels else -1
         refuse_idle_inversion("model.invert_ppg", options["invert_ppg"], scaling)
         variations = {key: options[key] for key in _VARIATIONS}
         augment = Augment(**variations, ppg=ppg, patch_size=_patch_size(built))
         self.augment = augment if any(variations.values()) else None
-        if options["stft_weight"] and hasattr(built, "patches"):
+        if options["stft_weight"] and hasattr(built, "rates"):
             raise UserError("model.stft_weight compares waveforms, and SpectralEncoder predicts spectra; set it to 0")
         self.spectral_loss = SpectralLoss() if options["stft_weight"] else None
         # only plain types, and the resolved architecture: the checkpoint says how to build what it holds

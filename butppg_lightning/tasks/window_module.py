@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from butppg_lightning.models.architecture import refuse_unnamed
+from butppg_lightning.models.architecture import normal_spec, refuse_unnamed, resolve_spec
 from butppg_lightning.models.checkpoints import read_checkpoint, stored_options
 from butppg_lightning.training.optimizers import build_optimizer, parameter_groups
 from butppg_lightning.training.schedules import StagedLR
@@ -93,6 +93,8 @@ class WindowModule(LightningModule):
         """
         stored = stored_options(read_checkpoint(Path(checkpoint_path)))
         refuse_unnamed(stored.get("encoder"), kwargs.get("encoder"))
+        if kwargs.get("encoder") and stored.get("encoder"):  # naming the class does not take its arguments away
+            kwargs["encoder"] = resolve_spec(kwargs["encoder"], normal_spec(stored["encoder"]), str(checkpoint_path))
         # a stranger's hyperparameters must not name a file to open: the weights are in the checkpoint
         kwargs = {"pretrained": None, **kwargs, "weights_only": True}
         module = super().load_from_checkpoint(checkpoint_path, *args, **kwargs)

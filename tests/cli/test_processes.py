@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import encoder_flags
+from conftest import EVERY_ENCODER, TINY
 from exactness import RUN, command, differences, environment, fit, outcome, stop_at
 
 TWO = ["--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.precision=32-true"]
 # nothing random but the shuffle, so that one process can do the same
 PLAIN = [
-    *encoder_flags(),
+    f"--model.encoder={json.dumps({'init_args': TINY})}",
     "--model.lr=1e-3",
     "--stages.head_only_epochs=2",
     "--stages.unfreeze_last_n=1",
@@ -26,13 +26,16 @@ def run(output: Path, data: Path, *flags: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command(*words), env=environment(), capture_output=True, text=True, timeout=240, check=False)
 
 
-@pytest.fixture(scope="module")
-def two(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two")
+def watched(folder: Path, data: Path, *flags: str) -> Path:
     watch = ["--trainer.callbacks+=exactness.CompareRanks", f"--trainer.callbacks.folder={folder}"]
-    done = run(folder / "run", data_folder, *PLAIN, "--data.batch_size=4", *watch)
+    done = run(folder / "run", data, *PLAIN, *flags, "--data.batch_size=4", *watch)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def two(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return watched(tmp_path_factory.mktemp("two"), data_folder)
 
 
 def reports(folder: Path) -> list[dict]:
@@ -50,6 +53,15 @@ def test_gradients_are_the_mean_over_ranks_right_after_each_boundary(two: Path) 
     for report in reports(two):
         assert set(report["gaps"]) == {"stage1_head_only", "stage2_partial", "stage3_full"}
         assert max(report["gaps"].values()) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", EVERY_ENCODER[1:])
+def test_both_hold_for_every_encoder(encoder: dict, data_folder: Path, tmp_path: Path) -> None:
+    sizes = {key: 0.0 if "dropout" in key else value for key, value in encoder["init_args"].items()}
+    folder = watched(tmp_path, data_folder, f"--model.encoder={json.dumps({**encoder, 'init_args': sizes})}")
+    test_ranks_are_equal_bit_for_bit_at_every_epochs_end(folder)
+    test_gradients_are_the_mean_over_ranks_right_after_each_boundary(folder)
 
 
 def test_two_processes_do_what_one_does(two: Path, data_folder: Path, tmp_path: Path) -> None:

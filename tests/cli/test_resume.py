@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_windows
+from conftest import EVERY_ENCODER, make_windows
 from exactness import RUN, Stopped, command, differences, environment, fit, outcome, stop_at
 
 from butppg_lightning.cli import main
@@ -51,6 +51,17 @@ def test_resumed_is_uninterrupted(
         fit(tmp_path / "run", data_folder, *flags, *stop_at(*POINTS[point]))
     assert fit(tmp_path / "run", data_folder, *flags, "--resume=auto") == 0
     assert differences(outcome(tmp_path / "run"), uninterrupted[precision, workers]) == []
+
+
+@pytest.mark.parametrize("encoder", EVERY_ENCODER[1:])
+def test_so_it_is_with_every_encoder(encoder: dict, data_folder: Path, tmp_path: Path) -> None:
+    flags = [*RUN, "--trainer.precision=32-true", f"--model.encoder={json.dumps(encoder)}"]
+    assert fit(tmp_path / "whole", data_folder, *flags) == 0
+    for name in ("middle of an epoch in stage 2", "boundary of stages 2 and 3"):
+        with pytest.raises(Stopped):
+            fit(tmp_path / name, data_folder, *flags, *stop_at(*POINTS[name]))
+        assert fit(tmp_path / name, data_folder, *flags, "--resume=auto") == 0
+        assert differences(outcome(tmp_path / name), outcome(tmp_path / "whole")) == [], name
 
 
 def test_resuming_by_path_is_the_same(uninterrupted: dict, data_folder: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
+import sys
+
 import pytest
 import torch
 from conftest import TINY
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models import tiny_time_mixer
 from butppg_lightning.models.encoder import PatchTransformer, init_args_of, sine_positions
 from butppg_lightning.window import CHANNELS
 
@@ -52,6 +55,12 @@ def test_init_args_rebuild_it() -> None:
     twin.load_state_dict(encoder.state_dict())
     signals = torch.randn(2, 5, 1250)
     assert torch.equal(twin.eval()(signals), encoder.eval()(signals))
+
+
+def test_an_encoder_of_an_extra_that_is_absent_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, tiny_time_mixer._LIBRARY, None)
+    with pytest.raises(UserError, match=r"TinyTimeMixer needs tsfm_public; pip install 'butppg-lightning\[ttm\]'"):
+        tiny_time_mixer.TinyTimeMixer()
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,23 @@ def test_every_form_loads_completely(form: str, encoder: PatchTransformer, tmp_p
         assert torch.equal(twin.state_dict()[key], value)
 
 
+def test_a_forecaster_of_granite_tsfm_is_known_by_its_names(tmp_path: Path) -> None:
+    """Also where granite-tsfm is not installed."""
+    shapes = {"patcher.weight": (16, 8), "patcher.bias": (16,)}
+    for level, (width, patches) in enumerate([(8, 10), (16, 5)]):
+        for layer in range(3):
+            place = f"mlp_mixer_encoder.mixers.{level}.mixer_layers.{layer}"
+            shapes[f"{place}.feature_mixer.norm.norm.weight"] = (width,)
+            shapes[f"{place}.feature_mixer.mlp.fc1.weight"] = (3 * width, width)
+            shapes[f"{place}.patch_mixer.mlp.fc1.weight"] = (3 * patches, patches)
+    state = {f"backbone.model.encoder.{key}": torch.zeros(shape) for key, shape in shapes.items()}
+    source = read_encoder(save(tmp_path / "a.pt", {"state_dict": {**state, "head.weight": torch.zeros(2, 16)}}))
+    sizes = {"patches": 5, "patch_size": 8, "width": 16, "levels": 2, "layers": 3, "expansion": 3}
+    assert source.spec == {"class_path": "butppg_lightning.TinyTimeMixer", "init_args": sizes}
+    assert source.channels == ("PPG",)
+    assert "backbone.model.encoder.blocks.5.layer.patch_mixer.mlp.fc1.weight" in source.containers[0]
+
+
 def test_the_larger_encoder_is_taken_not_the_decoder(encoder: PatchTransformer, tmp_path: Path) -> None:
     decoder = {f"decoder.{key}": torch.zeros_like(value) for key, value in encoder.state_dict().items() if "0" in key}
     path = save(tmp_path / "a.pt", {"state_dict": {**decoder, **prefixed(encoder, "encoder.")}})

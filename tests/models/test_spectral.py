@@ -9,6 +9,7 @@ from conftest import make_windows
 from scipy.stats import special_ortho_group
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.architecture import build_encoder
 from butppg_lightning.models.heads import RateHead
 from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.preprocess import Preprocess
@@ -65,6 +66,12 @@ def test_it_can_be_entered_before_any_block(worn: torch.Tensor) -> None:
     for start, block in enumerate([*encoder.blocks, None]):
         assert torch.equal(encoder(tokens, start=start), whole)
         tokens = block(tokens) if block is not None else tokens
+
+
+def test_a_checkpoint_states_its_defaults_too() -> None:
+    _, spec = build_encoder({"class_path": "SpectralEncoder", "init_args": {"depth": 2}}, WORN, named_by_user=False)
+    sizes = {"width": 32, "depth": 2, "kernel": 5, "dropout": 0.2, "input_dropout": 0.1}
+    assert spec["init_args"] == {"channels": list(WORN), **sizes}
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3, "encoded", "pooled"])

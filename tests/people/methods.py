@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt, restricted_string_type
 
+from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from people.baselines import BASELINES
 
@@ -31,6 +33,7 @@ class Method:
         group: Heading in the ablation's table.
         table: Which table it stands in.
         seeds: How many seeds are of use; None for all that are asked for.
+        needs: A package that the extra `dev` does not bring; where it is absent the row is left out, and that is said.
         external: Whether it is also scored on the external records.
         drawn: Whether it is in the pictures of curves.
         fit: Arguments of ``butppg fit``.
@@ -59,6 +62,7 @@ class Method:
     group: str = ""
     table: Literal["methods", "channels", "ablation"] = "methods"
     seeds: PositiveInt | None = None
+    needs: str = ""
     external: bool = False
     drawn: bool = False
     conditions: bool = False
@@ -127,7 +131,12 @@ class Definition:
             if name not in self.methods:
                 raise UserError(f"--methods names '{name}'; {self.path} has {', '.join(self.methods)}")
             wanted += [member for member in self.methods[name].members if member not in wanted]
-        return {name: method for name, method in self.methods.items() if name in wanted}
+        found = {name: method for name, method in self.methods.items() if name in wanted}
+        for name, method in list(found.items()):
+            if method.needs and find_spec(method.needs) is None:
+                say(f"note: {name} is left out, because it needs {method.needs}, which is not installed")
+                del found[name]
+        return found
 
 
 def read_definition(path: Path) -> Definition:

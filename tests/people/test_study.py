@@ -245,6 +245,15 @@ def test_shipped_methods_and_rows_are_understood(tmp_path: Path) -> None:
     assert (row.encoder, row.table, row.name) == ("none", "ablation", "fast")
 
 
+def test_a_row_whose_package_is_absent_is_left_out_aloud(folder: Path, tmp_path: Path, capsys) -> None:
+    text = (folder / "methods.yaml").read_text()
+    rows = "".join(f"  - {{name: {name}, needs: {name}, fit: x}}\n" for name in ("numpy", "no_such_package"))
+    (tmp_path / "methods.yaml").write_text(text.rstrip() + "\n" + rows)
+    chosen = read_definition(tmp_path / "methods.yaml").chosen(["numpy", "no_such_package"])
+    assert list(chosen) == ["recommended", "numpy"]
+    assert "no_such_package is left out" in capsys.readouterr().err
+
+
 def test_the_rows_and_keys_of_the_readme_are_those_there_are(tmp_path: Path) -> None:
     page = (HOME / "README.md").read_text()
     (tmp_path / "rows.yaml").write_text("methods:\n" + page.partition("```yaml\n")[2].partition("```")[0])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import EVERY_ENCODER, TINY
 from lightning.pytorch import Callback, Trainer
 
 from butppg_lightning import BUTPPGDataModule, PPGQualityClassifier, StagedUnfreezing
@@ -38,9 +38,9 @@ def make_trainer(*callbacks: Callback, epochs: int = 4, **options: Any) -> Train
     return Trainer(max_epochs=epochs, callbacks=list(callbacks), enable_checkpointing=False, **quiet, **options)
 
 
-def make_model(encoder: str = "butppg_lightning.PatchTransformer", **options: Any) -> PPGQualityClassifier:
+def make_model(encoder: str | dict = "butppg_lightning.PatchTransformer", **options: Any) -> PPGQualityClassifier:
     torch.manual_seed(0)
-    spec = {"class_path": encoder, "init_args": {**TINY, "depth": 3}}
+    spec = {"class_path": encoder, "init_args": {**TINY, "depth": 3}} if isinstance(encoder, str) else encoder
     return PPGQualityClassifier(encoder=spec, lr=1e-2, **options)
 
 
@@ -75,6 +75,15 @@ def test_a_notebook_gets_its_windows_back_and_no_files(data_folder: Path, elsewh
         assert "features" not in batch
     assert list(elsewhere.iterdir()) == []
     assert losses.train == pytest.approx(train(data_folder).train, rel=1e-5)
+
+
+@pytest.mark.parametrize("encoder", EVERY_ENCODER)
+def test_every_encoder_trains_on_features_as_on_windows(encoder: dict, data_folder: Path, capsys) -> None:
+    found = train(data_folder, cache=FrozenPrefixCache(), encoder=encoder)
+    assert capsys.readouterr().err.count("in memory, computed") == 4
+    expected = train(data_folder, encoder=encoder)
+    assert found.train == pytest.approx(expected.train, rel=1e-5)
+    assert found.val == pytest.approx(expected.val, rel=1e-5)
 
 
 def test_windows_are_back_after_an_error_too(data_folder: Path) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import EVERY_ENCODER, TINY
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Callback, Trainer
@@ -25,12 +25,10 @@ class Moves(Callback):
         self.moved = [*getattr(self, "moved", []), moved]
 
 
-def run(
-    folder: Path, data: Path, staged: StagedUnfreezing, epochs: int, depth: int = 3, **model
-) -> tuple[Moves, object]:
+def run(folder: Path, data: Path, staged: StagedUnfreezing, epochs: int, **model) -> tuple[Moves, object]:
     moves = Moves()
-    encoder = {"init_args": {**TINY, "depth": depth, "dropout": 0.1}}
-    module = PPGQualityClassifier(encoder=encoder, lr=1e-2, weight_decay=0.1, **model)
+    options = {"encoder": {"init_args": {**TINY, "depth": 3, "dropout": 0.1}}, **model}
+    module = PPGQualityClassifier(lr=1e-2, weight_decay=0.1, **options)
     trainer = Trainer(
         default_root_dir=folder,
         max_epochs=epochs,
@@ -56,8 +54,9 @@ def expected(module: PPGQualityClassifier, trainable) -> set[str]:
     return {name for name in names if name.startswith(tuple(parts))}
 
 
-def test_the_guides_stages_move_what_they_should(data_folder: Path, tmp_path: Path) -> None:
-    moves, module = run(tmp_path, data_folder, StagedUnfreezing(1, 2, 1), epochs=4)
+@pytest.mark.parametrize("encoder", EVERY_ENCODER)
+def test_the_guides_stages_move_what_they_should(encoder: dict, data_folder: Path, tmp_path: Path) -> None:
+    moves, module = run(tmp_path, data_folder, StagedUnfreezing(1, 2, 1), epochs=4, encoder=encoder)
     plan = ["head", 2, 2, "all"]
     assert moves.moved == [expected(module, trainable) for trainable in plan]
     assert moves.rates == pytest.approx([1e-2, 1e-2, 1e-2, 1e-3])
