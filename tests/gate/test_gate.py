@@ -82,7 +82,9 @@ def test_one_command_makes_judges_and_exports_it(
     assert {row["set"] for row in figures} >= {"SPC 2015", "MIMIC PERform AF, clean AF"}
     network, _ = restore_network(locate(tmp_path / "gate"))
     assert network.used_channels == ("PPG",)
-    assert "ODC-By" in (tmp_path / "gate" / "README.md").read_text()
+    card = (tmp_path / "gate" / "README.md").read_text()
+    assert "ODC-By" in card
+    assert "never withheld" not in card, "ECG and acceleration were never there"
     assert command.main(words) == 0
     assert made == {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.npz")}, "nothing anew"
     assert command.main(["--data", str(tmp_path), *words[2:]]) == 2
