@@ -20,6 +20,7 @@ from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, claim, write_json
+from butppg_lightning.window import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.scores import Scores
@@ -178,7 +179,8 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
         recording.notes.append(
             f"scored with {', '.join(new)}, which no training window had: leave them out (--channels {new[0]}=none)"
         )
-    rate, highest = recording.channels["PPG"].rate, network.preprocess.options["ppg_band"][1]
+    rate, band = recording.channels["PPG"].rate, network.preprocess.bands["ppg_band"]
+    highest = SAMPLING_RATE / 2 if band is None else band[1]
     if rate < 2 * highest:
         recording.notes.append(
             f"PPG was sampled at {rate:g} Hz, and the model looks for pulses up to {highest:g} Hz, which take "
