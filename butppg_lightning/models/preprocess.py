@@ -226,7 +226,8 @@ def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
     By Jacobi's rotations, as ONNX has no eigenvalue decomposition, without angles, which its runtime lacks in double
     precision; that is needed because axes of nearly equal strength magnify rounding. Equal ones stay as they lie.
     """
-    power = motion.double() @ motion.double().transpose(1, 2)
+    precise = motion.to(_widest(motion.device))
+    power = precise @ precise.transpose(1, 2)
     power = power / power.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=_TINY)[:, None, None]
     unit = torch.eye(_AXES, dtype=power.dtype, device=motion.device)
     axes = unit.expand_as(power)
@@ -243,6 +244,16 @@ def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
     turned = axes.transpose(1, 2).to(motion.dtype) @ motion
     turned = turned * steep_side(turned)
     return turned if there is None else torch.where(there[:, None, None], turned, motion)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return the most precise type that a device computes in; Apple's GPUs have no float64.
+
+    Examples:
+        >>> _widest(torch.device("mps")), _widest(torch.device("cuda"))
+        (torch.float32, torch.float64)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _quantile(ordered: Tensor, share: float) -> Tensor:
