@@ -31,7 +31,7 @@ def fetch(name: Path | str) -> Path:
     if source.is_dir():
         raise UserError(f"{source} is a folder without {WEIGHTS}; name a checkpoint in it, such as best_model.pt")
     looks_like_one = _HUB_NAME.fullmatch(source.as_posix()) and source.suffix not in _FILES
-    if looks_like_one and not source.exists() and not source.parent.exists():
+    if looks_like_one and not source.parent.exists():
         return download(str(source), (WEIGHTS,))[0]
     return source
 
