@@ -22,7 +22,6 @@ from butppg_lightning.models.checkpoints import (
 )
 from butppg_lightning.models.hub_files import fetch
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
-from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.tiny_time_mixer import own_names
 from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
@@ -111,7 +110,7 @@ def read_encoder(path: Path | str, asked: Mapping[str, Any] | None = None) -> Pr
         containers=containers,
         spec=spec,
         channels=channel_names(channels) if channels else None,
-        preprocess=Preprocess.stated(preprocess) if isinstance(preprocess, dict) else None,
+        preprocess=preprocess if isinstance(preprocess, dict) else None,
         declared=declared,
         config=content[ABOUT_KEY].get("config") if known else None,
         model=in_words(known) if known else "",
@@ -290,7 +289,7 @@ def read_pretraining(path: Path, channels: Sequence[str], asked: Mapping[str, An
             f"{path} was trained on {', '.join(stored)}, this model is of {', '.join(channels)}; "
             "go on with the same model.channels (data.use_channels leaves some of them out)"
         )
-    preprocess = Preprocess.stated(scaling) if isinstance(scaling, dict) else {}
+    preprocess = scaling if isinstance(scaling, dict) else {}
     return PretrainedEncoder(str(path), [state], normal_spec(options.get("encoder")), stored, preprocess, declared=True)
 
 
