@@ -34,7 +34,6 @@ TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
 _RESULTS = (*TABLES.values(), SUMMARY, TIMELINE)
 _STATES = ("", "missing", "flat", "railed")  # a channel's faults in the table; it is absent where samples are missing
-_restored = cache(restored)  # once for all recordings
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -85,7 +84,7 @@ def score(
     options = SimpleNamespace(**locals())
     options.decided = Decision(**decision)
     require_at_least(1, batch_size=batch_size)
-    options.model = require_checkpoint(checkpoint)
+    options.model, options.restored = require_checkpoint(checkpoint), cache(restored)  # once for all recordings
     if (input is None) == (input_list is None):
         raise UserError("give one of --input (one recording) and --input_list (many)")
     output_dir = output_dir or _own_folder(input)
@@ -112,7 +111,7 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
-    network, trained, known = _restored(options.model)
+    network, trained, known = options.restored(options.model)
     _check_channels(recording, network, trained)
     decided: Decision = options.decided
     least, decided_by, remark = decided.made_with(network.calibration)
