@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,9 @@ def test_a_folder_says_what_its_makers_say(tmp_path: Path, capsys: pytest.Captur
         {"figures": [FIGURE]},
         {"figures": [{**FIGURE, "value": "high", "interval": None}]},
         {"figures": [{**FIGURE, "value": 0.8, "interval": [0.7]}]},
+        {"figures": [{**FIGURE, "value": 0.8, "interval": 0.7}]},
+        {"figures": [{**FIGURE, "value": float("nan"), "interval": None}]},
+        {"figures": [{**FIGURE, "people": date(2024, 1, 1), "value": 0.8, "interval": None}]},
     ],
 )
 def test_what_they_say_has_a_form(about: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _DESCRIBED = (".npz", STORE_SUFFIX, ".pt", ".ckpt", ".json", ".yaml")
+_HISTORY = "training_history.json"
 
 
 def inspect(path: Path) -> None:
@@ -33,7 +34,8 @@ def inspect(path: Path) -> None:
     Example:
         butppg inspect artifacts/but_ppg_finetuned/best_model.pt
     """
-    path = locate(path)
+    if not (path / _HISTORY).is_file():  # a run whose model was exported into its folder is still a run
+        path = locate(path)
     if path.suffix == STORE_SUFFIX and path.is_dir():
         _windows(path)
     elif path.is_dir():
@@ -53,7 +55,7 @@ def _folder(path: Path) -> None:
     sizes = [sum(part.stat().st_size for part in (item.iterdir() if item.is_dir() else [item])) for item in files]
     names = [item.name for item in files]
     print_table(str(path), None, ((name, f"{size / 1e6:,.2f} MB") for name, size in zip(names, sizes, strict=True)))
-    metrics, history = path / "test_metrics.json", path / "training_history.json"
+    metrics, history = path / "test_metrics.json", path / _HISTORY
     if metrics.is_file():
         _print(metrics.name, json.loads(metrics.read_text()).items())
     if history.is_file():

@@ -20,6 +20,7 @@ from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, claim, write_json
+from butppg_lightning.window import SAMPLING_RATE
 
 if TYPE_CHECKING:
     from butppg_lightning.evaluation.scores import Scores
@@ -33,7 +34,6 @@ TABLES = {"csv": "scores.csv", "parquet": "scores.parquet"}
 SUMMARY, TIMELINE = "summary.json", "timeline.png"
 _RESULTS = (*TABLES.values(), SUMMARY, TIMELINE)
 _STATES = ("", "missing", "flat", "railed")  # a channel's faults in the table; it is absent where samples are missing
-_restored = cache(restored)  # once for all recordings
 _OUTLINE_COLUMNS = 1400  # about the pixels of the timeline's width
 
 
@@ -84,7 +84,7 @@ def score(
     options = SimpleNamespace(**locals())
     options.decided = Decision(**decision)
     require_at_least(1, batch_size=batch_size)
-    options.model = require_checkpoint(checkpoint)
+    options.model, options.restored = require_checkpoint(checkpoint), cache(restored)  # once for all recordings
     if (input is None) == (input_list is None):
         raise UserError("give one of --input (one recording) and --input_list (many)")
     output_dir = output_dir or _own_folder(input)
@@ -111,7 +111,7 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     from butppg_lightning.models.prediction import predict
     from butppg_lightning.sources.recordings.windowing import Windows
 
-    network, trained, known = _restored(options.model)
+    network, trained, known = options.restored(options.model)
     _check_channels(recording, network, trained)
     decided: Decision = options.decided
     least, decided_by, remark = decided.made_with(network.calibration)
@@ -178,7 +178,8 @@ def _check_channels(recording: Recording, network: QualityNetwork, trained: dict
         recording.notes.append(
             f"scored with {', '.join(new)}, which no training window had: leave them out (--channels {new[0]}=none)"
         )
-    rate, highest = recording.channels["PPG"].rate, network.preprocess.options["ppg_band"][1]
+    rate, band = recording.channels["PPG"].rate, network.preprocess.bands["ppg_band"]
+    highest = SAMPLING_RATE / 2 if band is None else band[1]
     if rate < 2 * highest:
         recording.notes.append(
             f"PPG was sampled at {rate:g} Hz, and the model looks for pulses up to {highest:g} Hz, which take "

@@ -17,7 +17,7 @@ from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.about import identity, in_words
 from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
-from butppg_lightning.models.checkpoints import SUFFIX, read_stored
+from butppg_lightning.models.checkpoints import SUFFIX, read_stored, stored_options
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.training.weight_average import WeightAverage
@@ -269,13 +269,12 @@ def _hyperparameters(content: dict[str, Any], checkpoint: Path, command: str) ->
     if checkpoint.suffix != SUFFIX:  # an exported model is loaded by us
         needed.add("pytorch-lightning_version")
     lacking = (needed | {"optimizer_states"} if command in _TRAINING else needed) - set(content)
-    stored = content.get("hyper_parameters")
-    if lacking or not isinstance(stored, dict):
+    if lacking or not isinstance(content["hyper_parameters"], dict):
         raise UserError(
             f"{checkpoint} is not a checkpoint of a run (no {', '.join(sorted(lacking)) or 'hyperparameters'}); "
             "pretrained weights are given with --model.pretrained"
         )
-    return stored
+    return stored_options(content)
 
 
 def _refuse_contradictions(stored: dict[str, Any], model: Namespace, given: list[str], checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError, first_line
@@ -54,15 +55,21 @@ def about_fault(content: Any) -> str:
         if key in _LISTS and not (isinstance(value, list) and all(isinstance(item, str) for item in value)):
             return f"{key} is no list of sentences"
         if key in _TABLES and not (isinstance(value, list) and all(_is_row(row, key) for row in value)):
-            return f"{key} is no list of rows with the keys {', '.join(sorted(_TABLES[key]))}"
+            numbers = " (value a number, interval two numbers or null)" if key == "figures" else ""
+            return f"{key} is no list of rows with the keys {', '.join(sorted(_TABLES[key]))}{numbers}"
     return ""
 
 
 def _is_row(row: Any, table: str) -> bool:
     if not isinstance(row, dict) or row.keys() != _TABLES[table]:
         return False
-    numbers = [row["value"], *(row["interval"] or (0, 0))] if table == "figures" else []
-    return len(numbers) in (0, 3) and all(isinstance(number, int | float) for number in numbers)
+    interval = row.get("interval")
+    if interval is not None and not (isinstance(interval, list) and len(interval) == 2):
+        return False
+    numbers = [row["value"], *(interval or [])] if table == "figures" else []
+    # a date or NaN, which YAML knows, could not be written as JSON
+    plain = all(isinstance(row[key], str | int | None) for key in row.keys() - {"value", "interval"})
+    return plain and all(isinstance(number, int | float) and abs(number) < math.inf for number in numbers)
 
 
 def identity(content: Mapping[str, Any]) -> dict[str, str] | None:

@@ -109,9 +109,11 @@ def read_stored(path: Path) -> dict[str, Any]:
 
 
 def stored_options(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters in a checkpoint's content; empty where there are none."""
+    """Return the hyperparameters in a checkpoint's content, with all of preprocessing; empty where there are none."""
     options = content.get("hyper_parameters")
-    return options if isinstance(options, dict) else {}
+    options = options if isinstance(options, dict) else {}
+    preprocess = options.get("preprocess")
+    return {**options, "preprocess": Preprocess.stated(preprocess)} if isinstance(preprocess, dict) else options
 
 
 def network_weights(content: Mapping[str, Any]) -> dict[str, Tensor] | None:

@@ -31,7 +31,7 @@ def fetch(name: Path | str) -> Path:
     if source.is_dir():
         raise UserError(f"{source} is a folder without {WEIGHTS}; name a checkpoint in it, such as best_model.pt")
     looks_like_one = _HUB_NAME.fullmatch(source.as_posix()) and source.suffix not in _FILES
-    if looks_like_one and not source.exists() and not source.parent.exists():
+    if looks_like_one and not source.parent.exists():
         return download(str(source), (WEIGHTS,))[0]
     return source
 
@@ -50,8 +50,9 @@ def download(name: str, files: Sequence[str], **options: Any) -> list[Path]:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         raise UserError(f"{name} is no folder; give one that save_pretrained wrote, or owner/name on the hub")
     library = require("huggingface_hub")
+    get = library.hf_hub_download  # sets up the logging that is to be quiet
     try:
         with quiet("huggingface_hub"):
-            return [Path(library.hf_hub_download(name, file, **options)) for file in files]
+            return [Path(get(name, file, **options)) for file in files]
     except (OSError, ValueError, library.errors.EntryNotFoundError) as error:
         raise UserError(f"{name} is no folder here, and the hub did not give it: {first_line(error)}") from None

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Mounting = Literal["canonical", "recorded"]
-_SINCE_VERSION_2 = ("polarity", "mounting")
 _AXES = 3  # of acceleration
 _SWEEPS = 4  # of Jacobi's rotations over a 3 x 3 matrix: the rest is below float32's rounding
 _TINY = 1e-12
@@ -102,9 +101,7 @@ class Preprocess(nn.Module):
     @classmethod
     def from_options(cls, channels: Sequence[str], options: Mapping[str, Any]) -> Preprocess:
         """Build one from options that a user or a checkpoint gives; an unknown or impossible one is a UserError."""
-        known = list(inspect.signature(cls).parameters)[1:]
-        if set(known) - set(options) == set(_SINCE_VERSION_2):  # all that a checkpoint held before there were these
-            options = {**dict.fromkeys(_SINCE_VERSION_2, "recorded"), **options}
+        known, options = list(inspect.signature(cls).parameters)[1:], cls.stated(options)
         for key in options:
             if key not in known:
                 raise UserError(f"preprocess has no option '{key}'; it has {', '.join(known)}")
@@ -112,6 +109,13 @@ class Preprocess(nn.Module):
             return cls(channels, **options)
         except (TypeError, ValueError) as error:
             raise UserError(f"preprocess options {dict(options)} do not fit: {error}") from error
+
+    @classmethod
+    def stated(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a checkpoint's options with those that it is too old to state: it took windows as recorded."""
+        since = dict.fromkeys(("polarity", "mounting"), "recorded")
+        others = inspect.signature(cls).parameters.keys() - {"channels", *since}
+        return {**since, **options} if options.keys() == others else dict(options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -222,7 +226,8 @@ def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
     By Jacobi's rotations, as ONNX has no eigenvalue decomposition, without angles, which its runtime lacks in double
     precision; that is needed because axes of nearly equal strength magnify rounding. Equal ones stay as they lie.
     """
-    power = motion.double() @ motion.double().transpose(1, 2)
+    precise = motion.to(_widest(motion.device))
+    power = precise @ precise.transpose(1, 2)
     power = power / power.diagonal(dim1=1, dim2=2).sum(-1).clamp(min=_TINY)[:, None, None]
     unit = torch.eye(_AXES, dtype=power.dtype, device=motion.device)
     axes = unit.expand_as(power)
@@ -239,6 +244,16 @@ def _own_axes(motion: Tensor, there: Tensor | None) -> Tensor:
     turned = axes.transpose(1, 2).to(motion.dtype) @ motion
     turned = turned * steep_side(turned)
     return turned if there is None else torch.where(there[:, None, None], turned, motion)
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """Return the most precise type that a device computes in; Apple's GPUs have no float64.
+
+    Examples:
+        >>> _widest(torch.device("mps")), _widest(torch.device("cuda"))
+        (torch.float32, torch.float64)
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _quantile(ordered: Tensor, share: float) -> Tensor:

@@ -42,7 +42,7 @@ class ResampledPatches(nn.Module):
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
         """Map windows ``[B, C, T]`` (T at most 1250) to ``[B, C, count, size]``; channels not ``present`` are 0."""
         with torch.autocast(signals.device.type, enabled=False):
-            signals = F.pad(signals.float(), (0, WINDOW_SAMPLES - signals.shape[-1]))  # a cut one is silent at its end
+            signals = F.pad(signals.float(), (0, WINDOW_SAMPLES - signals.shape[-1]))  # a shorter one ends silent
             if present is not None:
                 signals = signals * present.unsqueeze(-1)
             resampled: Tensor = signals @ self.resample

@@ -130,9 +130,9 @@ def stored_range(content: dict[str, Any], path: object) -> TrainingRange | None:
         fits = [len(row) for row in rows] == [len(found.names)] * 4 + [2] and set(found.channels) <= set(CHANNELS)
         numbers = all(math.isfinite(value) for row in rows for value in row)
         positive = all(value > 0 for row in (*found.spread, found.edge) for value in row)
-        if fits and numbers and positive and set(found.names) <= set(index_names(GROUPS)):
+        if fits and numbers and positive and found.names and set(found.names) <= set(index_names(GROUPS)):
             return found
-    except (TypeError, ValueError):  # a stranger's values can be of any type
+    except (TypeError, ValueError, OverflowError):  # a stranger's values can be of any type
         pass
     raise UserError(f"{path}: the stored training range is damaged; train or export the model again")
 

@@ -42,6 +42,19 @@ def test_flags_that_agree_with_the_checkpoint_are_fine(run_folder: Path, data_fo
     assert main(["test", *place, *flags, "--trainer.accelerator=cpu"]) == 0
 
 
+def test_a_checkpoint_too_old_to_state_polarity_took_it_as_recorded(
+    refused: Refused, run_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    content, path = torch.load(run_folder / "best_model.pt", weights_only=True), tmp_path / "old.pt"
+    del content["hyper_parameters"]["preprocess"]["polarity"], content["hyper_parameters"]["preprocess"]["mounting"]
+    torch.save(content, path)
+    words = ["test", "--data.root", str(data_folder), "--ckpt_path", str(path), "--output_dir", str(tmp_path / "out")]
+    line = refused(*words, "--model.preprocess.polarity=canonical")
+    assert "--model.preprocess.polarity is canonical, but" in line
+    assert "was made with recorded" in line
+    assert main([*words, "--model.preprocess.polarity=recorded", "--trainer.accelerator=cpu"]) == 0
+
+
 def test_another_plan_than_the_resumed_one(refused: Refused, run_folder: Path, data_folder: Path) -> None:
     before = read_folder(run_folder)
     flags = ["--stages.plan=[{trainable: all}]", "--trainer.max_epochs=2", "--resume=auto"]

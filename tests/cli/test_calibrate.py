@@ -244,7 +244,7 @@ def test_test_uses_the_threshold_of_the_checkpoint(
     for name, checkpoint, words in (
         ("plain", model, []),
         ("balanced", calibrated, []),
-        ("sensitivity", calibrated, ["--operating-point", "sensitivity"]),
+        ("precision", calibrated, ["--operating-point", "precision"]),
     ):
         assert run("test", checkpoint, folder, tmp_path, *words) == 0
         printed = capsys.readouterr().out
@@ -255,9 +255,9 @@ def test_test_uses_the_threshold_of_the_checkpoint(
     assert figures["plain"]["threshold"] == 0.5
     assert figures["plain"]["auroc"] == figures["balanced"]["auroc"]
     assert figures["balanced"]["brier"] < figures["plain"]["brier"]
-    assert figures["sensitivity"]["class_1_acc"] > figures["balanced"]["class_1_acc"]
-    assert run("validate", calibrated, folder, tmp_path, "--operating-point", "precision") == 0
-    assert "operating point 'precision'" in capsys.readouterr().out
+    assert figures["precision"]["class_0_acc"] > figures["balanced"]["class_0_acc"]
+    assert run("validate", calibrated, folder, tmp_path, "--operating-point", "sensitivity") == 0
+    assert "operating point 'sensitivity'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["test", "predict", "validate"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,16 @@ def test_inspect_describes_everything(run: Path, data_folder: Path, capsys) -> N
         assert main(["inspect", str(path)]) == 0
         printed = capsys.readouterr().out
         assert all(word in printed for word in words), path
+
+
+def test_a_run_that_exported_its_model_is_still_a_run(run: Path, tmp_path: Path, capsys) -> None:
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert (
+        main(["export", "--checkpoint", str(copy / "best_model.pt"), "--output", str(copy / "model.safetensors")]) == 0
+    )
+    capsys.readouterr()
+    assert main(["inspect", str(copy)]) == 0
+    assert "selected_on_test" in capsys.readouterr().out
 
 
 def test_inspect_shows_nothing_that_is_empty(run: Path, tmp_path: Path, capsys) -> None:

@@ -409,6 +409,27 @@ def test_a_model_of_ppg_alone_is_refused_what_it_lacks(
     assert "scored without" not in capsys.readouterr().err  # trained to do without
 
 
+def test_a_checkpoint_that_was_replaced_is_read_anew(recording: Path, tmp_path: Path) -> None:
+    path, found = save_classifier(tmp_path / "model.pt"), []
+    content = torch.load(path, weights_only=True)
+    for output in (tmp_path / "before", tmp_path / "after"):
+        assert score(path, recording, output) == 0
+        found.append([float(row["probability"]) for row in rows(output) if row["probability"]])
+        content["state_dict"]["network.head.score.bias"] += 3
+        torch.save(content, path)
+    assert min(np.subtract(found[1], found[0])) > 0
+
+
+def test_a_model_without_a_filter_takes_all_that_the_sampling_rate_lets_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unfiltered = save_classifier(tmp_path / "model.pt", preprocess={"ppg_band": None})
+    time = np.arange(30 * 100) / 100
+    np.savez(tmp_path / "rec.npz", PPG=np.sin(2 * np.pi * 1.2 * time), fs_PPG=100)
+    assert score(unfiltered, tmp_path / "rec.npz", tmp_path / "out") == 0
+    assert "PPG was sampled at 100 Hz, and the model looks for pulses up to 62.5 Hz" in capsys.readouterr().err
+
+
 def test_the_restored_network_is_the_loaded_one(checkpoint: Path) -> None:
     network, options = restore_network(checkpoint)
     model = PPGQualityClassifier.load_from_checkpoint(checkpoint)

@@ -96,6 +96,8 @@ def test_it_comes_back_and_a_damaged_one_is_one_line(known: TrainingRange) -> No
         replace(known, names=known.names[1:]).state(),
         replace(known, names=["gain", *known.names[1:]]).state(),
         replace(known, edge=[0.0, 1.0]).state(),
+        replace(known, edge=[10**400, 1.0]).state(),
+        replace(known, names=[], mean=[[], []], spread=[[], []]).state(),
         replace(known, mean=[[float("nan")] * len(known.names)] * 2).state(),
         {**known.state(), "spread": "wide"},
         {**known.state(), "channels": [["PPG"]]},

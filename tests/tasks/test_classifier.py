@@ -105,3 +105,16 @@ def test_preprocessing_of_the_checkpoint_binds(tmp_path: Path) -> None:
     assert second.hparams["preprocess"]["ppg_band"] == [0.4, 10.0]
     with pytest.raises(UserError, match="ppg_band"):
         PPGQualityClassifier(pretrained=str(tmp_path / "a.ckpt"), preprocess={"ppg_band": [0.5, 8.0]}).configure_model()
+
+
+def test_so_does_that_of_a_checkpoint_too_old_to_say_how_windows_lie(tmp_path: Path) -> None:
+    first, path = PPGQualityClassifier(encoder=ENCODER), tmp_path / "old.ckpt"
+    options = dict(first.hparams)
+    options["preprocess"] = {k: v for k, v in options["preprocess"].items() if k not in ("polarity", "mounting")}
+    torch.save({"state_dict": first.state_dict(), "hyper_parameters": options}, path)
+    for asked in (None, {"polarity": "recorded"}, {"clip": 6.0}):
+        second = PPGQualityClassifier(pretrained=str(path), preprocess=asked)
+        second.configure_model()
+        assert (second.network.preprocess.polarity, second.network.preprocess.mounting) == ("recorded", "recorded")
+    with pytest.raises(UserError, match=r"polarity canonical, but .* was trained with recorded"):
+        PPGQualityClassifier(pretrained=str(path), preprocess={"polarity": "canonical"}).configure_model()
