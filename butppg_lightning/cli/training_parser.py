@@ -60,7 +60,12 @@ _OF_TRAINING: dict[str, tuple[str, ...] | None] = {
         "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches",
     ),
 }  # fmt: skip
-_FRESH_ONLY = ("pretrained", "pretrain_channels", "inflation")  # read by a fresh fit, before there are trained weights
+_FRESH_ONLY = (
+    "pretrained",
+    "pretrained_head",
+    "pretrain_channels",
+    "inflation",
+)  # read by a fresh fit, before there are trained weights
 
 
 class TrainingParser(OneLineErrors, LightningArgumentParser):
@@ -169,9 +174,7 @@ def _refuse_without_effect(config: Namespace, command: str, arguments: list[str]
         reason = "has no effect beside the stages.plan of a config; drop it, or add --stages.plan null"
         raise UserError(f"--stages.{beside[0]} {reason}")
     start = next((key for key in ("model.pretrained", "resume", "ckpt_path") if config.get(key)), None)
-    lonely = [
-        name for name in options_given(arguments, "model") if name.split(".")[0] in ("pretrain_channels", "inflation")
-    ]
+    lonely = [name for name in options_given(arguments, "model") if name.split(".")[0] in _FRESH_ONLY[1:]]
     if command == "fit" and lonely and start is None:
         raise UserError(f"--model.{lonely[0]} has no effect without --model.pretrained; give both or drop it")
     if command != "predict" and "predict_split" in options_given(arguments, "data"):
@@ -229,6 +232,8 @@ def take_model(
     for key in ("pretrained", "pretrain_channels", *(name for name in _LATER if name not in stored)):
         if key in model:
             model[key] = None
+    if "pretrained_head" in model:
+        model.pretrained_head = False
     shapes = {key: tuple(value.shape) for key, value in content["state_dict"].items()}
     return shapes, config, int(content.get("global_step", 0))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from butppg_lightning.models.encoder import Encoder
 
 _CONTAINERS = ("encoder_state_dict", "model_state_dict", "state_dict", "model")
-_FILTERS, _ABSENT = "embedding.weight", "embedding.absent"
+_FILTERS, _ABSENT, _HEAD = "embedding.weight", "embedding.absent", "network.head."
 
 
 @dataclass
@@ -79,6 +79,7 @@ class PretrainedEncoder:
     declared: bool
     config: str | None = None
     model: str = ""
+    head: tuple[Any, Any] = (None, None)  # a classifier's, and the groups of indices that it is given
 
 
 def read_encoder(path: Path | str, asked: Mapping[str, Any] | None = None) -> PretrainedEncoder:
@@ -114,6 +115,7 @@ def read_encoder(path: Path | str, asked: Mapping[str, Any] | None = None) -> Pr
         declared=declared,
         config=content[ABOUT_KEY].get("config") if known else None,
         model=in_words(known) if known else "",
+        head=(options.get("head"), options.get("indices")),
     )
 
 
@@ -173,6 +175,32 @@ def load_encoder(
             report.notes.append("a forecaster's filters are those of any channel; here they are taken for the PPG's")
     encoder.load_state_dict(filled, strict=False)
     return report
+
+
+@torch.no_grad()
+def load_head(
+    head: nn.Module, name: str, indices: Sequence[str] | None, source: PretrainedEncoder, report: LoadReport
+) -> None:
+    """Copy a pretrained classifier's head into ``head``, in place, with what it standardises its inputs by.
+
+    Raises:
+        UserError: If the source is no classifier with a head of this ``name``, ``indices`` and shape.
+    """
+    if source.head != (name, indices):
+        has = "none" if source.head[0] is None else f"{source.head[0]} with indices {source.head[1]}"
+        raise UserError(
+            f"model.pretrained_head needs a classifier with head {name} and indices {indices}; the head of "
+            f"{source.path} is {has}"
+        )
+    stored = next((state for state in source.containers if any(key.startswith(_HEAD) for key in state)), {})
+    for key, tensor in head.state_dict().items():
+        if (value := stored.get(_HEAD + key)) is None:
+            raise UserError(f"{source.path} declares a head whose {key} it does not hold; write it again")
+        require_finite(source.path, f"head.{key}", value, tensor)
+        _check_shape(source.path, f"head.{key}", value, tensor)
+        tensor.copy_(value)  # a view of the module's
+        report.matched.append(f"head.{key}")
+    report.unused = [key for key in report.unused if not key.startswith(_HEAD)]
 
 
 def _best_match(source: PretrainedEncoder, target: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

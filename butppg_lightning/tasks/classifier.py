@@ -24,7 +24,7 @@ from butppg_lightning.models.motion_mixing import lower_targets
 from butppg_lightning.models.network import QualityNetwork, assemble
 from butppg_lightning.models.prediction import BATCH_SIZE, EXACT, predict_windows
 from butppg_lightning.models.preprocess import Preprocess
-from butppg_lightning.models.pretrained import LoadReport, PretrainedEncoder, load_encoder, read_encoder
+from butppg_lightning.models.pretrained import LoadReport, PretrainedEncoder, load_encoder, load_head, read_encoder
 from butppg_lightning.models.training_range import RANGE_KEY, fit_range
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.tasks import hub
@@ -55,6 +55,7 @@ class PPGQualityClassifier(WindowModule):
             each with a fixed direction).
         head_dropout: Dropout share before each linear layer of the head.
         pretrained: Checkpoint of a pretrained encoder, or shipped: the package's gate; read by a fresh fit only.
+        pretrained_head: Whether the head begins as that of `pretrained` too, a classifier with its head and indices.
         pretrain_channels: Channels of the pretrained encoder, names or 2; null for what the checkpoint says.
         finetune_channels: Channels of the classifier, names or 5.
         encoder_channels: Channels that enter the encoder, the others only the indices; null for all.
@@ -105,6 +106,7 @@ class PPGQualityClassifier(WindowModule):
         head: HeadName = "linear",
         head_dropout: float = 0.0,
         pretrained: str | None = None,
+        pretrained_head: bool = False,
         pretrain_channels: int | list[str] | None = None,
         finetune_channels: int | list[str] = 5,
         encoder_channels: list[str] | None = None,
@@ -124,6 +126,8 @@ class PPGQualityClassifier(WindowModule):
         loss: dict[str, Any] | None = None,
     ) -> None:
         options = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        if pretrained_head and pretrained is None:
+            raise UserError("model.pretrained_head needs model.pretrained, a classifier with the same head and indices")
         self.channels = channel_names(finetune_channels)
         self.predictions = PredictionStore()
         self._class_weights = (1.0, 1.0)
@@ -132,6 +136,7 @@ class PPGQualityClassifier(WindowModule):
     def build(self, options: dict[str, Any]) -> dict[str, Any]:
         """Build the network, inflated from ``pretrained`` where a fresh fit names it."""
         pretrained, asked, names = options.pop("pretrained"), options["encoder"], options.pop("pretrain_channels")
+        with_head = options.pop("pretrained_head")
         inflation = options.pop("inflation") or Inflation()
         source = read_encoder(pretrained, asked) if pretrained else None
         spec = asked
@@ -145,6 +150,8 @@ class PPGQualityClassifier(WindowModule):
         if source is not None:
             known = None if names is None else channel_names(names)
             self.load_report = load_encoder(built, source, known, inflation)
+            if with_head:
+                load_head(self.network.head, options["head"], options["indices"], source, self.load_report)
             rank_zero_only(print)(self.load_report)
         self.variation = Variation(self.channels, options["channel_dropout"], scaling, **(options["augment"] or {}))
         refuse_idle_inversion("model.augment.invert_ppg", self.variation.invert_ppg, scaling)

@@ -37,7 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-_NEVER_STORED = {"pretrained", "pretrain_channels", "inflation"}  # a stranger's would make us read a file of ours
+_NEVER_STORED = {
+    "pretrained",
+    "pretrained_head",
+    "pretrain_channels",
+    "inflation",
+}  # a stranger's would make us read a file of ours
 
 
 def from_pretrained(

@@ -118,3 +118,26 @@ def test_so_does_that_of_a_checkpoint_too_old_to_say_how_windows_lie(tmp_path: P
         assert (second.network.preprocess.polarity, second.network.preprocess.mounting) == ("recorded", "recorded")
     with pytest.raises(UserError, match=r"polarity canonical, but .* was trained with recorded"):
         PPGQualityClassifier(pretrained=str(path), preprocess={"polarity": "canonical"}).configure_model()
+
+
+def test_a_head_begins_as_that_of_a_classifier_of_its_kind(tmp_path: Path) -> None:
+    options = {"head": "monotone", "indices": ["rhythm"]}
+    first = PPGQualityClassifier(encoder=ENCODER, **options)
+    torch.nn.init.uniform_(first.network.head.side.score.weight)
+    first.network.head.side.standardise.mean.fill_(0.5)
+    path = tmp_path / "first.ckpt"
+    torch.save({"state_dict": first.state_dict(), "hyper_parameters": dict(first.hparams)}, path)
+    second = PPGQualityClassifier(pretrained=str(path), pretrained_head=True, **options)
+    second.configure_model()
+    heads = first.network.head.state_dict(), second.network.head.state_dict()
+    assert all(torch.equal(value, heads[1][key]) for key, value in heads[0].items())
+    assert "head.side.score.weight" in second.load_report.matched
+    assert "pretrained_head" not in second.hparams, "whoever loads it has its weights"
+    fresh = PPGQualityClassifier(pretrained=str(path), **options)
+    fresh.configure_model()
+    assert not fresh.network.head.side.score.weight.any()
+    for other in ({"head": "linear", "indices": ["rhythm"]}, {"head": "monotone", "indices": ["ppg"]}):
+        with pytest.raises(UserError, match="needs a classifier with head"):
+            PPGQualityClassifier(pretrained=str(path), pretrained_head=True, **other).configure_model()
+    with pytest.raises(UserError, match="needs model"):
+        PPGQualityClassifier(encoder=ENCODER, pretrained_head=True, **options)
