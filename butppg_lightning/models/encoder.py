@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -61,11 +62,14 @@ class PatchEmbedding(nn.Module):
             signals = signals * present.unsqueeze(-1)
         count = signals.shape[2] // size  # named, because a rank's last batch may be empty
         patches = signals.reshape(batch, channels, count, size).transpose(1, 2).reshape(batch, count, channels * size)
-        tokens = F.linear(patches, self.weight.view(width, -1), self.bias)
-        if present is not None:
-            missing = (~present).to(self.absent.dtype) @ self.absent
-            tokens = tokens + missing.unsqueeze(1).to(tokens.dtype)
-        return tokens
+        return self.with_absent(F.linear(patches, self.weight.view(width, -1), self.bias), present)
+
+    def with_absent(self, tokens: Tensor, present: Tensor | None) -> Tensor:
+        """Add to tokens ``[B, P, W]`` the vectors of the channels that are not ``present [B, C]``."""
+        if present is None:
+            return tokens
+        missing = (~present).to(self.absent.dtype) @ self.absent
+        return tokens + missing.unsqueeze(1).to(tokens.dtype)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -107,7 +111,32 @@ class TransformerBlock(nn.Module):
         return tokens + added
 
 
-class PatchTransformer(nn.Module):
+class BlockEncoder(nn.Module):
+    """Runs ``embed``, ``blocks`` and ``norm``, which a subclass has, one after the other."""
+
+    blocks: nn.ModuleList
+    norm: nn.Module
+
+    @abstractmethod
+    def embed(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
+        """Map preprocessed windows ``[B, C, T]`` to tokens ``[B, P, width]``."""
+
+    def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
+        """Encode windows ``[B, C, T]`` of which the channels ``present [B, C]`` count, or continue half-way.
+
+        With ``start``, ``inputs`` are the tokens ``[B, P, width]`` that enter block ``start`` (0 is the first block,
+        ``len(blocks)`` the final norm).
+
+        Returns:
+            Tokens ``[B, P, width]`` after the final norm.
+        """
+        tokens = self.embed(inputs, present) if start is None else inputs
+        for block in self.blocks[start or 0 :]:
+            tokens = block(tokens)
+        return cast("Tensor", self.norm(tokens))
+
+
+class PatchTransformer(BlockEncoder):
     """Transformer encoder over 1-D patches of named channels.
 
     Args:
@@ -160,20 +189,6 @@ class PatchTransformer(nn.Module):
         tokens: Tensor = self.embedding(signals, present)
         positions: Tensor = self.positions[: tokens.shape[1]].to(tokens.dtype)
         return tokens + positions
-
-    def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
-        """Encode windows ``[B, C, T]`` of which the channels ``present [B, C]`` count, or continue half-way.
-
-        With ``start``, ``inputs`` are the tokens ``[B, P, width]`` that enter block ``start`` (0 is the first block,
-        ``len(blocks)`` the final norm).
-
-        Returns:
-            Tokens ``[B, P, width]`` after the final norm.
-        """
-        tokens = self.embed(inputs, present) if start is None else inputs
-        for block in self.blocks[start or 0 :]:
-            tokens = block(tokens)
-        return cast("Tensor", self.norm(tokens))
 
 
 def check_sizes(part: str, width: int, heads: int, depth: int) -> None:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.encoder import BlockEncoder, PatchEmbedding
 from butppg_lightning.models.rates import RATES, fourier
 from butppg_lightning.window import PRETRAIN_CHANNELS, SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
@@ -87,19 +88,15 @@ class SpectralPatches(nn.Module):
         return waves.square().sum(-2)
 
 
-class RateEmbedding(nn.Module):
+class RateEmbedding(PatchEmbedding):
     """Project what all channels say of a candidate and its neighbours to one token: a filter bank per channel, summed.
 
-    ``weight`` is ``[width, channels, kernel * features]``. An absent channel adds nothing but its own learned vector.
+    ``weight`` is ``[width, channels, kernel * features]``.
     """
 
     def __init__(self, channels: int, width: int, kernel: int) -> None:
-        super().__init__()
+        super().__init__(channels, width, kernel * FEATURES)
         self.kernel = kernel
-        self.weight = nn.Parameter(torch.empty(width, channels, kernel * FEATURES))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.absent = nn.Parameter(torch.zeros(channels, width))
-        nn.init.xavier_uniform_(self.weight.view(width, -1))
 
     def forward(self, patches: Tensor, present: Tensor | None = None) -> Tensor:
         """Return tokens ``[B, 91, W]`` of patches ``[B, C, 91, 18]``; ``present`` is ``[B, C]`` bool."""
@@ -107,10 +104,7 @@ class RateEmbedding(nn.Module):
         stacked = patches.transpose(2, 3).flatten(1, 2)  # [B, C * 18, 91]
         filters = self.weight.view(width, channels, self.kernel, FEATURES).transpose(2, 3).flatten(1, 2)
         tokens = F.conv1d(stacked, filters, self.bias, padding=self.kernel // 2).transpose(1, 2)
-        if present is not None:
-            missing = (~present).to(self.absent.dtype) @ self.absent
-            tokens = tokens + missing.unsqueeze(1).to(tokens.dtype)
-        return tokens
+        return self.with_absent(tokens, present)
 
 
 class RateBlock(nn.Module):
@@ -132,7 +126,7 @@ class RateBlock(nn.Module):
         return tokens + cast("Tensor", self.drop(added)).transpose(1, 2)
 
 
-class SpectralEncoder(nn.Module):
+class SpectralEncoder(BlockEncoder):
     """Convolutional encoder over candidate pulse rates of named channels.
 
     Args:
@@ -186,19 +180,6 @@ class SpectralEncoder(nn.Module):
             kept = torch.rand(*patches.shape[:2], 1, patches.shape[3], device=patches.device) >= self.input_dropout
             patches = patches * kept / (1 - self.input_dropout)
         return cast("Tensor", self.embedding(patches, present)) + self.positions
-
-    def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
-        """Encode windows ``[B, C, 1250]`` of which the channels ``present [B, C]`` count, or continue half-way.
-
-        With ``start``, ``inputs`` are the tokens ``[B, 91, width]`` that enter block ``start``.
-
-        Returns:
-            Tokens ``[B, 91, width]`` after the final norm.
-        """
-        tokens = self.embed(inputs, present) if start is None else inputs
-        for block in self.blocks[start or 0 :]:
-            tokens = block(tokens)
-        return cast("Tensor", self.norm(tokens))
 
 
 def _logarithm(power: Tensor, floor: float) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.extras import quiet, require
-from butppg_lightning.models.encoder import PatchEmbedding
+from butppg_lightning.models.encoder import BlockEncoder, PatchEmbedding
 from butppg_lightning.window import PRETRAIN_CHANNELS, WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MixerBlock(nn.Module):
         return cast("Tensor", self.layer(split)).reshape(batch, count, width)
 
 
-class TinyTimeMixer(nn.Module):
+class TinyTimeMixer(BlockEncoder):
     """Encoder of mixing layers over patches, which takes the weights of IBM's TTM-r2.
 
     A forecaster knows neither our channels nor our windows; three choices join them.
@@ -147,19 +147,6 @@ class TinyTimeMixer(nn.Module):
         if hidden is not None:
             patches = patches * ~hidden[:, None, :, None]
         return cast("Tensor", self.embedding(patches.flatten(2), present))
-
-    def forward(self, inputs: Tensor, present: Tensor | None = None, *, start: int | None = None) -> Tensor:
-        """Encode windows ``[B, C, T]`` of which the channels ``present [B, C]`` count, or continue half-way.
-
-        With ``start``, ``inputs`` are the tokens ``[B, P, width]`` that enter block ``start``.
-
-        Returns:
-            Tokens ``[B, P, width]`` after the final norm.
-        """
-        tokens = self.embed(inputs, present) if start is None else inputs
-        for block in self.blocks[start or 0 :]:
-            tokens = block(tokens)
-        return cast("Tensor", self.norm(tokens))
 
 
 def own_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor] | None:
