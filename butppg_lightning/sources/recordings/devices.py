@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from butppg_lightning.sources.recordings.names import TIME
-from butppg_lightning.sources.recordings.table_layout import TableLayout, split_cells
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from butppg_lightning.sources.recordings.table_layout import TableLayout
+
 _ROWS = 64  # first rows that a device is recognised by
-_AXES = ("ACC_X", "ACC_Y", "ACC_Z")
+_AXES = {"ACC_X": 0, "ACC_Y": 1, "ACC_Z": 2}
+_TIME_AND_AXES = {TIME: 0, "ACC_X": 1, "ACC_Y": 2, "ACC_Z": 3}
 _POLAR_EPOCH = datetime(2000, 1, 1)  # of the sensor's own clock, which the phone sets to its local time
 _CLOCK_OFF = 2 * 86_400.0  # s between the phone's and the sensor's clock, beyond which the latter was never set
 _OTHER_SENSOR = re.compile(r"(?:gyro|magn|_mag\b|^mag\b)", re.IGNORECASE)
@@ -37,16 +39,14 @@ class Device(NamedTuple):
     layout: Callable[[Path, TableLayout, Sequence[list[str]]], TableLayout | None]  # None if it is not one
 
 
-def recognise(path: Path, layout: TableLayout, lines: Sequence[str]) -> TableLayout:
+def recognise(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> TableLayout:
     """Return the layout with what is known of the device that wrote the table; as it is if none is recognised."""
-    rows = [split_cells(line, layout.separator) for line in lines[layout.skipped :] if line.strip()][:_ROWS]
     for device in DEVICES:
-        found = device.layout(path, layout, rows)
+        found = device.layout(path, layout, rows[:_ROWS])
         if found is not None:
             return replace(found, device=device.name)
     if _OTHER_SENSOR.search(path.stem):  # its x, y, z are no acceleration
-        hidden = tuple(f"{path.stem} {name}" for name in layout.names)
-        return replace(layout, names=hidden)
+        return replace(layout, names=tuple(f"{path.stem} {name}" for name in layout.names))
     return layout
 
 
@@ -69,7 +69,7 @@ def _empatica_e4(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> 
         named=True,
         rate=float(rate),
         start=datetime.fromtimestamp(float(begin), timezone.utc),
-        channels=dict(zip(_AXES, range(3), strict=True)) if three else {"PPG": 0} if bvp else {},
+        channels=_AXES if three else {"PPG": 0} if bvp else {},
         scale=1 / 64 if three else 1.0,
     )
 
@@ -88,8 +88,7 @@ def _embrace_plus(path: Path, layout: TableLayout, rows: Sequence[list[str]]) ->
     numbers = _numbers([row[1:4] for row in rows])
     size = 1.0 if numbers is None else float(np.median(np.linalg.norm(numbers, axis=1)))
     unit, scale = ("1/2048 g", 1 / 2048) if size > 100 else ("g", 1.0)
-    channels = {TIME: 0, **dict(zip(_AXES, (1, 2, 3), strict=True))}
-    return replace(layout, units=("us", unit, unit, unit), channels=channels, scale=scale)
+    return replace(layout, units=("us", unit, unit, unit), channels=_TIME_AND_AXES, scale=scale)
 
 
 def _polar(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> TableLayout | None:
@@ -145,19 +144,15 @@ def _geneactiv(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> Ta
         return None
     width = len(layout.names)
     if layout.named:
-        return replace(
-            layout,
-            units=tuple(
-                unit or ("g" if name in "xyz" else "") for name, unit in zip(layout.names, layout.units, strict=True)
-            ),
-        )
+        named = zip(layout.names, layout.units, strict=True)
+        return replace(layout, units=tuple(unit or ("g" if name in "xyz" else "") for name, unit in named))
     names = ("time", "x", "y", "z", "light", "button", "temperature")[:width]
     return replace(
         layout,
         names=names + layout.names[len(names) :],
         units=("", "g", "g", "g", *[""] * (width - 4)),
         named=True,
-        channels={TIME: 0, **dict(zip(_AXES, (1, 2, 3), strict=True))},
+        channels=_TIME_AND_AXES,
     )
 
 
@@ -169,8 +164,7 @@ def _axivity(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> Tabl
         return None
     names = ("time", "x", "y", "z", *layout.names[4:])
     units = ("", "g", "g", "g", *layout.units[4:])
-    channels = {TIME: 0, **dict(zip(_AXES, (1, 2, 3), strict=True))}
-    return replace(layout, names=names, units=units, named=True, channels=channels)
+    return replace(layout, names=names, units=units, named=True, channels=_TIME_AND_AXES)
 
 
 def _numbers(rows: Sequence[list[str]]) -> np.ndarray | None:

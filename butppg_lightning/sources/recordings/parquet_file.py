@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.devices import recognise
 from butppg_lightning.sources.recordings.names import printable, split_unit
-from butppg_lightning.sources.recordings.table import read_table
+from butppg_lightning.sources.recordings.table import FIRST_ROWS, Cells, read_table
 from butppg_lightning.sources.recordings.table_layout import TableLayout
 from butppg_lightning.sources.recordings.table_rows import check_turns
 
@@ -30,8 +30,8 @@ def read(path: Path, selection: Selection) -> Recording:
     return read_table(cells, recognise(path, layout, []), selection)
 
 
-class ParquetCells:
-    """The cells of a Parquet file; ``table.Cells`` says what they do."""
+class ParquetCells(Cells):
+    """The cells of a Parquet file."""
 
     def __init__(self, path: Path) -> None:
         from pyarrow.parquet import ParquetFile
@@ -43,12 +43,8 @@ class ParquetCells:
 
     def first_rows(self) -> list[list[str]]:
         """Return some rows as text."""
-        batch = next(self._file.iter_batches(400), None)
+        batch = next(self._file.iter_batches(FIRST_ROWS), None)
         return [] if batch is None else [[str(cell) for cell in row.values()] for row in batch.to_pylist()]
-
-    def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
-        """Return a point: numbers are no text here."""
-        return ".", ""
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
         """Yield pandas DataFrames of the columns, by position, indexed by row (from 1)."""
@@ -63,11 +59,3 @@ class ParquetCells:
             table.index = range(row, row + len(table))
             row += len(table)
             yield table
-
-    def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
-        """Yield nothing: where numbers are no text, a point is decimal."""
-        return iter(())
-
-    def cut(self, layout: TableLayout) -> int | None:
-        """Return None: it cannot be cut by lines."""
-        return None

@@ -71,8 +71,9 @@ class Timeline(NamedTuple):
 class TimeColumn:
     """Collects a table's time stamps and turns them into seconds."""
 
-    def __init__(self, path: Path, name: str, unit: str, rules: ClockRules) -> None:
+    def __init__(self, path: Path, name: str, unit: str, rules: ClockRules, row: int = 0) -> None:
         self.path, self.name, self._rules, self.points = path, name, rules, PointEvidence()
+        self.row = row  # the column's place in its table
         self._stated = unit or split_unit(name)[1]
         self._kind = ""  # numbers, dates or times of day
         self._zone: Any = None
@@ -161,8 +162,7 @@ class TimeColumn:
 
     def _unit(self, stamps: Array) -> float:
         """Return how many seconds one unit of plain numbers is."""
-        stated = self._stated.lower().partition(" since ")[0].strip("[]() ")
-        word = self._rules.unit or _UNIT.get(stated) or _unit_in(self.name)
+        word = self._stated_unit()
         if word == "samples":
             if self._rules.rate is None:
                 raise UserError(f"{self.path}: '{self.name}' counts samples; give their rate in Hz: --fs RATE")
@@ -186,6 +186,10 @@ class TimeColumn:
             f"{unknown or f'{self.name!r} states no unit of time'}; taken as {word} by {why} (--time-unit)"
         )
         return TIME_UNITS[word]
+
+    def _stated_unit(self) -> str | None:
+        stated = self._stated.lower().partition(" since ")[0].strip("[]() ")
+        return self._rules.unit or _UNIT.get(stated) or _unit_in(self.name)
 
     def _guess(self, step: float, together: float) -> tuple[str, str]:
         rates = {word: together / (step * seconds) for word, seconds in TIME_UNITS.items()}
@@ -263,9 +267,7 @@ class TimeColumn:
 
     def _may_be_sorted(self, stamps: Array, steps: Array, order: Array, usual: float) -> bool:
         """Return whether rows were only stored out of order: sorted, they are as regular as the rest."""
-        unit = 1.0
-        if self._kind == "numbers":
-            unit = TIME_UNITS.get(self._rules.unit or _UNIT.get(self._stated.lower(), "s"), 1.0)
+        unit = TIME_UNITS.get(self._stated_unit() or "", 1.0) if self._kind == "numbers" else 1.0
         if float(-steps.min()) * unit > _FARTHEST_MOVED or stamps[-1] < stamps.max():
             return False  # a clock that was set back need not reach again what it had shown
         crowded = np.count_nonzero(np.abs(steps) < usual / 2)

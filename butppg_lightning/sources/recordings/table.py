@@ -8,26 +8,16 @@ samples, so that channels of different rates can share a table.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.recordings.devices import recognise
 from butppg_lightning.sources.recordings.even_sampling import even_samples
-from butppg_lightning.sources.recordings.names import (
-    TIME,
-    NoSignalError,
-    Selection,
-    listed,
-    match_channels,
-    printable,
-)
-from butppg_lightning.sources.recordings.numbers import (
-    NumberColumn,
-    find_decimal,
-    settle_points,
-)
+from butppg_lightning.sources.recordings.names import TIME, NoSignalError, Selection, listed, match_channels, printable
+from butppg_lightning.sources.recordings.numbers import NumberColumn, find_decimal, settle_points
 from butppg_lightning.sources.recordings.recording import LOWEST_RATE, Channel, Recording, assemble, empty_samples
 from butppg_lightning.sources.recordings.stamps import TIME_UNITS, ClockRules, TimeColumn, Timeline
 from butppg_lightning.sources.recordings.table_layout import SPACES, TableLayout, find_layout, split_cells
@@ -42,44 +32,50 @@ from butppg_lightning.sources.recordings.table_rows import (
 from butppg_lightning.sources.recordings.text_file import TextFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from butppg_lightning.npz import Array
 
+FIRST_ROWS = 400  # looked at to find out what a table is of
 _HIGHEST_GUESSED_RATE = 300.0  # Hz of a PPG, where the unit of time was guessed
 _FEWEST_TWICE = 10  # rows that repeat the one above, below which it may be chance
 _SAME_RATE = 0.05  # share by which a stated rate and that of the times may differ
 _USUAL_RATES = (400.0, 500.0, 512.0, 1000.0, 1024.0)  # Hz, also believed
 
 
-class Cells(Protocol):
-    """The cells of a table, block by block."""
+class Cells:
+    """The cells of a table, block by block; in a kind of file whose numbers are no text, unless a subclass says so."""
 
     path: Path
     notes: dict[str, str]  # what was passed over, a line each
 
+    @abstractmethod
+    def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
+        """Yield pandas DataFrames of the columns, by position, indexed by line number (from 1)."""
+
     def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
         """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
-
-    def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
-        """Yield pandas DataFrames of the columns, by position, indexed by line number."""
+        return ".", ""
 
     def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
         """Yield a column's cells as text, pandas Series."""
+        return iter(())
 
     def cut(self, layout: TableLayout) -> int | None:
         """Return how many lines a part of the file needs in front, or None if it cannot be cut by lines."""
+        return None
 
 
 def read(path: Path, selection: Selection) -> Recording:
     """Read a recording from a table whose layout is found from its first lines; the module's docstring says which."""
     file = TextFile(path)
-    layout = recognise(path, find_layout(path, file.lines), file.lines)
+    layout = find_layout(path, file.lines)
+    lines = [line for line in file.lines[layout.skipped :] if line.strip()][:FIRST_ROWS]
+    rows = [split_cells(line, layout.separator) for line in lines]
+    layout = recognise(path, layout, rows)
     check_tables(path, layout, file.lines)
-    check_turns(
-        path, layout, [split_cells(line, layout.separator) for line in file.lines[layout.skipped :][:400]], selection
-    )
+    check_turns(path, layout, rows, selection)
     return read_table(TextCells(file), layout, selection)
 
 
@@ -108,10 +104,10 @@ def read_table(cells: Cells, layout: TableLayout, selection: Selection) -> Recor
     time = None
     if time_row is not None:
         rules = ClockRules(selection.time_unit, layout.epoch, decimal, rates[next(iter(found))], cells.cut(layout))
-        time = TimeColumn(path, names[time_row], layout.units[time_row], rules)
-    passed = _fill(cells, layout, columns, time, time_row)
+        time = TimeColumn(path, names[time_row], layout.units[time_row], rules, time_row)
+    passed = _fill(cells, layout, columns, time)
     if decimal == "." and selection.decimal is None:
-        assumed = _settle_points(cells, layout, columns, time, time_row)
+        assumed = _settle_points(cells, layout, columns if time is None else {**columns, time.row: time})
     timeline = None if time is None else time.seconds()
     channels, notes = {}, list(cells.notes.values())
     for channel, row in found.items():
@@ -179,17 +175,16 @@ def _once(name: str, stamps: Array, values: Array, notes: list[str]) -> tuple[Ar
     return stamps[first], values[first]
 
 
-def _fill(
-    cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
-) -> list[str]:
+def _fill(cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None) -> list[str]:
     """Read the cells of the columns of numbers and of the time column; returns what was passed over, a line each."""
     extra = len(layout.names)  # the column that a row with a cell too many fills
+    time_row = None if time is None else time.row
     days = None if time_row is None else date_column(layout.names, time_row)
     wanted = [*columns, extra, *(row for row in (time_row, days) if row is not None)]
     decimal = next(iter(columns.values())).decimal
     passed = Passed(cells.path, layout.names, time_row)
     for whole in cells.frames(layout, list(dict.fromkeys(wanted)), decimal):
-        table = passed.over(whole, [row for row in columns if row != time_row])
+        table = passed.over(whole, list(columns))
         long = table.index[table[extra].notna()]
         if len(long):
             raise UserError(
@@ -198,26 +193,18 @@ def _fill(
         if time is not None:
             empty = table.isna().all(axis=1)  # lines
             table = table[~empty] if empty.any() else table
-            time.add(table[time_row], None if days is None else table[days])
+            time.add(table[time.row], None if days is None else table[days])
         for row, column in columns.items():
             column.add(table[row])
     return passed.notes()
 
 
-def _settle_points(
-    cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], time: TimeColumn | None, time_row: int | None
-) -> str:
+def _settle_points(cells: Cells, layout: TableLayout, columns: Mapping[int, NumberColumn | TimeColumn]) -> str:
     """Refuse points that may group thousands beside smaller numbers; return what is assumed where there are none."""
-    looked_at = {row: (column.name, column.points) for row, column in columns.items()}
-    if time is not None and time_row is not None:
-        looked_at[time_row] = (time.name, time.points)
-    if any(points.decided for _, points in looked_at.values()):
+    if any(column.points.decided for column in columns.values()):
         return ""
-    told = [
-        settle_points(cells.path, name, cells.texts(layout, row))
-        for row, (name, points) in looked_at.items()
-        if points.doubtful
-    ]
+    doubtful = {row: column.name for row, column in columns.items() if column.points.doubtful}
+    told = [settle_points(cells.path, name, cells.texts(layout, row)) for row, name in doubtful.items()]
     return next(filter(None, told), "")
 
 
@@ -232,22 +219,19 @@ def _check_guessed_rate(recording: Recording, unit: str) -> None:
         )
 
 
-class TextCells:
+class TextCells(Cells):
     """The cells of a table of text."""
 
     def __init__(self, file: TextFile) -> None:
         self.file, self.path, self.notes = file, file.path, file.notes
 
     def decimal(self, layout: TableLayout, columns: Sequence[int]) -> tuple[str, str]:
-        """Return the decimal sign of the columns' numbers, and what had to be assumed for it (else empty)."""
-        blocks = self._blocks(layout)
-        return find_decimal(
-            self.path,
-            layout.names,
-            layout.separator,
-            blocks,
-            lambda block, line: self._parse(layout, columns, line, block, dtype=str),
-        )
+        """Return the decimal sign that the cells themselves decide, and what had to be assumed for it (else empty)."""
+
+        def parse(block: bytes, line: int) -> Any:
+            return self._parse(layout, columns, line, block, dtype=str)
+
+        return find_decimal(self.path, layout.names, layout.separator, self._blocks(layout), parse)
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
         """Yield pandas DataFrames of the columns, by position, indexed by line number."""

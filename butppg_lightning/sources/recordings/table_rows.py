@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from butppg_lightning.sources.recordings.names import Selection
 
-_LOOKED_AT = 400  # rows
 _TURNS = 0.2  # share of the rows before which the sensor changes, where rows of several take turns
 _MOST_KINDS = 12  # sensors
 _MOST_FIGURES = 20  # lines of numbers only that may stand above a table's names
@@ -124,8 +123,8 @@ def check_tables(path: Path, layout: TableLayout, lines: Sequence[str]) -> None:
 
 
 def check_turns(path: Path, layout: TableLayout, rows: Sequence[Sequence[str]], selection: Selection) -> None:
-    """Refuse a table in whose rows several sensors take turns: one signal would be made of them."""
-    rows = [row for row in rows[:_LOOKED_AT] if len(row) >= len(layout.names)]
+    """Refuse a table in whose first rows several sensors take turns: one signal would be made of them."""
+    rows = [row for row in rows if len(row) >= len(layout.names)]
     for column, name in enumerate(layout.names):
         if layout.device or not _KINDS.fullmatch(split_unit(name)[0]) or name in selection.channels.values():
             continue
