@@ -13,7 +13,7 @@ from recording_files import SECONDS, read, refuse, signal
 from scipy.io import savemat
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.sources.recordings import mat_contents, mat_file
+from butppg_lightning.sources.recordings import mat_file
 
 VERSIONS = ["4", "5", "7", "7.3"]
 
@@ -128,8 +128,8 @@ def test_what_hdf5_can_hold_beside_arrays(tmp_path: Path) -> None:
 def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mat(tmp_path, "7.3", PPG=signal(64), fs=64)
     monkeypatch.setitem(sys.modules, "h5py", None)
-    mat_contents.take_out(str(path), str(tmp_path))
-    error = json.loads((tmp_path / mat_contents.INDEX).read_text())["error"]
+    mat_file.take_out(str(path), str(tmp_path))
+    error = json.loads((tmp_path / mat_file.INDEX).read_text())["error"]
     assert "version 7.3 needs h5py; pip install 'butppg-lightning[recordings]'" in error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.extras import require
 from butppg_lightning.sources.recordings.names import Selection, overlooked, printable
 from butppg_lightning.sources.recordings.parts import read_parts
 from butppg_lightning.sources.recordings.recording import Channel, Recording
@@ -43,12 +44,7 @@ class Format(NamedTuple):
             raise UserError(f"{path} states its sampling rates; drop {'--fs' if selection.rates else '--time-unit'}")
         if not self.library:
             return cast("Recording", module.read(path, selection))
-        try:
-            importlib.import_module(self.library)
-        except ImportError:
-            raise UserError(
-                f"reading an {self.name} needs {self.library}; pip install 'butppg-lightning[recordings]'"
-            ) from None
+        require(self.library, f"reading an {self.name}", "recordings")
         try:
             return cast("Recording", module.read(path, selection))
         except UserError:
@@ -69,7 +65,7 @@ def _is_wfdb(path: Path) -> bool:
 TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 FORMATS = (
     Format("WFDB record (.hea)", _is_wfdb, "wfdb_record", "wfdb"),
-    Format("npz file", _ends(".npz"), "npz_file", clocked=True),
+    Format("npz file", _ends(".npz"), "named_arrays", clocked=True),
     Format("MATLAB file (.mat)", _ends(".mat"), "mat_file", clocked=True),
     Format("text table (.csv, .tsv, .txt, also with .gz)", _ends(*TABLES), "table", clocked=True),
     Format("EDF file (.edf, .bdf)", _ends(".edf", ".bdf"), "edf_file", "edfio"),

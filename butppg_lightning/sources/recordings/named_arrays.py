@@ -1,4 +1,4 @@
-"""Long recordings from named arrays, as npz and MATLAB files hold them.
+"""Long recordings from named arrays, as npz files hold them, and MATLAB files (see ``mat_file``).
 
 One array ``[samples]`` per channel (``[samples, 1]`` and ``[1, samples]`` too), keyed by its name, an alias, or as
 ``--channels`` says; acceleration may be one array ``acc`` of shape ``[samples, 3]`` or ``[3, samples]``. ``fs`` (or
@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.npz import read_npz
 from butppg_lightning.sources.recordings.array_names import Parts, Setting, Signal, sort_out
 from butppg_lightning.sources.recordings.even_sampling import even_samples
 from butppg_lightning.sources.recordings.names import (
@@ -43,20 +44,13 @@ if TYPE_CHECKING:
 _SAME_RATE = 0.02  # share by which two statements of one rate may differ
 
 
-class _Time(NamedTuple):
-    """A time array that is understood."""
-
-    name: str
-    line: Timeline
-
-
 class _Clock:
     """The time arrays among a file's signals."""
 
     def __init__(self, path: Path, signals: Sequence[Signal], chosen: int | None, selection: Selection) -> None:
         self.path, self.signals, self._chosen, self._unit = path, signals, chosen, selection.time_unit
         self._off = selection.channels.get(TIME, "").lower() == "none"
-        self._times: dict[int, _Time | None] = {}
+        self._times: dict[int, Timeline | None] = {}  # by row; None for an array that is no time
         self.guesses: list[str] = []
         self.notes: list[str] = []
 
@@ -68,10 +62,10 @@ class _Clock:
     @property
     def start(self) -> datetime | None:
         """The moment of the first sample, if a time array says."""
-        return next((time.line.start for time in self._times.values() if time and time.line.start), None)
+        return next((time.start for time in self._times.values() if time and time.start), None)
 
-    def of(self, row: int, *, optional: bool) -> _Time | None:
-        """Return the time of a signal: the user's choice, or the array of its length that is nearest to it."""
+    def of(self, row: int, *, optional: bool) -> tuple[Timeline | None, str]:
+        """Return the time of a signal, and its name: the user's choice, or the nearest array of the signal's length."""
         signal, found = self.signals[row], self._chosen
         if found is None:
             found = None if self._off else self._nearest(row)
@@ -79,7 +73,7 @@ class _Clock:
             name = self.signals[found].name
             raise UserError(f"{self.path}: '{name}' is not as long as '{signal.name}'; choose another time")
         if found is None:
-            return None
+            return None, ""
         if found not in self._times:
             try:
                 self._times[found] = self._read(self.signals[found])
@@ -89,7 +83,7 @@ class _Clock:
                 # t may be a temperature, and the file states the rate
                 self._times[found] = None
                 self.notes.append(f"'{self.signals[found].name}' is not taken for the time ({error})")
-        return self._times[found]
+        return self._times[found], self.signals[found].name
 
     def _nearest(self, row: int) -> int | None:
         signal = self.signals[row]
@@ -107,7 +101,7 @@ class _Clock:
             )
         return nearest[0] if nearest else None
 
-    def _read(self, signal: Signal) -> _Time:
+    def _read(self, signal: Signal) -> Timeline:
         import pandas as pd
 
         column = TimeColumn(self.path, signal.name, split_unit(signal.label)[1], ClockRules(self._unit))
@@ -116,7 +110,15 @@ class _Clock:
         line = column.seconds()
         self.guesses += column.guesses
         self.notes += column.notes
-        return _Time(signal.name, line)
+        return line
+
+
+def read(path: Path, selection: Selection) -> Recording:
+    """Read a recording from an npz file."""
+    arrays = read_npz(path)
+    if "signals" in arrays and arrays["signals"].ndim == 3:
+        raise UserError(f"{path} holds windows, not a recording; `butppg predict` gives their probabilities")
+    return to_recording(path, [((key,), value) for key, value in arrays.items()], selection, {})
 
 
 def to_recording(
@@ -162,14 +164,14 @@ def _channel(
     rate, start = stated if stated is not None else asked, 0.0
     samples = to_samples(path, signal.name, signal.values)
     there = ~np.isnan(samples)
-    time = clock.of(row, optional=rate is not None) if there.any() else None
+    time, by = clock.of(row, optional=rate is not None) if there.any() else (None, "")
     if time is not None:
-        order = slice(None) if time.line.order is None else time.line.order
+        order = slice(None) if time.order is None else time.order
         samples, there = samples[order], there[order]
-        found, start, samples = even_samples(path, signal.name, time.line.seconds[there], samples[there], None)
+        found, start, samples = even_samples(path, signal.name, time.seconds[there], samples[there], None)
         if rate is not None and abs(found / rate - 1) > _SAME_RATE:
             raise UserError(
-                f"{path}: '{signal.name}' is sampled at {rate:g} Hz, but by '{time.name}' at {found:.4g} Hz; "
+                f"{path}: '{signal.name}' is sampled at {rate:g} Hz, but by '{by}' at {found:.4g} Hz; "
                 "to go by the rate: --channels TIME=none"
             )
         rate = found

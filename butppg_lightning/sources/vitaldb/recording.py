@@ -8,6 +8,7 @@ import io
 import math
 import socket
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.error import HTTPError
@@ -15,6 +16,7 @@ from urllib.error import HTTPError
 import numpy as np
 
 from butppg_lightning.errors import UserError, first_line
+from butppg_lightning.extras import require
 from butppg_lightning.sources import UnusableError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
+import_vitaldb = partial(require, "vitaldb", "VitalDB", "recordings")  # or say what to install
 TRACKS = {"PPG": "SNUADC/PLETH", "ECG": "SNUADC/ECG_II"}  # track of each channel
 NO_NETWORK = (
     "use local files: --source DIR, a folder of .vital files (and --clinical clinical_data.csv for the patients)"
@@ -63,15 +66,6 @@ def read_case(where: Path | int) -> dict[str, Track]:
         raise UnusableError(f"declares a length of {seconds / 3600:g} hours")
     packed = bool(getattr(file, "packed", False))
     return {name: Track(_samples(track, begin, seconds, packed), track.srate) for name, track in found.items()}
-
-
-def import_vitaldb() -> Any:
-    """Import the vitaldb package, or say what to install."""
-    try:
-        import vitaldb
-    except ImportError:
-        raise UserError("VitalDB needs the vitaldb package: pip install 'butppg-lightning[recordings]'") from None
-    return vitaldb
 
 
 @contextlib.contextmanager
