@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -69,14 +69,14 @@ def calibrate(
     target, picture = _targets(checkpoint, output, overwrite)
     from butppg_lightning.evaluation.calibration import fit_calibration, too_few, write_calibration
     from butppg_lightning.extras import require
-    from butppg_lightning.models.checkpoints import read_stored
+    from butppg_lightning.models.checkpoints import read_stored, require_classifier
 
     require("matplotlib.figure", "the reliability diagram", "evaluation")
     require_writable(target.parent)
     content = read_stored(checkpoint)
     before = stored_calibration(content, checkpoint)
     if predictions is not None:
-        _require_classifier(checkpoint, content)
+        require_classifier(checkpoint, content)
         labels, logits, source = _from_predictions(predictions, checkpoint, before)
     elif data_dir is not None:
         labels, logits, source = _from_windows(checkpoint, data_dir, split, batch_size)
@@ -101,13 +101,6 @@ def _targets(checkpoint: Path, output: Path | None, overwrite: bool) -> tuple[Pa
     description = [target.with_suffix(".json")] if target.suffix == suffix else []
     refuse_existing((target, *description, picture), overwrite)
     return target, picture
-
-
-def _require_classifier(path: Path, content: dict[str, Any]) -> None:
-    from butppg_lightning.models.checkpoints import stored_options
-
-    if "head" not in stored_options(content) or not isinstance(content.get("state_dict"), dict):
-        raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
 
 
 def _check(data_dir: Path | None, predictions: Path | None, batch_size: int, **shares: float) -> None:

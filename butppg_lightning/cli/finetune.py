@@ -16,8 +16,8 @@ from butppg_lightning.evaluation.metrics import metric_rows
 from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
 from butppg_lightning.files import require_writable, write_json
 from butppg_lightning.models.calibration import Calibration, stored_calibration
-from butppg_lightning.models.checkpoints import SUFFIX, read_checkpoint, read_stored
-from butppg_lightning.shipped import SHIPPED
+from butppg_lightning.models.checkpoints import read_checkpoint, read_stored
+from butppg_lightning.shipped import SHIPPED, SUFFIX
 from butppg_lightning.training.run_folder import BEST, CUT_OFF, TEST_METRICS
 from butppg_lightning.window import CHANNELS, channel_names
 

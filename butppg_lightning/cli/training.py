@@ -34,9 +34,9 @@ from butppg_lightning.data.finetune import BUTPPGDataModule
 from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.files import claim
-from butppg_lightning.models.checkpoints import SUFFIX, read_portable, take_stored
+from butppg_lightning.models.checkpoints import read_portable, take_stored
 from butppg_lightning.models.prediction import EXACT, automatic_precision
-from butppg_lightning.shipped import locate
+from butppg_lightning.shipped import SUFFIX, locate
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.conflicts import ANYWHERE, STAGED, refuse_conflicts

@@ -17,7 +17,8 @@ from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.about import identity, in_words
 from butppg_lightning.models.architecture import normal_spec, refuse_unnamed
-from butppg_lightning.models.checkpoints import SUFFIX, read_stored, stored_options
+from butppg_lightning.models.checkpoints import read_stored, stored_options
+from butppg_lightning.shipped import SUFFIX
 from butppg_lightning.training.frozen_prefix import FrozenPrefixCache
 from butppg_lightning.training.staged_unfreezing import StagedUnfreezing
 from butppg_lightning.training.weight_average import WeightAverage

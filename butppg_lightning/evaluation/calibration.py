@@ -13,12 +13,12 @@ from butppg_lightning.models.calibration import CHECKPOINT_KEY, OPERATING_POINTS
 from butppg_lightning.models.checkpoints import (
     LICENCE,
     ORIGIN_KEYS,
-    SUFFIX,
     network_from,
     read_checkpoint,
     read_portable,
     write_portable,
 )
+from butppg_lightning.shipped import SUFFIX
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -37,7 +37,7 @@ from butppg_lightning.models.heads import HEADS
 from butppg_lightning.models.network import assemble
 from butppg_lightning.models.preprocess import Preprocess
 from butppg_lightning.models.training_range import RANGE_KEY, stored_range
-from butppg_lightning.shipped import CONFIG
+from butppg_lightning.shipped import CONFIG, SUFFIX
 from butppg_lightning.version import __version__
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES, channel_names
 
@@ -48,8 +48,6 @@ if TYPE_CHECKING:
     from butppg_lightning.models.network import QualityNetwork
 
 HOW_TO_PRETRAIN = "pretrain one first: butppg pretrain --config pretrain.yaml --data.root DIR --output_dir DIR"
-SUFFIX = ".safetensors"
-"""What tells an exported model's weights from a checkpoint."""
 LICENCE = "Apache-2.0"
 """The package's own licence, which exported weights get unless the user says otherwise."""
 ORIGIN_KEYS = ("metrics", "test_metrics", "data", "training", "checkpoint_sha256", ABOUT_KEY)
@@ -155,11 +153,17 @@ def restore_network(path: Path) -> tuple[QualityNetwork, dict[str, Any]]:
     return network_from(path, read_stored(path))
 
 
-def network_from(path: Path, content: dict[str, Any]) -> tuple[QualityNetwork, dict[str, Any]]:
-    """Rebuild the network as :func:`restore_network` does, from what was read of ``path``."""
+def require_classifier(path: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the hyperparameters and the network's weights in what was read of ``path``; a UserError if it has none."""
     options, state = stored_options(content), network_weights(content)
     if state is None or options.get("head") not in HEADS:
         raise UserError(f"{path} is no fine-tuned classifier; give the best_model.pt that `butppg fit` wrote")
+    return options, state
+
+
+def network_from(path: Path, content: dict[str, Any]) -> tuple[QualityNetwork, dict[str, Any]]:
+    """Rebuild the network as :func:`restore_network` does, from what was read of ``path``."""
+    options, state = require_classifier(path, content)
     _check_sizes(path, options.get("encoder"), state)
     network = _build(path, options)
     for key, value in network.state_dict().items():

@@ -13,16 +13,15 @@ from butppg_lightning.models.about import ABOUT_KEY, identity, in_words
 from butppg_lightning.models.architecture import Spec, build_encoder, infer_spec, normal_spec
 from butppg_lightning.models.checkpoints import (
     HOW_TO_PRETRAIN,
-    SUFFIX,
     network_weights,
     read_stored,
     read_tensors,
     require_finite,
     stored_options,
 )
-from butppg_lightning.models.hub_files import fetch
 from butppg_lightning.models.inflation import Inflation, inflate_filters, verify_inflation
 from butppg_lightning.models.tiny_time_mixer import own_names
+from butppg_lightning.shipped import SUFFIX, fetch
 from butppg_lightning.window import WINDOW_SAMPLES, channel_names
 
 if TYPE_CHECKING:

@@ -23,15 +23,13 @@ from butppg_lightning.files import require_writable
 from butppg_lightning.models.architecture import refuse_unnamed
 from butppg_lightning.models.checkpoints import (
     LICENCE,
-    SUFFIX,
     network_from,
     network_weights,
     read_portable,
     read_stored,
     take_stored,
 )
-from butppg_lightning.models.hub_files import download
-from butppg_lightning.shipped import CONFIG, WEIGHTS, locate
+from butppg_lightning.shipped import CONFIG, SUFFIX, WEIGHTS, download, locate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,21 +148,14 @@ def push_to_hub(
 
 
 def _publish(
-    module: Any,
-    folder: Path,
-    name: str,
-    checkpoint: str | Path | None,
-    test_metrics: str | Path | None,
-    licence: str,
+    module: Any, folder: Path, name: str, checkpoint: str | Path | None, test_metrics: str | Path | None, licence: str
 ) -> None:
-    record = _record(module, checkpoint, None if test_metrics is None else Path(test_metrics))
+    origin = module.origin if checkpoint is None else Path(checkpoint)
+    record = {} if origin is None else _record(module, origin, None if test_metrics is None else Path(test_metrics))
     write_folder(folder, name, module.network, dict(module.hparams), licence=licence, record=record)
 
 
-def _record(module: Any, checkpoint: str | Path | None, test_metrics: Path | None) -> dict[str, Any]:
-    origin = module.origin if checkpoint is None else Path(checkpoint)
-    if origin is None:
-        return {}
+def _record(module: Any, origin: Path, test_metrics: Path | None) -> dict[str, Any]:
     content = read_stored(origin)
     stored = network_weights(content) or {}
     for name, value in module.network.state_dict().items():

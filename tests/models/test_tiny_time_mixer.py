@@ -10,9 +10,8 @@ import torch
 from conftest import ENCODERS, REAL_DATA, make_windows
 from safetensors.torch import save_file
 
-from butppg_lightning import MaskedPretrainer, PPGQualityClassifier
+from butppg_lightning import MaskedPretrainer, PPGQualityClassifier, shipped
 from butppg_lightning.errors import UserError
-from butppg_lightning.models import hub_files
 from butppg_lightning.models.architecture import build_encoder
 from butppg_lightning.models.inflation import Inflation
 from butppg_lightning.models.masked import MaskedAutoencoder
@@ -148,7 +147,7 @@ def test_a_folder_and_a_name_on_the_hub(weights: dict, tmp_path: Path, monkeypat
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "tinytimemixer"}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub_files, "download", lambda name, files: [tmp_path / name.partition("/")[2] / files[0]])
+    monkeypatch.setattr(shipped, "download", lambda name, files: [tmp_path / name.partition("/")[2] / files[0]])
     for source in (str(folder), "ibm/granite"):
         model = PPGQualityClassifier(pretrained=source, finetune_channels=2)
         model.configure_model()
