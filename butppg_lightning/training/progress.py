@@ -114,19 +114,11 @@ class RunProgress(ProgressBar):
         start, behind = self._began
         self._pace = (time.monotonic() - start) / max(1 - behind, 1e-3)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear the line."""
+    def on_test_end(self, *_: Any, **__: Any) -> None:
+        """Clear the line, also where an error is reported below."""
         self._stop()
 
-    on_predict_end = on_test_end
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Clear the line: the error is reported below."""
-        self._stop()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Clear the line."""
-        self._stop()
+    on_predict_end = on_exception = teardown = on_test_end
 
     def _show(self, words: str, done: int, total: float, figures: str = "", left: str = "") -> None:
         if not self._enabled:

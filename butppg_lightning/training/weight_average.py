@@ -140,13 +140,11 @@ class WeightAverage(Callback):
     # after the fit too, the average: the module is then what the last checkpoint holds
     on_fit_end = on_validation_start
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train on with the weights."""
+    def on_validation_end(self, *_: Any, **__: Any) -> None:
+        """Train on with the weights, and leave them where the run breaks off."""
         self._swap(to_average=False)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the weights, wherever the run broke off."""
-        self._swap(to_average=False)
+    on_exception = on_validation_end
 
     @torch.no_grad()
     def _swap(self, *, to_average: bool) -> None:

@@ -33,11 +33,7 @@ def open_storage(where: str | None, file: Path, on_lost: Callable[[Study, Frozen
     """Open a database, or make it: ``where`` the user says, else in a file; ``on_lost`` gets a lost worker's trial."""
     url = where if where and "://" in where else f"sqlite:///{Path(where or file).resolve()}"
     waiting = {"connect_args": {"timeout": _BUSY}} if url.startswith("sqlite:") else None
-    beat: dict[str, Any] = {
-        "heartbeat_interval": BEAT,
-        "grace_period": GRACE,
-        "heartbeat_stale_trial_callback": on_lost,
-    }
+    beat: Any = {"heartbeat_interval": BEAT, "grace_period": GRACE, "heartbeat_stale_trial_callback": on_lost}
     if waiting:
         _say_if_locked(Path(url.removeprefix("sqlite:///")))
     for attempt in range(_ATTEMPTS):

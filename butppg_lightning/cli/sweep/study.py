@@ -7,9 +7,7 @@ process: the kernel frees SQLite's.
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
 import shutil
 import warnings
 import zlib
@@ -31,6 +29,7 @@ from butppg_lightning.console import print_table, suggestion
 from butppg_lightning.data.features import remove_features
 from butppg_lightning.errors import UserError
 from butppg_lightning.evaluation.drawing import save_figure
+from butppg_lightning.evaluation.scores import write_csv
 from butppg_lightning.files import atomic_write, require_writable
 from butppg_lightning.training.run_folder import BEST, SETTINGS
 
@@ -165,12 +164,7 @@ def finish(plan: Plan, study: optuna.Study) -> None:
     trials = [trial for trial in study.get_trials(deepcopy=False) if "surplus" not in trial.user_attrs]
     rows = [_row(plan, trial) for trial in trials]
     columns = ["trial", "state", plan.metric, *plan.search, "epochs", "seconds", "begun", "instead_of", "reason"]
-    text = io.StringIO()
-    table = csv.DictWriter(text, columns)
-    table.writeheader()
-    table.writerows(rows)
-    with atomic_write(folder / _TABLE) as file:
-        file.write(text.getvalue().encode())
+    write_csv(folder / _TABLE, {column: [row[column] for row in rows] for column in columns})
     counts = ", ".join(f"{count} {state}" for state, count in Counter(row["state"] for row in rows).most_common())
     print(f"Sweep {plan.name}: {len(rows)} trials: {counts or 'none begun'}")
     complete = [row for row in rows if row["state"] == "complete"]
