@@ -1,9 +1,10 @@
-"""What several commands check before they begin."""
+"""What several commands check before they begin, and from which probability on they call a window good."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
@@ -12,6 +13,7 @@ from butppg_lightning.shipped import SHIPPED, locate
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from butppg_lightning.models.calibration import Calibration
     from butppg_lightning.models.network import QualityNetwork
 
 DEFAULT_CHECKPOINT = Path(SHIPPED)
@@ -50,3 +52,50 @@ def refuse_earlier_results(folder: Path, names: Iterable[str], overwrite: bool) 
     existing = next((name for name in names if (folder / name).exists()), None)
     if existing and not overwrite:
         raise UserError(f"{folder} already holds {existing}; choose another --output_dir or add --overwrite")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where probabilities are cut.
+
+    Args:
+        operating_point: Which of a calibrated checkpoint's thresholds decides (default balanced; 0.5 if it is not
+            calibrated).
+        prior: Share of good windows to expect, 0 to 1: shifts a calibrated model's probabilities.
+        threshold: From this probability on a window is good, in place of an operating point.
+
+    Raises:
+        UserError: If one is impossible, or two contradict each other.
+    """
+
+    operating_point: Literal["balanced", "precision", "sensitivity"] | None = None
+    prior: float | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse impossible options."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UserError(f"--threshold is {self.threshold:g}; expected 0 to 1")
+        if self.threshold is not None and self.operating_point is not None:
+            raise UserError("--threshold and --operating_point both say where to cut; give one")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise UserError(f"--prior is {self.prior:g}; expected the share of good windows, between 0 and 1")
+
+    def assumed(self, calibration: Calibration) -> float | None:
+        """Return the share of good windows that probabilities are for: the user's, else the checkpoint's."""
+        return calibration.prior if self.prior is None else self.prior
+
+    def made_with(self, calibration: Calibration) -> tuple[float, str, str]:
+        """Decide from which probability on a window is good: the user's, else the checkpoint's, else the default.
+
+        Returns it, in words where it is from, and what its operating point cannot keep (else empty); refuses a prior
+        or an operating point where the checkpoint is not calibrated.
+        """
+        point = None
+        if self.operating_point is not None or self.prior is not None or calibration.curve is not None:
+            point = calibration.point(self.operating_point or "balanced", self.prior)
+        if self.threshold is not None:
+            return self.threshold, "--threshold", ""
+        if point is None:
+            return calibration.threshold(), "default: the checkpoint is not calibrated", ""
+        return point.threshold, f"operating point '{point.name}' of the checkpoint", point.remark

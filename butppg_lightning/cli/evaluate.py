@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from butppg_lightning.cli.checks import (
     DEFAULT_CHECKPOINT,
+    Decision,
     refuse_earlier_results,
     require_at_least,
     require_checkpoint,
     restored,
 )
-from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.files import atomic_write, require_writable, write_json
 
@@ -76,7 +76,7 @@ def evaluate(
     chosen = choose_cases(windows.labels, evidence.probabilities, cut, windows.subjects)
     evidence.cases = explain_cases(network, served.fetch, chosen)
     page = report_html(evidence, f"{path.name} of {data_dir.resolve().name}")
-    assumed = network.calibration.prior if prior is None else prior
+    assumed = decided.assumed(network.calibration)
     how = {"model": known, "calibrated": network.calibration.fitted, "prior": assumed, "split": split}
     _write(output_dir, evidence, page, how)
     _show(f"{path.name} by {checkpoint}", evidence)

@@ -11,12 +11,12 @@ import numpy as np
 
 from butppg_lightning.cli.checks import (
     DEFAULT_CHECKPOINT,
+    Decision,
     refuse_earlier_results,
     require_at_least,
     require_checkpoint,
     restored,
 )
-from butppg_lightning.cli.operating_point import Decision
 from butppg_lightning.console import print_table, progress_bar, say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import check_writable, claim, write_json
@@ -124,8 +124,8 @@ def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str,
     scores, examples = _scores(found, windows, recording, least)
     if scores.outside is not None and (caution := scores.outside.caution()):
         recording.notes.append(caution)
-    prior = network.calibration.prior if decided.prior is None else decided.prior
-    how = {"model": known, "threshold_from": decided_by, "calibrated": network.calibration.fitted, "prior": prior}
+    calibrated, prior = network.calibration.fitted, decided.assumed(network.calibration)
+    how = {"model": known, "threshold_from": decided_by, "calibrated": calibrated, "prior": prior}
     with claim(output):  # only now: a run that is stopped before leaves no folder behind
         refuse_earlier_results(output, _RESULTS, options.overwrite)
         return _write(options, output, scores, examples, recording, {**how, "precision": found.precision})
@@ -141,13 +141,8 @@ def _read(options: Any, paths: list[Path]) -> Recording:
 
     if options.format == "parquet":
         require_pyarrow()
-    selection = Selection(
-        parse_channels(options.channels or []),
-        parse_rates(options.fs),
-        options.acc_unit,
-        options.time_unit,
-        options.decimal,
-    )
+    channels, rates = parse_channels(options.channels or []), parse_rates(options.fs)
+    selection = Selection(channels, rates, options.acc_unit, options.time_unit, options.decimal)
     console = Console(stderr=True, force_jupyter=False)
     with console.status(f"reading {escape(', '.join(path.name for path in paths))}"):  # seen on a terminal only
         return read_recording(paths, selection)
@@ -220,12 +215,7 @@ def _scores(
 
 
 def _write(
-    options: Any,
-    output: Path,
-    scores: Scores,
-    examples: list[Example],
-    recording: Recording,
-    decision: dict[str, Any],
+    options: Any, output: Path, scores: Scores, examples: list[Example], recording: Recording, decision: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Path]]:
     from butppg_lightning.evaluation.scores import write_scores
 

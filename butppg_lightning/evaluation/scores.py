@@ -88,7 +88,7 @@ class Scores:
 
     def columns(self) -> dict[str, list[Any]]:
         """Return the columns of a table with a row for every window; what is not known is None."""
-        starts = self.starts.tolist()
+        starts, outside = self.starts.tolist(), self.outside
         found: dict[str, list[Any]] = {
             "start": [round(start, 6) for start in starts],
             "end": [round(start + self.seconds, 6) for start in starts],
@@ -99,16 +99,16 @@ class Scores:
         states = [list(zip(self.channels, row, strict=True)) for row in self.states.tolist()]
         return {
             **found,
-            "probability": [None if np.isnan(value) else round(float(value), 6) for value in self.probabilities],
+            "probability": _rounded(self.probabilities, 6),
             "verdict": [VERDICTS[verdict] for verdict in self.verdicts],
             "channels": [" ".join(name for name, state in row if not state) for row in states],
             "reason": ["; ".join(f"{name} {self.reasons[state]}" for name, state in row if state) for row in states],
-            **({} if self.outside is None else {"distance": self._distances(), "outside": self.outside.reasons()}),
+            **({} if outside is None else {"distance": _rounded(outside.distances, 3), "outside": outside.reasons()}),
         }
 
-    def _distances(self) -> list[float | None]:
-        assert self.outside is not None
-        return [None if np.isnan(value) else round(float(value), 3) for value in self.outside.distances]
+
+def _rounded(values: Array, digits: int) -> list[float | None]:
+    return [None if np.isnan(value) else round(float(value), digits) for value in values]
 
 
 def write_scores(path: Path, scores: Scores) -> None:

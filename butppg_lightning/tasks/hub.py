@@ -44,15 +44,7 @@ _NEVER_STORED = {
 
 
 def from_pretrained(
-    cls: type[Any],
-    source: str | Path,
-    *,
-    encoder: Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    force_download: bool = False,
-    local_files_only: bool = False,
-    token: str | bool | None = None,
+    cls: type[Any], /, source: str | Path, *, encoder: Mapping[str, Any] | None = None, **options: Any
 ) -> Any:
     """Load what :meth:`save_pretrained` or ``butppg export --output model.safetensors`` wrote; no code is run.
 
@@ -60,11 +52,8 @@ def from_pretrained(
         cls: The class.
         source: ``shipped`` (the package's gate), a folder, a ``.safetensors`` file, or ``owner/name`` on the hub.
         encoder: ``{"class_path": ...}`` of an encoder that is not ours, if you trust it: it is imported.
-        revision: Branch, tag or commit on the hub.
-        cache_dir: Where downloaded files are kept.
-        force_download: Whether to download what is there already.
-        local_files_only: Whether to use only what is there already.
-        token: Of the hub, for private models.
+        options: ``revision``, ``cache_dir``, ``force_download``, ``local_files_only``, ``token`` of huggingface_hub's
+            ``hf_hub_download``, for a model on the hub.
 
     Returns:
         The classifier in eval mode, on the CPU.
@@ -78,9 +67,7 @@ def from_pretrained(
     elif path.suffix == SUFFIX:
         weights = path
     else:
-        where: Any = {"revision": revision, "cache_dir": cache_dir, "token": token}
-        options = {"force_download": force_download, "local_files_only": local_files_only}
-        weights = download(str(source), (CONFIG, WEIGHTS), **where, **options)[-1]
+        weights = download(str(source), (CONFIG, WEIGHTS), **options)[-1]
     module = _build(cls, weights, encoder)
     module.origin = weights
     return module.eval()

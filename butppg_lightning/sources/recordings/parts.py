@@ -97,35 +97,30 @@ def _twice(channel: str, one: str, other: str, folder: Path | None) -> str:
 
 def _offsets(where: str, parts: Sequence[Recording]) -> tuple[list[float], list[str]]:
     """Return by how many seconds each part begins after the earliest, and what had to be assumed for it."""
-    moments = [part.start_time for part in parts]
-    if all(moment is not None for moment in moments):
-        zoned = [moment is not None and moment.tzinfo is not None for moment in moments]
-        if any(zoned) != all(zoned):
-            pair = [Path(parts[zoned.index(kind)].path).name for kind in (True, False)]
-            raise UserError(
-                f"{where}: {pair[0]} states a time zone and {pair[1]} states none, so their times cannot be related; "
-                "write both in UTC"
-            )
-        known = [moment for moment in moments if moment is not None]
-        return [(moment - min(known)).total_seconds() for moment in known], []
-    if any(moment is not None for moment in moments):
-        pair = [Path(part.path).name for part in (parts[_which(moments, True)], parts[_which(moments, False)])]
+    if len(parts) == 1:
+        return [0.0], []
+    moments = [part.start_time for part in parts if part.start_time is not None]
+    zoned = [moment.tzinfo is not None for moment in moments]
+    if 0 < len(moments) < len(parts):
+        stated = [part.start_time is not None for part in parts]
+        pair = [Path(parts[stated.index(kind)].path).name for kind in (True, False)]
         raise UserError(
             f"{where}: {pair[0]} says when it began and {pair[1]} does not, so they cannot be related; "
             "give them times of one kind, or score the PPG's file alone"
         )
-    clocks = [part.clock for part in parts]
-    known_clocks = [clock for clock in clocks if clock is not None]
-    if len(parts) == 1:
-        return [0.0], []
-    if len(known_clocks) == len(parts):
+    if moments and any(zoned) != all(zoned):
+        pair = [Path(parts[zoned.index(kind)].path).name for kind in (True, False)]
+        raise UserError(
+            f"{where}: {pair[0]} states a time zone and {pair[1]} states none, so their times cannot be related; "
+            "write both in UTC"
+        )
+    if moments:
+        return [(moment - min(moments)).total_seconds() for moment in moments], []
+    clocks = [part.clock for part in parts if part.clock is not None]
+    if len(clocks) == len(parts):
         guess = "the files' times are taken as of one clock, because none of them says when it began"
-        return [clock - min(known_clocks) for clock in known_clocks], [guess]
+        return [clock - min(clocks) for clock in clocks], [guess]
     return [0.0] * len(parts), ["the files are taken to begin at one moment, because they do not say when they began"]
-
-
-def _which(moments: Sequence[object], known: bool) -> int:
-    return next(row for row, moment in enumerate(moments) if (moment is not None) == known)
 
 
 def _check_overlap(where: str, parts: Sequence[Recording]) -> None:
