@@ -41,9 +41,8 @@ def find_recordings(items: Sequence[str]) -> list[Path]:
         path = Path(item)
         known = path.exists() or Path(f"{path}.hea").is_file()
         there = next(parent for parent in (path, *path.parents, Path()) if parent.exists())
-        pattern = str(
-            Path(glob.escape(str(there)), path.relative_to(there))
-        )  # a folder that is there may be called [x]
+        # a folder that is there may be called [x]
+        pattern = str(Path(glob.escape(str(there)), path.relative_to(there)))
         matches = [path] if known else sorted(map(Path, glob.glob(pattern, recursive=True)))  # noqa: PTH207, any root
         if len(items) == 1 and known and path.is_dir():
             folders = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and recording_files(folder)]

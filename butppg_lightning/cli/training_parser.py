@@ -48,11 +48,7 @@ _MUST_AGREE = (
 )  # fmt: skip
 _LENGTH = ("trainer.max_epochs", "trainer.max_steps")
 _FORMERLY = {"select": "best", "trainer.max_steps": -1}  # what a run did whose configuration does not have the key yet
-_LATER = (
-    "encoder_channels",
-    "indices",
-    "optimizer",
-)  # a checkpoint that does not name them is older than they, and has none
+_LATER = ("encoder_channels", "indices", "optimizer")  # a checkpoint without their names is older, and has none
 # groups of options that only training reads; of Lightning's, those of them
 _OF_TRAINING: dict[str, tuple[str, ...] | None] = {
     **dict.fromkeys(("stages", "cache", "average")),

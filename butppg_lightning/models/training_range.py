@@ -33,9 +33,7 @@ GROUPS = ("ppg", "acc")
 INSIDE = 0.99
 """Share of the training windows that are inside."""
 _LEAST_SPREAD = 0.02  # the indices are of the order of 1; one that never moved must not make every device foreign
-_STRIKING = (
-    0.1  # ten times as many outside as in training: unlikely even where neighbouring windows resemble each other
-)
+_STRIKING = 0.1  # ten times as many outside as in training: unlikely even where neighbouring windows are alike
 _ROWS = 256  # windows at a time: bounds the memory
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,20 +31,12 @@ _CLOCK_OFF = 2 * 86_400.0  # s between the phone's and the sensor's clock, beyon
 _OTHER_SENSOR = re.compile(r"(?:gyro|magn|_mag\b|^mag\b)", re.IGNORECASE)
 
 
-class Device(NamedTuple):
-    """A kind of device whose tables are known."""
-
-    name: str
-    recognised_by: str  # for people
-    layout: Callable[[Path, TableLayout, Sequence[list[str]]], TableLayout | None]  # None if it is not one
-
-
 def recognise(path: Path, layout: TableLayout, rows: Sequence[list[str]]) -> TableLayout:
     """Return the layout with what is known of the device that wrote the table; as it is if none is recognised."""
-    for device in DEVICES:
-        found = device.layout(path, layout, rows[:_ROWS])
+    for device, known in DEVICES.items():
+        found = known(path, layout, rows[:_ROWS])
         if found is not None:
-            return replace(found, device=device.name)
+            return replace(found, device=device)
     if _OTHER_SENSOR.search(path.stem):  # its x, y, z are no acceleration
         return replace(layout, names=tuple(f"{path.stem} {name}" for name in layout.names))
     return layout
@@ -175,14 +167,12 @@ def _numbers(rows: Sequence[list[str]]) -> np.ndarray | None:
         return None
 
 
-DEVICES = (
-    Device(
-        "Empatica E4", "a first row of one time since 1970, a second of one rate, one or three columns", _empatica_e4
-    ),
-    Device("Empatica EmbracePlus", "columns unix_timestamp and bvp, or unix_timestamp, x, y, z", _embrace_plus),
-    Device("Polar Sensor Logger", "columns 'Phone timestamp' and 'sensor timestamp [ns]'", _polar),
-    Device("Shimmer", "columns such as Shimmer_XXXX_Timestamp_Unix_CAL, Accel_LN_X_CAL", _shimmer),
-    Device("GENEActiv", "a line 'Device Type,GENEActiv' in front", _geneactiv),
-    Device("Axivity", "no names; a date and three numbers about 1 g", _axivity),
-)
-"""Known devices; the first that recognises a table says what its columns are."""
+DEVICES: dict[str, Callable[[Path, TableLayout, Sequence[list[str]]], TableLayout | None]] = {
+    "Empatica E4": _empatica_e4,
+    "Empatica EmbracePlus": _embrace_plus,
+    "Polar Sensor Logger": _polar,
+    "Shimmer": _shimmer,
+    "GENEActiv": _geneactiv,
+    "Axivity": _axivity,
+}
+"""Known devices; the first whose function recognises a table says what its columns are (None: it is another's)."""

@@ -26,17 +26,8 @@ _CONVERTED = 2**20  # samples converted together
 STANDARD_GRAVITY = 9.80665  # m/s² of one g (CGPM 1901)
 UNITS = {"g": 1.0, "mg": 1e-3, "m/s2": 1 / STANDARD_GRAVITY, "cm/s2": 0.01 / STANDARD_GRAVITY, "ug": 1e-6}
 """What --acc-unit accepts, in g."""
-_SPELLINGS = {
-    "gn": "g",
-    "gs": "g",
-    "g0": "g",
-    "gravity": "g",
-    "gal": "cm/s2",
-    "µg": "ug",
-    "μg": "ug",
-    "millig": "mg",
-    "milli-g": "mg",
-}
+_SPELLINGS = {"gal": "cm/s2", "µg": "ug", "μg": "ug", "millig": "mg", "milli-g": "mg"}
+_SPELLINGS |= dict.fromkeys(("gn", "gs", "g0", "gravity"), "g")
 _SPELLINGS |= dict.fromkeys(("m/s/s", "ms-2", "m*s-2", "mps2", "ms2", "m/s*s", "meters/s2", "metres/s2"), "m/s2")
 _LARGEST_MAGNITUDE = 3.0  # g; a person's median is 1, or 0 where gravity was removed
 _LOOKED_AT = 100_000  # samples
@@ -174,18 +165,10 @@ def _convert_acceleration(recording: Recording, asked: str | None) -> None:
             f"{way} (--acc-unit {assumed} insists), or leave it out: --channels {left_out}"
         )
     if None in stated:
-        unknown = sorted(
-            {channel.unit for channel, unit in zip(axes, stated, strict=True) if channel.unit and not unit}
-        )
-        what = (
-            f"the unit of acceleration {', '.join(map(repr, unknown))} is not known"
-            if unknown
-            else (
-                "the unit of acceleration is not stated"
-                if not any(stated)
-                else "an axis of acceleration states no unit"
-            )
-        )
+        what = "an axis of acceleration states no unit" if any(stated) else "the unit of acceleration is not stated"
+        unknown = {channel.unit for channel, unit in zip(axes, stated, strict=True) if channel.unit and not unit}
+        if unknown:
+            what = f"the unit of acceleration {', '.join(map(repr, sorted(unknown)))} is not known"
         recording.guesses.append(f"{what}; taken as {assumed} (--acc-unit)")
 
 

@@ -47,7 +47,7 @@ def test_every_format_gets_the_same_verdicts(name: str, checkpoint: Path, tmp_pa
     assert [row["channels"] for row in found] == [row["channels"] for row in wanted] == ["ACC_X ACC_Y ACC_Z PPG"] * 6
     told = [[float(row["probability"]) for row in rows] for rows in (found, wanted)]
     np.testing.assert_allclose(*told, atol=0.02)
-    assert summary["device"] == (name if any(device.name == name for device in DEVICES) else None)
+    assert summary["device"] == (name if name in DEVICES else None)
     assert not summary["guesses"]
 
 
