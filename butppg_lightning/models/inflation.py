@@ -94,20 +94,15 @@ def verify_inflation(
         shared = next(name for name in target if name in source)
         original = filters[:, source.index(shared)]
         factor = inflated[:, list(target).index(shared)].norm() / original.norm()
-    spread = {"mean": inflation.noise * filters.std(), "zero": factor * 0, "random": filters.std()}[
-        inflation.new_channels
-    ]
+    spreads = {"mean": inflation.noise * filters.std(), "zero": factor * 0, "random": filters.std()}
+    spread = spreads[inflation.new_channels]
     centre = filters.mean(dim=1) if inflation.new_channels == "mean" else torch.zeros_like(filters[:, 0])
     findings = {}
     for row, name in enumerate(target):
         if name in source:
-            expected = filters[:, source.index(name)]
-            same = (
-                torch.allclose(inflated[:, row], expected * factor, rtol=1e-5, atol=0)
-                if inflation.preserve_variance
-                else torch.equal(inflated[:, row], expected)
-            )
-            if not same:
+            expected = filters[:, source.index(name)] * factor
+            rounding = 1e-5 if inflation.preserve_variance else 0.0
+            if not torch.allclose(inflated[:, row], expected, rtol=rounding, atol=0):
                 raise UserError(f"inflation check: the {name} filters are not the pretrained ones")
             findings[name] = f"copied, scaled by {factor:.4f}" if inflation.preserve_variance else "copied, bit-equal"
             continue

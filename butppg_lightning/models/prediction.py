@@ -119,18 +119,9 @@ def predict(
     return Predictions(network.channels, found.numpy(), probabilities.numpy(), judged.numpy(), precision, *compared)
 
 
-def predict_windows(
-    network: QualityNetwork,
-    signals: Any,
-    present: Any = None,
-    *,
-    batch_size: int = BATCH_SIZE,
-    prior: float | None = None,
-    precision: str = EXACT,
-) -> Predictions:
-    """Score the windows of one array ``[N, C, 1250]``; all arguments as in :func:`predict`."""
-    batches = [{"signals": signals, "present": present}]
-    return predict(network, batches, batch_size=batch_size, prior=prior, precision=precision)
+def predict_windows(network: QualityNetwork, signals: Any, present: Any = None, **options: Any) -> Predictions:
+    """Score the windows of one array ``[N, C, 1250]``; ``options`` are those of :func:`predict`."""
+    return predict(network, [{"signals": signals, "present": present}], **options)
 
 
 def _rebatched(

@@ -190,8 +190,8 @@ class PPGQualityClassifier(WindowModule):
         Raises:
             UserError: If the shape does not fit.
         """
-        options: Any = {"batch_size": batch_size, "precision": precision}
-        found = predict_windows(self.network, signals, present, prior=self.prior, **options)
+        options = {"prior": self.prior, "batch_size": batch_size, "precision": precision}
+        found = predict_windows(self.network, signals, present, **options)
         return torch.from_numpy(found.probabilities)
 
     def logits(self, batch: dict[str, Any]) -> Tensor:
