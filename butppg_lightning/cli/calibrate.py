@@ -113,10 +113,11 @@ def _check(data_dir: Path | None, predictions: Path | None, batch_size: int, **s
 
 
 def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tuple[Array, Array, str]:
+    from butppg_lightning.evaluation.calibration import counted
     from butppg_lightning.evaluation.prediction_table import read_predictions
 
     labels, values, kind = read_predictions(path)
-    source = f"{path}, {_counted(labels)}"
+    source = f"{path}, {counted(labels)}"
     if kind == "logit":
         say(f"note: the logits of {path} are taken as the uncalibrated network's")
         return labels, values, source
@@ -134,6 +135,7 @@ def _from_predictions(path: Path, checkpoint: Path, before: Calibration) -> tupl
 
 def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int) -> tuple[Array, Array, str]:
     from butppg_lightning.data.dataset import read_split
+    from butppg_lightning.evaluation.calibration import counted
     from butppg_lightning.models.prediction import predict
 
     if split != "val":
@@ -144,11 +146,7 @@ def _from_windows(checkpoint: Path, data_dir: Path, split: str, batch_size: int)
     with progress_bar(f"windows of {split}.npz", len(windows)) as progress:
         predictions = predict(network, windows.batches(), batch_size=batch_size, progress=progress)
     labels = np.asarray(windows.windows.labels)
-    return labels, predictions.logits.astype(np.float64), f"{data_dir / split}.npz, {_counted(labels)}"
-
-
-def _counted(labels: Array) -> str:
-    return f"{len(labels)} windows ({int(labels.sum())} good)"
+    return labels, predictions.logits.astype(np.float64), f"{data_dir / split}.npz, {counted(labels)}"
 
 
 def _probabilities(calibration: Calibration, logits: Array) -> Array:

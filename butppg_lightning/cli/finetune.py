@@ -11,7 +11,7 @@ from butppg_lightning.cli.messages import resources_reported
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.console import print_table, quoted, say
 from butppg_lightning.errors import UserError
-from butppg_lightning.evaluation.calibration import describe, fit_calibration, too_few, write_calibration
+from butppg_lightning.evaluation.calibration import counted, describe, fit_calibration, too_few, write_calibration
 from butppg_lightning.evaluation.metrics import metric_rows
 from butppg_lightning.evaluation.prediction_table import ppg_reasons, write_predictions
 from butppg_lightning.files import require_writable, write_json
@@ -127,7 +127,7 @@ def _calibrate(cli: Any, best: Path) -> Calibration:
         labels, logits, _ = cli.model.predictions.gather()
         why = too_few(labels)  # limit_val_batches
     if not why:
-        source = f"val.npz of {data.root}, {len(labels)} windows ({int(np.sum(labels))} good)"
+        source = f"val.npz of {data.root}, {counted(labels)}"
         source += ", which selected the model" if cli.config.select == "best" else ""
         try:
             calibration = fit_calibration(labels, logits, source)

@@ -62,6 +62,11 @@ def too_few(labels: Array) -> str:
     return f"{len(labels)} windows ({good} good, {poor} poor); {FEWEST_WINDOWS} with {FEWEST_OF_A_CLASS} of each needed"
 
 
+def counted(labels: Array) -> str:
+    """Return in words how many windows there are, and how many of them are good."""
+    return f"{len(labels)} windows ({int(np.sum(labels))} good)"
+
+
 def write_calibration(source: Path, target: Path, calibration: Calibration) -> None:
     """Write ``source`` with a calibration inside to ``target``, atomically; the two may be one.
 
