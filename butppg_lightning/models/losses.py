@@ -15,6 +15,7 @@ from butppg_lightning.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_LIMITS = {"positive_weight": (0.001, 1000), "focal_gamma": (0, 10), "label_smoothing": (0, 0.99), "rate": (0, 100)}
 _LEAST_GAP = 1e-6  # powers below 1 have no slope at 0
 
 
@@ -40,15 +41,10 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         """Refuse impossible options."""
-        limits: dict[str, tuple[float, float]] = {
-            "focal_gamma": (0, 10),
-            "label_smoothing": (0, 0.99),
-            "rate": (0, 100),
-        }
-        if self.positive_weight != "balanced":
-            limits["positive_weight"] = (0.001, 1000)
-        for name, (least, most) in limits.items():
+        for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
+            if name == "positive_weight" and value == "balanced":
+                continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
                 other = ", or balanced" if name == "positive_weight" else ""
                 raise UserError(f"model.loss {name} is {value}; expected {least:g} to {most:g}{other}")
