@@ -41,6 +41,7 @@ _NEVER_STORED = {
     "pretrain_channels",
     "inflation",
 }  # a stranger's would make us read a file of ours
+_OF_THE_HUB = {"revision", "cache_dir", "force_download", "local_files_only", "token"}
 
 
 def from_pretrained(
@@ -61,6 +62,8 @@ def from_pretrained(
     Raises:
         UserError: If it is not found, cannot be downloaded, is damaged, or names a foreign encoder class.
     """
+    if unknown := options.keys() - _OF_THE_HUB:
+        raise TypeError(f"from_pretrained() got an unexpected keyword argument '{min(unknown)}'")
     path = locate(source)
     if path.is_dir():
         weights = path / WEIGHTS

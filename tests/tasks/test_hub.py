@@ -191,3 +191,8 @@ def test_a_model_is_pushed_through_the_mixin(checkpoint: Path, tmp_path: Path, m
 
     monkeypatch.setattr("huggingface_hub.hf_api.HfApi.create_repo", offline)
     refused("could not be uploaded: offline", model.push_to_hub, "ann/gate")
+
+
+def test_a_mistyped_option_is_no_option_of_the_hub() -> None:
+    with pytest.raises(TypeError, match="revison"):
+        PPGQualityClassifier.from_pretrained("shipped", revison="main")
