@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -218,3 +220,33 @@ def test_what_they_say_has_a_form(about: Any, tmp_path: Path, capsys: pytest.Cap
     (line,) = capsys.readouterr().err.splitlines()
     assert "about0.yaml" in line
     assert not (tmp_path / "mine" / "model.safetensors").exists()
+
+
+class Library:
+    """Stands for huggingface_hub, which sets up its logging when the function is first asked for."""
+
+    errors = SimpleNamespace(EntryNotFoundError=KeyError)
+
+    @property
+    def hf_hub_download(self) -> Any:
+        logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
+
+        def get(name: str, file: str) -> str:
+            logging.getLogger("huggingface_hub.utils").warning("retrying")
+            raise OSError("no connection")
+
+        return get
+
+
+def test_the_hubs_own_warnings_do_not_stand_beside_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "require", lambda name: Library())
+    logger, said = logging.getLogger("huggingface_hub"), []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(UserError, match="the hub did not give it: no connection"):
+            shipped.download("ann/gate", ["model.safetensors"])
+    finally:
+        logger.removeHandler(handler)
+    assert said == []

@@ -102,7 +102,10 @@ def write_checkpoint(path: Path, class_path: str = "butppg_lightning.PatchTransf
         ("prepare splits --val_sh 0.2 --source a.npz --output b", "the nearest is --val_share"),
         ("fit --model.lr fast", "--model.lr: expected float, got fast"),
         ("fit --trainer.max_epochs 1.5", "--trainer.max_epochs: expected int, got 1.5"),
-        ("fit --model.head round", "--model.head: expected one of linear, mlp, attention, probe, rate, got round"),
+        (
+            "fit --model.head round",
+            "--model.head: expected one of linear, mlp, attention, probe, rate, monotone, got round",
+        ),
         ("fit --overwrite maybe", "--overwrite: expected bool, got maybe"),
         ("fit --model.encoder.init_args.width=[", "--model.encoder.init_args.width is [; expected"),
         ("fit --model.encoder=round", "--model.encoder: expected dict, got round"),

@@ -27,6 +27,7 @@ TRAINING = [
     "--model.lr=1e-2",
     "--stages.head_only_epochs=1",
     "--trainer.max_epochs=2",
+    "--model.head=probe",
     "--trainer.precision=32-true",
     "--data.batch_size=12",
 ]
