@@ -94,18 +94,19 @@ def test_a_damaged_one_is_refused_in_one_line(
 def test_one_command_scores_a_recording_without_lightning(tmp_path: Path) -> None:
     code = "import sys; from butppg_lightning.cli import main; assert main(sys.argv[1:]) == 0; "
     code += "assert not {'lightning', 'torchmetrics', 'sklearn'} & set(sys.modules)"
-    words = [sys.executable, "-c", code, "score", "--input", str(recording(tmp_path))]
+    night = recording(tmp_path).rename(tmp_path / "2024.01.05.npz")  # not the same folder as the next night's
+    words = [sys.executable, "-c", code, "score", "--input", str(night)]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = json.loads((GATE / "config.json").read_text())
-    summary = json.loads((tmp_path / "night_quality" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "2024.01.05_quality" / "summary.json").read_text())
     assert summary["checkpoint"] == "shipped"
     assert summary["model"] == {
         **{key: content["about"][key] for key in ("name", "version", "trained_on")},
         "weights_sha256": content["weights_sha256"],
     }
     assert f"'shipped' {content['about']['version']}, trained on {content['about']['trained_on']}" in done.stderr
-    assert (tmp_path / "night_quality" / "timeline.png").is_file()
+    assert (tmp_path / "2024.01.05_quality" / "timeline.png").is_file()
 
 
 def test_every_command_knows_its_name(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,8 +101,10 @@ def score(
 def _own_folder(recording: list[Path] | None) -> Path:
     if recording is None:
         raise UserError("--input_list needs --output_dir, the folder for the recordings' folders")
-    name = recording[0].resolve().name  # of a folder that is called `.`, too
-    return Path(f"{name.split('.')[0] or name}_quality")
+    source = recording[0].resolve()  # of a folder that is called `.`, too
+    # only what says the format: 2024.01.05.npz and 2024.01.06.npz are two nights
+    name = source.name if source.is_dir() else Path(source.name.removesuffix(".gz")).stem
+    return Path(f"{name}_quality")
 
 
 def _score_one(options: Any, paths: list[Path], output: Path) -> tuple[dict[str, Any], list[Path]]:

@@ -155,6 +155,11 @@ class PPGQualityClassifier(WindowModule):
             rank_zero_only(print)(self.load_report)
         self.variation = Variation(self.channels, options["channel_dropout"], scaling, **(options["augment"] or {}))
         refuse_idle_inversion("model.augment.invert_ppg", self.variation.invert_ppg, scaling)
+        if self.variation.drops_axes and scaling.mounting == "canonical":
+            raise UserError(
+                "model.channel_dropout takes single axes of ACC away, but these are turned to the window's own; "
+                "name ACC, or set model.preprocess.mounting to recorded"
+            )
         if self.variation.changes_labels and options["indices"]:
             raise UserError(
                 "model.augment motion_mixing spoils the PPG that model.indices were computed from; drop one of the two"

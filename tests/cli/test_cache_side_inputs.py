@@ -31,7 +31,11 @@ CASES = {
         "--cache.memory_gb=0",
     ],
 }
-SINGLE_AXES = ["--model.indices=[rates, acc]", "--model.channel_dropout={ACC_X: 0.5}"]
+SINGLE_AXES = [
+    "--model.indices=[rates, acc]",
+    "--model.channel_dropout={ACC_X: 0.5}",
+    "--model.preprocess.mounting=recorded",
+]
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,9 @@ def test_channel_dropout_hides_channels_in_training_only(data_folder: Path) -> N
         model(batch["signals"] * only_ppg.unsqueeze(-1), only_ppg), batch["labels"].float()
     )
     assert model.training_step(batch, 0).item() == pytest.approx(expected.item(), rel=1e-5)
-    with pytest.raises(UserError, match="channel_dropout"):
-        PPGQualityClassifier(encoder=ENCODER, channel_dropout={"EMG": 0.5})
+    for refused in ({"EMG": 0.5}, {"ACC_X": 0.5}):
+        with pytest.raises(UserError, match="channel_dropout"):
+            PPGQualityClassifier(encoder=ENCODER, channel_dropout=refused)
 
 
 def test_preprocessing_of_the_checkpoint_binds(tmp_path: Path) -> None:
