@@ -64,6 +64,7 @@ results: setup ## Hold people out of DATA/spc2015_dev and DATA/bami1 (or BUT_PPG
 	$(BIN)/python tests/people --pretraining $(DATA)/bidmc --seeds $(SEEDS) $(if $(BUT_PPG),\
 		--but_ppg $(BUT_PPG) --output $(RESULTS)_but_ppg,$(SPC2015) --release $(DATA)/but_ppg_release_sample $(RHYTHM) --output $(RESULTS))
 	$(if $(BUT_PPG),,$(BIN)/python tests/people --pretraining $(DATA)/bidmc --seeds 3 $(BAMI1) $(RHYTHM) --output $(RESULTS)_bami1)
+	$(if $(BUT_PPG),,$(BIN)/python tests/gate --data $(DATA) --work $(RESULTS)_gate --output butppg_lightning/gate --about .ci/gate.yaml --judge_only true)
 
 ablation: setup ## What each part of the recommended recipe is worth, with 3 seeds; shares what `make results` has done
 	$(BIN)/python tests/people --ablation tests/people/ablation.yaml --pretraining $(DATA)/bidmc --seeds 3 $(SPC2015) --output $(RESULTS)

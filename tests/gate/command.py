@@ -17,6 +17,7 @@ from people.workers import command
 from butppg_lightning.console import say
 from butppg_lightning.errors import UserError
 from butppg_lightning.files import require_writable, write_json
+from butppg_lightning.shipped import WEIGHTS
 from gate.bank import make_windows, split
 from gate.judge import judge
 from gate.recorded import LICENSED, read_recorded
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def make_gate(data: Path, work: Path, output: Path, about: Path) -> None:
+def make_gate(data: Path, work: Path, output: Path, about: Path, judge_only: bool = False) -> None:
     """Make windows, an encoder and the gate, judge it, and export it with its card.
 
     Stopped at any moment, the same command goes on where it was: a step is done again only if what it is made from has
@@ -56,10 +57,14 @@ def make_gate(data: Path, work: Path, output: Path, about: Path) -> None:
         work: Folder for everything that is made on the way.
         output: Folder of the gate.
         about: YAML file with what its card says.
+        judge_only: Make nothing; write the figures of the gate in --output to figures.yaml in --work.
 
     Raises:
         UserError: If a file is missing or a step fails.
     """
+    if judge_only:
+        _step("figures", lambda: _figures(output / WEIGHTS, data, work / "figures"))
+        return
     for path in (*(data / name for name in LICENSED), about):
         if not path.is_file():
             raise UserError(f"{path} does not exist; the gate is made of it")
