@@ -54,9 +54,7 @@ class LinearHead(nn.Module):
         logits = cast("Tensor", self.score(self.drop(self.transform(pooled)))).squeeze(-1)
         if self.side is None:
             return logits
-        if side is None:
-            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
-        return logits.float() + cast("Tensor", self.side(side))
+        return logits.float() + cast("Tensor", self.side(_required(side)))
 
     def forward(self, tokens: Tensor, side: Tensor | None = None) -> Tensor:
         """Map tokens ``[B, P, W]`` and side inputs ``[B, K]`` to logits ``[B]``."""
@@ -161,8 +159,7 @@ class RateHead(LinearHead):
 
     def classify(self, pooled: Tensor, side: Tensor | None = None) -> Tensor:
         """Map pooled features and side inputs ``[B, K]``, of which four are rates in bpm, to logits ``[B]``."""
-        if side is None:
-            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
+        side = _required(side)
         rates = side[:, : len(READERS)].nan_to_num(0.0)
         behind = F.pad(pooled[:, : len(RATES)].exp().cumsum(-1), (1, 0))  # at the candidates' edges, 35, 37 ... 217
         tops = agreement(behind, rates[:, [0, 1, 2]])
@@ -202,9 +199,13 @@ class MonotoneHead(LinearHead):
 
     def classify(self, pooled: Tensor, side: Tensor | None = None) -> Tensor:
         """Map side inputs ``[B, K]`` to logits ``[B]``."""
-        if side is None:
-            raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
-        return self.bias + cast("Tensor", cast("MonotoneInputs", self.side)(side))
+        return self.bias + cast("Tensor", cast("MonotoneInputs", self.side)(_required(side)))
+
+
+def _required(side: Tensor | None) -> Tensor:
+    if side is None:
+        raise ValueError("this head wants side inputs; give what QualityNetwork.side_inputs returns")
+    return side
 
 
 HEADS: dict[HeadName, type[LinearHead]] = {

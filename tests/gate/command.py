@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
 from people import fingerprints
+from people.command_line import run_typed
 from people.data_set import DataSet
 from people.jobs import EncoderJob
 from people.workers import command
@@ -31,18 +30,7 @@ _SEED = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the gate with the arguments of the command line, and return the exit code."""
-    about = (make_gate.__doc__ or "").partition("Args:")[0]
-    parser = ArgumentParser(prog="python tests/gate", description=about, exit_on_error=False)
-    parser.add_function_arguments(make_gate, as_group=False)
-    try:
-        make_gate(**vars(parser.parse_args(arguments)))
-    except ArgumentError as error:
-        print(f"gate: {' '.join(str(error).split())}; see --help", file=sys.stderr)
-        return 2
-    except UserError as error:
-        print(f"gate: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_typed(make_gate, "tests/gate", "gate", arguments)
 
 
 def make_gate(data: Path, work: Path, output: Path, about: Path, judge_only: bool = False) -> None:

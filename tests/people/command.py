@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from butppg_lightning.console import say
@@ -18,6 +16,7 @@ from butppg_lightning.files import atomic_write, require_writable, write_json
 from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.sources.parallel import usable_cores
 from people import figures, fingerprints, sections, tables
+from people.command_line import run_typed
 from people.data_set import DataSet, first_records, paths_of, whole_release
 from people.held import Held, gather, gather_external
 from people.jobs import FitJob
@@ -32,18 +31,7 @@ _METHODS = Path(__file__).with_name("methods.yaml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study with the arguments of the command line, and return the exit code."""
-    about = (study.__doc__ or "").partition("Args:")[0]
-    parser = ArgumentParser(prog="python tests/people", description=about, exit_on_error=False)
-    parser.add_function_arguments(study, as_group=False)
-    try:
-        study(**vars(parser.parse_args(arguments)))
-    except ArgumentError as error:
-        print(f"study: {' '.join(str(error).split())}; see --help", file=sys.stderr)
-        return 2
-    except UserError as error:
-        print(f"study: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return run_typed(study, "tests/people", "study", arguments)
 
 
 def study(
