@@ -68,7 +68,9 @@ def test_a_killed_process_holds_nothing(kind: str, tmp_path: Path, monkeypatch: 
 
 def test_an_orphan_does_not_keep_what_its_parent_held(tmp_path: Path) -> None:
     """A loader's worker lives on for some seconds after a run was killed."""
-    holder = start(HOLD.format(before="child = os.fork()\n    if not child: time.sleep(5); os._exit(0)"), tmp_path, "")
+    # the worker says so, because only then it has run, and let go of what it was born with
+    worker = "if not os.fork():\n        print('held', flush=True)\n        time.sleep(5)\n        os._exit(0)"
+    holder = start(HOLD.format(before=f"{worker}\n    time.sleep(60)"), tmp_path, "")
     assert holder.stdout.readline().startswith("held")
     holder.kill()
     holder.wait()
