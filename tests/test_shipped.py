@@ -103,6 +103,7 @@ def test_one_command_scores_a_recording_without_lightning(tmp_path: Path) -> Non
     assert summary["checkpoint"] == "shipped"
     assert summary["model"] == {
         **{key: content["about"][key] for key in ("name", "version", "trained_on")},
+        "calibrated_on": content["calibration"]["source"],
         "weights_sha256": content["weights_sha256"],
     }
     assert f"'shipped' {content['about']['version']}, trained on {content['about']['trained_on']}" in done.stderr
@@ -131,6 +132,9 @@ def test_every_command_knows_its_name(data_folder: Path, tmp_path: Path, capsys:
     (before, _), (after, _) = restore_network(locate("shipped")), restore_network(mine)
     assert "36 windows" in after.calibration.source
     assert after.training_range == before.training_range
+    capsys.readouterr()
+    assert main(["evaluate", *data, "--output-dir", str(tmp_path / "recalibrated"), "--checkpoint", str(mine)]) == 0
+    assert f"calibrated on {after.calibration.source}" in capsys.readouterr().err
     assert main(["export", "--checkpoint", "shipped", "--output", str(tmp_path / "copy")]) == 0
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "copy" / name).read_bytes() == (GATE / name).read_bytes(), name

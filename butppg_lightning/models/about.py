@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from butppg_lightning.errors import UserError, first_line
+from butppg_lightning.models.calibration import stored_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -72,15 +73,19 @@ def _is_row(row: Any, table: str) -> bool:
     return plain and all(isinstance(number, int | float) and abs(number) < math.inf for number in numbers)
 
 
-def identity(content: Mapping[str, Any]) -> dict[str, str] | None:
+def identity(content: dict[str, Any]) -> dict[str, str] | None:
     """Return an exported model's name, version and ``trained_on``, as far as stated, with its ``weights_sha256``.
 
-    ``content`` is what was read of it; None for a checkpoint and a model of which nothing is said.
+    ``calibrated_on`` is among them, because `butppg calibrate` changes its verdicts and leaves its weights. ``content``
+    is what was read of it; None for a checkpoint and a model of which nothing is said.
     """
     about, digest = content.get(ABOUT_KEY), content.get("weights_sha256")
     if about is None or about_fault(about) or not isinstance(digest, str):
         return None
-    return {**{key: about[key] for key in _TEXTS[:3] if key in about}, "weights_sha256": digest}
+    known = {key: about[key] for key in _TEXTS[:3] if key in about}
+    if source := stored_calibration(content, about.get("name", "the model")).source:
+        known["calibrated_on"] = source
+    return {**known, "weights_sha256": digest}
 
 
 def in_words(known: Mapping[str, str]) -> str:
@@ -92,4 +97,5 @@ def in_words(known: Mapping[str, str]) -> str:
     """
     name, version = known.get("name", "unnamed"), known.get("version", "of no stated version")
     trained_on, digest = known.get("trained_on", "unstated data"), known["weights_sha256"][:12]
-    return f"model '{name}' {version}, trained on {trained_on} (SHA-256 {digest})"
+    calibrated = f", calibrated on {known['calibrated_on']}" if "calibrated_on" in known else ""
+    return f"model '{name}' {version}, trained on {trained_on}{calibrated} (SHA-256 {digest})"
