@@ -6,7 +6,9 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from butppg_lightning.npz import Array
 
+_ABANDONED = 3600.0  # seconds without a write, after which features that are being written are taken to be a dead run's
 _RESERVE = 2**28  # bytes of disk left free for checkpoints
 _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 
@@ -103,9 +106,22 @@ class FeatureFile:
         found = torch.from_file(str(self.data), size=math.prod(layout.shape), dtype=layout.dtype).view(layout.shape)
         return found if mapped else found.clone()
 
-    def begin(self) -> None:
-        """Start writing: an empty file under a temporary name. An OSError says that it is impossible."""
+    @property
+    def bytes(self) -> int:
+        """Bytes of the stored tensor; 0 without one."""
+        return self.data.stat().st_size if self.data.is_file() else 0
+
+    def note_use(self) -> None:
+        """Let the file count as new: what was used longest ago goes first. An OSError says that it is impossible."""
+        os.utime(self.data)
+
+    def begin(self, layout: Layout) -> None:
+        """Start writing under a temporary name, as long as it will be, which other runs that look for room see.
+
+        An OSError says that it is impossible.
+        """
         self._part.write_bytes(b"")
+        os.truncate(self._part, layout.bytes)
 
     def write(self, piece: Tensor, row: int, layout: Layout) -> None:
         """Write rows from ``row`` on; several processes may write different rows. An OSError says that it failed."""
@@ -134,8 +150,26 @@ class FeatureFile:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return how much the features in a folder take."""
-    return sum(path.stat().st_size for path in folder.glob("*.features"))
+    """Return how much the features in a folder take, with those being written; what a killed run left of some goes."""
+    total = 0
+    for path in (*folder.glob("*.features"), *folder.glob("*.part")):
+        try:
+            found = path.stat()
+            total += found.st_size
+            if path.suffix == ".part" and time.time() - found.st_mtime > _ABANDONED:
+                path.unlink()
+        except FileNotFoundError:  # another run was quicker
+            continue
+    return total
+
+
+def stored_features(folder: Path) -> list[FeatureFile]:
+    """Return what a folder holds, that which was used longest ago first."""
+    used = {}
+    for path in folder.glob("*.features"):
+        with suppress(FileNotFoundError):  # another run was quicker
+            used[path.stem] = path.stat().st_mtime
+    return [FeatureFile(folder, key) for key in sorted(used, key=used.__getitem__)]
 
 
 def free_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from butppg_lightning.console import say
-from butppg_lightning.data.features import FeatureFile, Features, Layout, folder_bytes, free_bytes
+from butppg_lightning.data.features import FeatureFile, Features, Layout, folder_bytes, free_bytes, stored_features
 from butppg_lightning.data.module import EpochBatches
 from butppg_lightning.models.freezing import prefix_digest
 
@@ -56,6 +56,7 @@ class Wanted(NamedTuple):
     produce: Callable[[int, int], Tensor]  # computes rows from the first number up to (not including) the second
     title: str  # for messages
     facts: dict[str, Any]  # for the description of the file
+    always: bool = False  # in memory if there is room nowhere
 
 
 class FeatureBuilder:
@@ -69,11 +70,13 @@ class FeatureBuilder:
         self._writer: str = trainer.strategy.broadcast(uuid.uuid4().hex)
         self._in_use: dict[str, Tensor] = {}
         self._mapped: set[str] = set()
-        self._side_bytes = 0
+        self._needed: set[str] = set()
+        self._side: set[str] = set()
 
     def keep_only(self, keys: set[str]) -> None:
-        """Let go of every tensor but these."""
-        self._in_use = {key: value for key, value in self._in_use.items() if key in keys}
+        """Let go of every tensor but these, and the side inputs; what is here and to come keeps its file, too."""
+        self._needed = keys | self._side
+        self._in_use = {key: value for key, value in self._in_use.items() if key in self._needed}
 
     def build(self, wanted: Wanted) -> Tensor | None:
         """Return ``[rows, ...]``, computed only if neither memory nor the folder has it; None if there is no room."""
@@ -96,24 +99,29 @@ class FeatureBuilder:
         return found
 
     def side_inputs(self, model: SplitClassifier, split: str) -> Features | None:
-        """Compute the side inputs ``[rows, K]`` of a split's windows, as recorded; None where the run needs no window.
+        """Return the side inputs ``[rows, K]`` of a split's windows, as recorded; None where the run needs no window.
 
-        They count in what memory may hold, but lie there in any case: each takes less than 200 bytes.
+        They go where features go. Where there is no room they are held in memory all the same: each takes less than 200
+        bytes.
         """
         datamodule = cast("WindowDataModule", self.trainer.datamodule)  # type: ignore[attr-defined]
         dataset, rows = datamodule.splits[split], _rows_needed(self.trainer, datamodule, split)
-        index = np.arange(len(dataset)) if rows is None else rows
-        if not len(index):
+        count = len(dataset) if rows is None else len(rows)
+        if not count:
             return None
-        begin, found = time.monotonic(), []
-        for start in range(0, len(index), _CHUNK):
-            batch = windows_on_device(self.trainer, model, dataset, index[start : start + _CHUNK])
-            found.append(cast("Tensor", model.side_inputs(batch)).cpu())
-        side = torch.cat(found)
-        self._side_bytes += side.nbytes
-        if len(index) > _SILENT_ROWS:
-            title = f"side inputs of {len(index):,} {split} windows, {_in_units(side.nbytes)} in memory"
-            say(f"frozen-prefix cache: {title}, computed in {time.monotonic() - begin:.1f} s")
+
+        def produce(start: int, stop: int) -> Tensor:
+            index = np.arange(start, stop) if rows is None else rows[start:stop]
+            batch = windows_on_device(self.trainer, model, dataset, index)
+            return cast("Tensor", model.side_inputs(batch)).cpu()
+
+        facts = {**_facts(self.trainer, model, dataset, rows), "indices": model.hparams["indices"], "depth": "side"}
+        wanted = Wanted(_key(facts), count, produce, f"side inputs of {count:,} {split} windows", facts, always=True)
+        self._side.add(wanted.key)
+        self._needed.add(wanted.key)
+        side = self.build(wanted)
+        if side is None:  # the disk failed
+            side = torch.cat([produce(row, min(row + _CHUNK, count)) for row in range(0, count, _CHUNK)])
         return Features([side], "side", rows)
 
     def _load(self, file: FeatureFile, first: Tensor, layout: Layout, title: str) -> Tensor | None:
@@ -124,25 +132,37 @@ class FeatureBuilder:
                 if stored != layout:
                     raise ValueError(f"it is {list(stored.shape)} {stored.dtype}")
                 # the key cannot know of a changed library or encoder source; a chunk computed afresh does
-                if not alike(file.load(layout, mapped=True)[: len(first)], first, _STORED):
+                stored_first = file.load(layout, mapped=True)[: len(first)]
+                known = torch.equal(stored_first.isnan(), first.isnan())  # side inputs may be missing
+                if not known or not alike(stored_first.nan_to_num(), first.nan_to_num(), _STORED):
                     raise ValueError("it is not what this network computes")
+                _attempt(file.note_use)
                 sound = True
             except ValueError as error:
                 say(f"frozen-prefix cache: the stored {title} cannot be used ({error}); computing it again")
                 file.discard()
         return self._open(file, layout) if self.trainer.strategy.broadcast(sound) else None
 
-    def _open(self, file: FeatureFile, layout: Layout) -> Tensor:
+    def _open(self, file: FeatureFile, layout: Layout) -> Tensor | None:
+        """Return what is stored; None, in all processes, if another run has removed it since it was looked at."""
         mapped = self.trainer.world_size > 1 or layout.bytes > self._memory_left()
+        try:
+            found = file.load(layout, mapped=mapped)
+        except (OSError, RuntimeError):  # torch's word for a file that is not there
+            found = None
+        if not self.trainer.strategy.reduce_boolean_decision(found is not None, all=True):
+            return None
         if mapped:
             self._mapped.add(file.data.stem)
-        return file.load(layout, mapped=mapped)
+        return found
 
     def _compute(self, wanted: Wanted, file: FeatureFile | None, first: Tensor, layout: Layout) -> Tensor | None:
         strategy, world, rank = self.trainer.strategy, self.trainer.world_size, self.trainer.global_rank
-        fits = world == 1 and layout.bytes <= self._memory_left()
-        kept = torch.empty(layout.shape, dtype=layout.dtype) if fits else None
         stored, refused = (False, None) if file is None else self._may_store(file, layout)
+        alone = wanted.always and not stored  # each process for itself
+        world, rank = (1, 0) if alone else (world, rank)
+        fits = alone or (world == 1 and layout.bytes <= self._memory_left())
+        kept = torch.empty(layout.shape, dtype=layout.dtype) if fits else None
         if refused:
             self._report_lost(file, wanted.title, refused, kept)
         if not fits and not stored:
@@ -163,13 +183,16 @@ class FeatureBuilder:
             if written and self.trainer.is_global_zero:
                 problem = _attempt(lambda: file.finish(layout, wanted.facts))
             if strategy.broadcast(written and problem is None):
-                return kept if kept is not None else self._open(file, layout)
+                found = kept if kept is not None else self._open(file, layout)
+                if found is not None:
+                    return found
+                problem = OSError("another run removed it")
             self._report_lost(file, wanted.title, problem, kept)
         return kept
 
     def _may_store(self, file: FeatureFile, layout: Layout) -> tuple[bool, OSError | None]:
-        room = self.trainer.is_global_zero and self._disk_left() >= layout.bytes
-        problem = _attempt(file.begin) if room else None
+        room = self.trainer.is_global_zero and self._make_room(layout.bytes)
+        problem = _attempt(lambda: file.begin(layout)) if room else None
         return self.trainer.strategy.broadcast((room and problem is None, problem))
 
     def _report_lost(self, file: FeatureFile | None, title: str, problem: OSError | None, kept: Tensor | None) -> None:
@@ -181,7 +204,22 @@ class FeatureBuilder:
 
     def _memory_left(self) -> float:
         used = sum(value.nbytes for key, value in self._in_use.items() if key not in self._mapped)
-        return self.memory - used - self._side_bytes
+        return self.memory - used
+
+    def _make_room(self, size: int) -> bool:
+        """Return whether so many bytes may be stored, after what this run does not need went if it must, oldest first.
+
+        Another run that has it open keeps it; one that wants it later computes it again.
+        """
+        folder, left = self.folder, self._disk_left()
+        assert folder is not None
+        others = [] if left >= size else [one for one in stored_features(folder) if one.data.stem not in self._needed]
+        if left + sum(one.bytes for one in others) < size:
+            return False
+        for one in others:
+            if self._disk_left() < size:
+                one.discard()
+        return self._disk_left() >= size
 
     def _disk_left(self) -> float:
         assert self.folder is not None
@@ -239,7 +277,6 @@ class SplitFeatures:
     def _wanted(self, depth: Depth, view: int | None = None, tokens: Tensor | None = None) -> Wanted:
         """Return what is to be had at a depth: from the windows, or from the base's tokens where they are there."""
         facts = self._facts(depth, view)
-        key = hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
         blocks = len(self.model.network.encoder.blocks)  # type: ignore[arg-type]
         end = f"to block {depth} of {blocks}" if isinstance(depth, int) else f"through all {blocks} blocks"
         title = f"{self.count:,} {self.split} windows {end}"
@@ -249,7 +286,7 @@ class SplitFeatures:
         def produce(start: int, stop: int) -> Tensor:
             return self._encoded(start, stop, depth, view) if tokens is None else self._advanced(tokens[start:stop])
 
-        return Wanted(key, self.count, produce, title, facts)
+        return Wanted(_key(facts), self.count, produce, title, facts)
 
     def _encoded(self, start: int, stop: int, depth: Depth, view: int | None) -> Tensor:
         index = np.arange(start, stop) if self.rows is None else self.rows[start:stop]
@@ -270,25 +307,37 @@ class SplitFeatures:
         return int.from_bytes(hashlib.blake2b(numbers, digest_size=8).digest(), "little") & _LARGEST_SEED
 
     def _facts(self, depth: Depth, view: int | None) -> dict[str, Any]:
-        from butppg_lightning.version import __version__
-
         options = self.model.hparams
         facts: dict[str, Any] = {
-            "format": _FORMAT,
-            "versions": [__version__, torch.__version__],
+            **_facts(self.trainer, self.model, self.dataset, self.rows),
             "weights": self._weights[depth],
-            **{key: options[key] for key in ("encoder", "preprocess", "encoder_channels")},
+            **{key: options[key] for key in ("encoder", "encoder_channels")},
             "head": options["head"] if depth == "pooled" else None,
-            "data": self.dataset.fingerprint(),
-            "rows": "all" if self.rows is None else hashlib.blake2b(self.rows.tobytes(), digest_size=8).hexdigest(),
             "depth": depth,
-            "precision": str(self.trainer.precision),
-            "device": self.model.device.type,
         }
         if view is not None:
             variation = {key: options[key] for key in ("channel_dropout", "augment")}
             facts["variation"] = {**variation, "seed": self.datamodule.seed, "since": self.since, "view": view}
         return facts
+
+
+def _facts(trainer: Trainer, model: SplitClassifier, dataset: WindowDataset, rows: np.ndarray | None) -> dict[str, Any]:
+    """Return what everything that is computed from a split's windows depends on."""
+    from butppg_lightning.version import __version__
+
+    return {
+        "format": _FORMAT,
+        "versions": [__version__, torch.__version__],
+        "preprocess": model.hparams["preprocess"],
+        "data": dataset.fingerprint(),
+        "rows": "all" if rows is None else hashlib.blake2b(rows.tobytes(), digest_size=8).hexdigest(),
+        "precision": str(trainer.precision),
+        "device": model.device.type,
+    }
+
+
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
 
 
 def windows_on_device(

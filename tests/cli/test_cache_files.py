@@ -16,6 +16,7 @@ from conftest import encoder_flags
 from exactness import differences, fit, outcome
 
 from butppg_lightning.cli import main
+from butppg_lightning.data.features import FeatureFile
 from butppg_lightning.models import encoder as encoder_module
 
 SMALL = [
@@ -224,3 +225,28 @@ def test_mapped_features_train_alike(reference: tuple, data: Path, tmp_path: Pat
     assert capsys.readouterr().err.count("mapped from disk") == 4
     assert differences(outcome(tmp_path / "run"), reference[0]) == []
     assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_what_other_runs_left_makes_room(reference: tuple, data: Path, tmp_path: Path, capsys) -> None:
+    """Runs with other weights share a folder that holds the features of one: the last one's are there, and right."""
+    size = sum(path.stat().st_size for path in reference[1].glob("*.features"))
+    shared, room = tmp_path / "shared", f"--cache.budget_gb={1.01 * size / 1e9}"
+    for seed in (1, 2, 0):
+        flags = [*SMALL, f"--seed_everything={seed}", "--cache.memory_gb=0", f"--cache.folder={shared}", room]
+        assert fit(tmp_path / f"run{seed}", data, *flags) == 0
+        assert " off" not in capsys.readouterr().err
+    assert {path.name for path in shared.iterdir()} == {path.name for path in reference[1].iterdir()}
+    assert differences(outcome(tmp_path / "run0"), reference[0]) == []
+
+
+def test_features_that_another_run_removes_meanwhile_are_computed_again(
+    reference: tuple, data: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, note_use = tmp_path / "shared", FeatureFile.note_use
+    shutil.copytree(reference[1], folder)
+    monkeypatch.setattr(FeatureFile, "note_use", lambda file: (note_use(file), file.discard()))
+    assert fit(tmp_path / "run", data, *SMALL, f"--cache.folder={folder}") == 0
+    said = capsys.readouterr().err
+    assert "taken from" not in said
+    assert said.count("computed") == 4
+    assert differences(outcome(tmp_path / "run"), reference[0]) == []

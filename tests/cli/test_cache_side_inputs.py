@@ -95,6 +95,18 @@ def test_each_window_is_computed_once(computed: Counter, data: Path, tmp_path: P
     assert computed["windows"] >= 3 * (train + val)
 
 
+def test_the_next_run_takes_them(data: Path, tmp_path: Path, capsys) -> None:
+    shared = ["--cache.memory_gb=0", f"--cache.folder={tmp_path / 'shared'}"]
+    assert fit(tmp_path / "alone", data) == 0
+    for name, taken, words in (("first", 0, []), ("next", 2, []), ("other", 0, ["--model.preprocess.clip=5"])):
+        capsys.readouterr()
+        assert fit(tmp_path / name, data, *shared, *words) == 0
+        said = [line for line in capsys.readouterr().err.splitlines() if "side inputs of" in line]
+        assert sum("mapped from disk, taken from an earlier run" in line for line in said) == taken, said
+        assert len(said) == 2
+        assert words or same(tmp_path / name, tmp_path / "alone")
+
+
 def test_resumed_is_uninterrupted(data: Path, tmp_path: Path) -> None:
     assert fit(tmp_path / "whole", data, *VARIED) == 0
     with pytest.raises(Stopped):

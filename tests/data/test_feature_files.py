@@ -9,7 +9,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from butppg_lightning.data.features import FeatureFile, Layout, folder_bytes, free_bytes, remove_features
+from butppg_lightning.data.features import (
+    FeatureFile,
+    Layout,
+    folder_bytes,
+    free_bytes,
+    remove_features,
+    stored_features,
+)
 
 ROWS = torch.arange(60.0).view(10, 3, 2)
 LAYOUT = Layout((10, 3, 2), torch.float32)
@@ -17,7 +24,7 @@ LAYOUT = Layout((10, 3, 2), torch.float32)
 
 def store(folder: Path, key: str = "key", rows: torch.Tensor = ROWS) -> FeatureFile:
     file, layout = FeatureFile(folder, key), Layout(tuple(rows.shape), rows.dtype)
-    file.begin()
+    file.begin(layout)
     for row in (4, 0, 8):  # pieces come in any order
         file.write(rows[row : row + 4], row, layout)
     file.finish(layout, {"depth": 2})
@@ -65,7 +72,7 @@ def test_changing_what_was_loaded_does_not_change_the_file(tmp_path: Path) -> No
 def test_nothing_is_valid_before_its_end(tmp_path: Path) -> None:
     file = FeatureFile(tmp_path, "key")
     assert not file.exists()
-    file.begin()
+    file.begin(LAYOUT)
     file.write(ROWS, 0, LAYOUT)
     assert not file.exists()
     with pytest.raises(ValueError, match="cannot be read"):
@@ -156,10 +163,10 @@ def test_any_flipped_byte_is_noticed(place: int, value: int, tmp_path: Path) -> 
 def test_two_runs_that_share_a_folder_do_not_spoil_each_others_file(tmp_path: Path) -> None:
     """Both compute the same features at the same time; what the first declares valid must be whole."""
     one, other = FeatureFile(tmp_path, "key"), FeatureFile(tmp_path, "key")
-    one.begin()
+    one.begin(LAYOUT)
     one.write(ROWS[:4], 0, LAYOUT)
     one.write(ROWS[4:8], 4, LAYOUT)
-    other.begin()
+    other.begin(LAYOUT)
     other.write(ROWS[:4], 0, LAYOUT)
     one.write(ROWS[8:], 8, LAYOUT)
     one.finish(LAYOUT, {})
@@ -170,17 +177,35 @@ def test_discarding_removes_everything_of_a_key(tmp_path: Path) -> None:
     store(tmp_path, "one").discard()
     store(tmp_path, "two")
     half = FeatureFile(tmp_path, "one")
-    half.begin()
+    half.begin(LAYOUT)
     half.discard()
     half.discard()
     assert {path.name for path in tmp_path.iterdir()} == {"two.features", "two.json"}
+
+
+def test_what_is_being_written_counts_and_what_a_killed_run_left_goes(tmp_path: Path) -> None:
+    store(tmp_path, "whole")
+    FeatureFile(tmp_path, "half", "living").begin(LAYOUT)
+    FeatureFile(tmp_path, "half", "killed").begin(LAYOUT)
+    os.utime(tmp_path / "half.killed.part", (0, 0))
+    folder_bytes(tmp_path)
+    assert folder_bytes(tmp_path) == 2 * LAYOUT.bytes
+    assert {path.name for path in tmp_path.glob("*.part")} == {"half.living.part"}
+
+
+def test_what_was_used_longest_ago_comes_first(tmp_path: Path) -> None:
+    for age, key in enumerate(("new", "old", "older")):
+        os.utime(store(tmp_path, key).data, (0, 1000 - age))
+    FeatureFile(tmp_path, "old").note_use()
+    assert [file.data.stem for file in stored_features(tmp_path)] == ["older", "new", "old"]
+    assert stored_features(tmp_path)[0].bytes == LAYOUT.bytes
 
 
 def test_removing_takes_features_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     store(folder, "one")
-    FeatureFile(folder, "two").begin()
+    FeatureFile(folder, "two").begin(LAYOUT)
     (folder / "notes.txt").write_text("mine")
     (folder / "settings.json").write_text("{}")
     remove_features(folder)
