@@ -39,7 +39,7 @@ from butppg_lightning.models.prediction import EXACT, automatic_precision
 from butppg_lightning.shipped import SUFFIX, locate
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
-from butppg_lightning.training.conflicts import ANYWHERE, STAGED, refuse_conflicts
+from butppg_lightning.training.conflicts import ANYWHERE, STAGED, refuse_conflicts, refuse_other_launch
 from butppg_lightning.training.exact_resume import AtomicCheckpointIO, ExactResume
 from butppg_lightning.training.interruptions import LAST, LastCheckpoint, cut_off, newest_state
 from butppg_lightning.training.progress import RunProgress, is_wanted
@@ -194,7 +194,11 @@ class TrainingCLI(LightningCLI):
             kwargs["enable_checkpointing"] = False
         if self.config.trainer.enable_progress_bar and not any(isinstance(item, ProgressBar) for item in callbacks):
             callbacks.append(RunProgress())
-        trainer = super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        try:
+            trainer = super().instantiate_trainer(plugins=plugins, callbacks=callbacks, **kwargs)
+        except RuntimeError as error:  # of SLURM's settings
+            raise UserError(one_line(str(error), [])) from error
+        refuse_other_launch(trainer)
         trainer._checkpoint_connector = LastCheckpoint(trainer)
         if self.trains:  # before their own hooks fail in ways that nobody understands
             refuse_conflicts(trainer, STAGED if self.command == "fit" else ANYWHERE)

@@ -1,9 +1,11 @@
-"""Callbacks that a run cannot have, because what they do would be undone, or undo what the run records."""
+"""Callbacks and numbers of processes that a run cannot have: what they do would be undone, or undo the run's record."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     BatchSizeFinder,
@@ -46,3 +48,23 @@ def refuse_conflicts(trainer: Trainer, conflicts: Mapping[type[Callback], str]) 
             if isinstance(callback, kind):
                 where = "does not go with stages" if conflicts is STAGED else "cannot be used"
                 raise UserError(f"the callback {type(callback).__name__} {where}: {reason}")
+
+
+def refuse_other_launch(trainer: Trainer) -> None:
+    """Refuse a run of other processes than torchrun or SLURM started: each would train by itself, or wait for ever.
+
+    Raises:
+        UserError: If their number differs.
+        ValueError: If they are divided among machines in another way.
+    """
+    environment = trainer._accelerator_connector.cluster_environment
+    if not isinstance(environment, SLURMEnvironment | TorchElasticEnvironment):
+        return
+    started, devices, nodes = environment.world_size(), trainer.num_devices, trainer.num_nodes
+    if started != devices * nodes:
+        launcher = "SLURM" if isinstance(environment, SLURMEnvironment) else "torchrun"
+        raise UserError(
+            f"{launcher} started {started} processes, but --trainer.devices {devices} on --trainer.num_nodes {nodes} "
+            f"are {devices * nodes}; with {started} on one machine: --trainer.devices {started} --trainer.strategy ddp"
+        )
+    environment.validate_settings(devices, nodes)
