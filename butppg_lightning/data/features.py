@@ -108,8 +108,10 @@ class FeatureFile:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the stored tensor; 0 without one."""
-        return self.data.stat().st_size if self.data.is_file() else 0
+        """Bytes of the stored tensor; 0 without one, or if another run has just removed it."""
+        with suppress(FileNotFoundError):
+            return self.data.stat().st_size
+        return 0
 
     def note_use(self) -> None:
         """Let the file count as new: what was used longest ago goes first. An OSError says that it is impossible."""

@@ -53,7 +53,8 @@ class FrozenPrefixCache(Callback):
 
     Args:
         enabled: Whether to cache at all.
-        budget_gb: Gigabytes that files in the run's folder may take; 0 for none.
+        budget_gb: Gigabytes that files may take, those of all runs that share a folder together: what was used longest
+            ago makes room for what is needed now; 0 for none.
         memory_gb: Gigabytes that may be held in memory; what is larger is mapped from its file.
         views: With random variation: how many variations of each training window to store, drawn afresh at each
             stage and used in turn, epoch by epoch; 0 for none, so that variation is drawn anew for every batch.

@@ -17,7 +17,7 @@ from butppg_lightning.data.module import EpochBatches
 from butppg_lightning.models.freezing import prefix_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lightning.pytorch import Trainer
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from butppg_lightning.data.module import WindowDataModule
     from butppg_lightning.models.network import Depth, QualityNetwork
 
-_FORMAT = 1  # of the stored features; another number makes every older file another key
+_FORMAT = 2  # of the stored features; another number makes every older file another key
 _CHUNK = 128  # rows computed together; part of the meaning of varied features: random draws are made per chunk
+_FIRST = 16  # rows of the first chunk, which is computed again to see whether what is stored can be used
 _LARGEST_SEED = 2**63 - 1
 _SILENT_ROWS = 2000  # fewer are there in a moment, and need no announcement
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative, for another batch shape's rounding
@@ -83,7 +84,7 @@ class FeatureBuilder:
         if wanted.key in self._in_use:
             return self._in_use[wanted.key]
         begin = time.monotonic()
-        first = wanted.produce(0, min(_CHUNK, wanted.rows))
+        first = wanted.produce(0, min(_FIRST, wanted.rows))
         layout = Layout((wanted.rows, *first.shape[1:]), first.dtype)
         file = FeatureFile(self.folder, wanted.key, self._writer) if self.folder is not None else None
         found = self._load(file, first, layout, wanted.title) if file is not None else None
@@ -121,7 +122,7 @@ class FeatureBuilder:
         self._needed.add(wanted.key)
         side = self.build(wanted)
         if side is None:  # the disk failed
-            side = torch.cat([produce(row, min(row + _CHUNK, count)) for row in range(0, count, _CHUNK)])
+            side = torch.cat([produce(*chunk) for chunk in _chunks(count)])
         return Features([side], "side", rows)
 
     def _load(self, file: FeatureFile, first: Tensor, layout: Layout, title: str) -> Tensor | None:
@@ -170,10 +171,10 @@ class FeatureBuilder:
                 say(f"frozen-prefix cache off for {wanted.title}: {self._no_room(layout)}")
             return None
         problem: OSError | None = None
-        for number, row in enumerate(range(0, wanted.rows, _CHUNK)):
+        for number, (row, end) in enumerate(_chunks(wanted.rows)):
             if number % world != rank or (problem and kept is None):
                 continue
-            piece = wanted.produce(row, min(row + _CHUNK, wanted.rows)) if row else first
+            piece = wanted.produce(row, end) if row else first
             if kept is not None:
                 kept[row : row + len(piece)] = piece
             if file is not None and stored and problem is None:
@@ -293,7 +294,7 @@ class SplitFeatures:
         batch = windows_on_device(self.trainer, self.model, self.dataset, index)
         with torch.random.fork_rng(enabled=view is not None), self.trainer.precision_plugin.forward_context():
             if view is not None:
-                torch.manual_seed(self._seed(view, start // _CHUNK))
+                torch.manual_seed(self._seed(view, start))
             return self.model.prefix(batch, depth, vary=view is not None).cpu()
 
     @torch.no_grad()
@@ -302,8 +303,8 @@ class SplitFeatures:
             tokens = tokens.to(self.model.device)
             return self.model.network.run(tokens, cast("int", self.base), self.depth).cpu()
 
-    def _seed(self, view: int, chunk: int) -> int:
-        numbers = f"{self.datamodule.seed} {self.since} {view} {chunk}".encode()
+    def _seed(self, view: int, row: int) -> int:
+        numbers = f"{self.datamodule.seed} {self.since} {view} {row}".encode()
         return int.from_bytes(hashlib.blake2b(numbers, digest_size=8).digest(), "little") & _LARGEST_SEED
 
     def _facts(self, depth: Depth, view: int | None) -> dict[str, Any]:
@@ -334,6 +335,13 @@ def _facts(trainer: Trainer, model: SplitClassifier, dataset: WindowDataset, row
         "precision": str(trainer.precision),
         "device": model.device.type,
     }
+
+
+def _chunks(rows: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of the chunks of so many rows."""
+    yield 0, min(_FIRST, rows)
+    for row in range(_FIRST, rows, _CHUNK):
+        yield row, min(row + _CHUNK, rows)
 
 
 def _key(facts: dict[str, Any]) -> str:
