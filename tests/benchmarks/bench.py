@@ -30,6 +30,7 @@ class Sizes:
         repeats: How often short runs are repeated; the median counts.
         rounds: Rounds of single steps.
         scored: Windows scored.
+        trials: Trials of the sweep.
     """
 
     windows: int = 10_000
@@ -43,6 +44,7 @@ class Sizes:
     repeats: int = 3
     rounds: int = 10
     scored: int = 512
+    trials: int = 20
 
     @property
     def partial(self) -> int:
@@ -50,7 +52,7 @@ class Sizes:
         return self.epochs - self.head
 
 
-QUICK = Sizes(160, 2, 5, 64, 48, (64, 128, 256), 80, (1, 2), 1, 2, 64)
+QUICK = Sizes(160, 2, 5, 64, 48, (64, 128, 256), 80, (1, 2), 1, 2, 64, 2)
 
 
 class Bench:

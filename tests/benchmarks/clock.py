@@ -62,4 +62,5 @@ class EpochClock(Callback):
             }
             for epoch, stop in zip(self.epochs, ends, strict=True)
         ]
-        self.path.write_text(json.dumps(found, indent=2))
+        if trainer.is_global_zero:
+            self.path.write_text(json.dumps(found, indent=2))

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kernel_rows
+import process_rows
 import report
 import training_rows
 from bench import QUICK, Bench, Sizes, minutes
@@ -36,6 +37,8 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "augmented": training_rows.augmented,
     "memory": training_rows.memory,
     "growth": training_rows.growth,
+    "sweep": process_rows.sweep,
+    "processes": process_rows.processes,
     "pretraining": kernel_rows.pretraining,
     "help": training_rows.help_pages,
     "scoring": kernel_rows.scoring,
