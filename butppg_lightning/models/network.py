@@ -36,7 +36,7 @@ Depth = int | Literal["encoded", "pooled"]
 class Prepared(NamedTuple):
     """Windows as they enter the encoder and the head."""
 
-    scaled: Tensor  # [B, C, 1250] float32, filtered and scaled
+    scaled: Tensor  # [B, C, 1250] float32, filtered and scaled; 0 of a sensor that neither encoder nor head reads
     faults: Tensor  # [B, C] int8, why a channel cannot be used: an index into usable_channels.FAULTS, 0 where it can
     usable: Tensor  # [B, C] bool; a channel that random variation took away is not usable though it has no fault
     side: Tensor | None = None  # side inputs [B, K], NaN where a channel they need is not usable; or a head without
@@ -78,6 +78,7 @@ class QualityNetwork(nn.Module):
         if foreign := sorted(set(chosen) - set(preprocess.channels)):
             raise UserError(f"model.encoder_channels names {foreign[0]}, but the model takes {preprocess.channels}")
         self._encoded = None if encoder_channels is None else [name in chosen for name in preprocess.channels]
+        self._seen = tuple(chosen) if head.reads_tokens else ()  # channels that anybody wants filtered and scaled
         self.calibration = Calibration()
         self.training_range: TrainingRange | None = None
 
@@ -89,10 +90,7 @@ class QualityNetwork(nn.Module):
     @property
     def used_channels(self) -> tuple[str, ...]:
         """Names of the channels that can move the logit: those of the encoder, and those of the side inputs."""
-        entering = [True] * len(self.channels) if self._encoded is None else self._encoded
-        used = set(() if self.indices is None else self.indices.needed_channels)
-        if self.head.reads_tokens:
-            used |= {name for name, enters in zip(self.channels, entering, strict=True) if enters}
+        used = {*self._seen, *(() if self.indices is None else self.indices.needed_channels)}
         return tuple(name for name in self.channels if name in used)
 
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
@@ -123,7 +121,8 @@ class QualityNetwork(nn.Module):
             side: Whether to compute the side inputs.
             recorded: Side inputs ``[B, K]`` of the windows as they were recorded, where they are known already.
         """
-        scaled, faults = self.preprocess.prepare(signals, present)
+        # a variation may mix channels
+        scaled, faults = self.preprocess.prepare(signals, present, None if vary is not None else self._seen)
         usable, spoiled = faults == 0, None
         if vary is not None:
             scaled, usable, spoiled = vary(scaled, usable)

@@ -100,23 +100,30 @@ def predict(
     logits: list[Tensor] = []
     faults: list[Tensor] = []
     deviations: list[Array] = []
-    known = network.training_range if compare else None
-    indices = None if known is None else range_indices(network.channels).to(device)
+    known, own = network.training_range if compare else None, network.indices
+    indices = own if known is None else range_indices(network.channels, known, own).to(device)
+    columns = None  # of the side inputs among the indices
+    if indices is not None and own is not None and own.polarity == indices.polarity:
+        columns = [indices.names.index(name) for name in own.names]
     with evaluating(network), torch.no_grad(), autocast(device, precision):
         for signals, present in _rebatched(network.channels, batches, batch_size):
             signals = signals.to(device)
-            prepared = network.prepare(signals, None if present is None else present.to(device))
-            if known is not None and indices is not None:
-                deviations.append(known.deviations(indices.known(signals, prepared.usable)))
-            logits.append(network.run(prepared, "prepared", "logits", prepared.side).float().cpu())
+            prepared = network.prepare(signals, None if present is None else present.to(device), side=columns is None)
+            side = prepared.side
+            if indices is not None:
+                found = indices.known(signals, prepared.usable)
+                side = side if columns is None else found[:, columns]
+                if known is not None:
+                    deviations.append(known.deviations(found, indices.names))
+            logits.append(network.run(prepared, "prepared", "logits", side).float().cpu())
             faults.append(prepared.faults.cpu())
             if progress is not None:
                 progress(len(signals))
-    found = torch.cat(logits) if logits else torch.empty(0)
+    scores = torch.cat(logits) if logits else torch.empty(0)
     judged = torch.cat(faults) if faults else torch.empty(0, len(network.channels), dtype=torch.int8)
-    probabilities = network.calibration.probabilities(found, prior)
+    probabilities = network.calibration.probabilities(scores, prior)
     compared = (np.concatenate(deviations), known.names) if known is not None and deviations else (None, ())
-    return Predictions(network.channels, found.numpy(), probabilities.numpy(), judged.numpy(), precision, *compared)
+    return Predictions(network.channels, scores.numpy(), probabilities.numpy(), judged.numpy(), precision, *compared)
 
 
 def predict_windows(network: QualityNetwork, signals: Any, present: Any = None, **options: Any) -> Predictions:

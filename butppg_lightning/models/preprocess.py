@@ -90,8 +90,6 @@ class Preprocess(nn.Module):
         self._rows: dict[str, list[int]] = {}
         for row, name in enumerate(self.channels):
             self._rows.setdefault(f"{name[:3].lower()}_band", []).append(row)
-        grouped = [row for rows in self._rows.values() for row in rows]
-        self._order = [grouped.index(row) for row in range(len(grouped))]
         for key in self._rows:
             # derived from the options, so it need not swell every checkpoint
             self.register_buffer(key, band_pass_matrix(key, self.bands[key]), persistent=False)
@@ -147,7 +145,9 @@ class Preprocess(nn.Module):
             self.acc_scale.fill_(max(float((power / count).sqrt()), 1e-3))
             self.acc_fitted.fill_(True)
 
-    def prepare(self, signals: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def prepare(
+        self, signals: Tensor, present: Tensor | None = None, only: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Judge the channels, then filter and scale; channels that are flat or railed count as absent from here on.
 
         Returns:
@@ -155,19 +155,37 @@ class Preprocess(nn.Module):
             (:func:`~butppg_lightning.models.usable_channels.channel_faults`).
         """
         faults = channel_faults(signals, self.channels, present)
-        return self(signals, faults == 0), faults
+        return self(signals, faults == 0, only), faults
 
-    def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, signals: Tensor, present: Tensor | None = None, only: Sequence[str] | None = None) -> Tensor:
         """Filter and scale raw windows ``[B, C, 1250]`` of any real dtype with ``present [B, C]`` bool.
 
+        Args:
+            signals: The windows.
+            present: Which channels they have; None for all.
+            only: Names of the channels that somebody looks at, None for all; sensors without one cost nothing.
+
         Returns:
-            ``[B, C, 1250]`` float32 within plus and minus ``clip``; absent channels are 0.
+            ``[B, C, 1250]`` float32 within plus and minus ``clip``; absent channels, and sensors that nobody looks at,
+            are 0.
         """
+        channels: list[Tensor | None] = [None] * len(self.channels)
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
-            parts = [self._scale(key, signals[:, rows]) for key, rows in self._rows.items()]
-            scaled = self.orient(torch.cat(parts, dim=1)[:, self._order], present)
-            return scaled if present is None else scaled * present.unsqueeze(-1)
+            for key, rows in self._rows.items():
+                if only is None or any(self.channels[row] in only for row in rows):
+                    for row, channel in zip(rows, self._scale(key, signals[:, rows]).unbind(1), strict=True):
+                        channels[row] = channel
+            nothing = torch.zeros((), device=signals.device).expand(signals.shape)
+            if all(channel is None for channel in channels):
+                return nothing
+            found = self._oriented(channels, present)
+            if present is not None:
+                found = [
+                    None if one is None else one * there.unsqueeze(-1)
+                    for one, there in zip(found, present.unbind(1), strict=True)
+                ]
+            return torch.stack([nothing[:, 0] if one is None else one for one in found], dim=1)
 
     def orient(self, scaled: Tensor, present: Tensor | None = None) -> Tensor:
         """Make polarity and mounting of scaled windows ``[B, C, T]`` canonical, where the options say so, and clip.
@@ -175,18 +193,22 @@ class Preprocess(nn.Module):
         What is canonical already stays, but for clipped acceleration, so that varied windows can be given again.
         """
         with torch.autocast(scaled.device.type, enabled=False):
-            acc = sorted(self._rows.get("acc_band", []), key=lambda row: self.channels[row])
-            ppg = self._rows.get("ppg_band", [])
-            channels = list(scaled.unbind(1))
-            if self.mounting == "canonical" and len(acc) == _AXES:
-                there = None if present is None else present[:, acc].all(1)
-                for row, axis in zip(acc, _own_axes(scaled[:, acc], there).unbind(1), strict=True):
-                    channels[row] = axis
-            channels = [channel.clamp(-self.clip, self.clip) for channel in channels]
-            if self.polarity == "canonical":
-                for row in ppg:
-                    channels[row] = channels[row] * steep_side(channels[row])
-            return torch.stack(channels, dim=1)
+            found = self._oriented([*scaled.unbind(1)], present)
+            return torch.stack([one for one in found if one is not None], dim=1)
+
+    def _oriented(self, channels: list[Tensor | None], present: Tensor | None) -> list[Tensor | None]:
+        acc = sorted(self._rows.get("acc_band", []), key=lambda row: self.channels[row])
+        axes = [one for row in acc if (one := channels[row]) is not None]
+        if self.mounting == "canonical" and len(axes) == _AXES:
+            there = None if present is None else present[:, acc].all(1)
+            for row, axis in zip(acc, _own_axes(torch.stack(axes, dim=1), there).unbind(1), strict=True):
+                channels[row] = axis
+        found = [None if one is None else one.clamp(-self.clip, self.clip) for one in channels]
+        if self.polarity == "canonical":
+            for row in self._rows.get("ppg_band", []):
+                if (ppg := found[row]) is not None:
+                    found[row] = ppg * steep_side(ppg)
+        return found
 
     def _filter(self, key: str, signals: Tensor) -> Tensor:
         signals = signals.float()
@@ -277,7 +299,7 @@ def band_pass_matrix(key: str, band: tuple[float, float] | None) -> Tensor:
     return _band_pass(low, high)
 
 
-@functools.cache  # every model of a process shares the matrices: 0.2 s and 6 MB each
+@functools.cache  # every model of a process shares the matrices: 6 MB each
 def _band_pass(low: float, high: float) -> Tensor:
     samples = torch.arange(WINDOW_SAMPLES, dtype=torch.float64)
     frequency = samples * SAMPLING_RATE / (2 * WINDOW_SAMPLES)
@@ -285,10 +307,11 @@ def _band_pass(low: float, high: float) -> Tensor:
     if low > 0:
         steep = frequency ** (2 * _HIGHPASS_ORDER)
         gain = gain * steep / (steep + low ** (2 * _HIGHPASS_ORDER))
-    kept = gain > 1e-9
-    cosines = torch.cos(torch.pi / WINDOW_SAMPLES * (samples + 0.5) * samples[kept].unsqueeze(1))
-    cosines *= torch.where(samples[kept] == 0, 1.0, 2.0).div(WINDOW_SAMPLES).sqrt().unsqueeze(1)  # orthonormal DCT-II
-    matrix = cosines.T @ (gain[kept].unsqueeze(1) * cosines)
+    # a cosine transform (DCT-II), its gain and the way back: as cos a cos b = (cos(a - b) + cos(a + b)) / 2, sample i
+    # of what comes out takes from sample j what one sequence has at i - j and at i + j + 1
+    kernel = torch.fft.irfft(torch.nn.functional.pad(gain, (0, 1)), n=2 * WINDOW_SAMPLES)
+    place = torch.arange(WINDOW_SAMPLES)
+    matrix = kernel[(place - place.unsqueeze(1)).abs()] + kernel[place + place.unsqueeze(1) + 1]
     if low > 0:
         line = torch.stack([torch.ones_like(samples), samples - samples.mean()])
         line = line / line.norm(dim=1, keepdim=True)

@@ -42,8 +42,8 @@ _SLOWEST, _FASTEST, _STEP = 39.0, 210.0, 0.5  # bpm, of the spectrum's grid
 _LAGS = (41, 196)  # samples: 183 to 38 bpm
 _LEAST_DISTANCE = 34  # samples between peaks: 220 bpm
 _LEAST_PROMINENCE = 0.5  # standard deviations
-_MOST_PEAKS = 48
-_MOST_EXTREMA = 100  # of either kind: what 8 Hz leaves of ten seconds
+_MOST_PEAKS = -(-WINDOW_SAMPLES // _LEAST_DISTANCE)
+_STRIDES = tuple(2**power for power in range(11))  # samples; together they span a window
 _ROUNDS = 4  # of striking out the neighbours of the highest peaks; three were always enough
 _SPREAD = (0.1, 0.9)  # quantiles of the intervals
 _NO_SPREAD = 2.0  # of fewer than two intervals, and the most that counts
@@ -63,44 +63,48 @@ class RateReaders(nn.Module):
     shape: Tensor
     spectrum: Tensor
     autocorrelation: Tensor
+    lags: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        band, spectrum, autocorrelation = _matrices()
-        self.register_buffer("band", band, persistent=False)
+        for name, matrix in _matrices().items():
+            self.register_buffer(name, matrix, persistent=False)
         self.register_buffer("shape", band_pass_matrix("ppg_band", _SHAPE_BAND), persistent=False)
-        self.register_buffer("spectrum", spectrum, persistent=False)
-        self.register_buffer("autocorrelation", autocorrelation, persistent=False)
 
     @torch.no_grad()
-    def forward(self, ppg: Tensor) -> Tensor:
-        """Return the rates ``[B, 4]`` (bpm, 0 where none is found) of PPG ``[B, 1250]`` of any gain and offset."""
-        pulse, _, there = self._pulses(ppg)
-        found = [self._by_spectrum(pulse), self._by_lag(pulse), peak_rate(pulse), peak_rate(-pulse)]
+    def forward(self, ppg: Tensor, wide: Tensor | None = None) -> Tensor:
+        """Return the rates ``[B, 4]`` (bpm, 0 where none is found) of PPG ``[B, 1250]`` of any gain and offset.
+
+        ``wide [B, 1250]`` is the same in 0.5-8 Hz, of any gain, where it is known already.
+        """
+        pulse, _, there = self._pulses(ppg, wide)
+        peaks = [_median_rate(*found) for found in _of_sides(pulse)]
+        found = [self._by_spectrum(pulse), self._by_lag(pulse), *peaks]
         return torch.stack(found, dim=1) * there  # a spectrum of nothing has its largest somewhere too
 
     @torch.no_grad()
-    def intervals(self, ppg: Tensor) -> Tensor:
-        """Return :data:`INTERVALS` ``[B, 7]`` of PPG ``[B, 1250]`` of any gain and offset.
+    def intervals(self, ppg: Tensor, wide: Tensor | None = None) -> Tensor:
+        """Return :data:`INTERVALS` ``[B, 7]`` of what :meth:`forward` takes.
 
         Four spreads, from the 10th to the 90th percentile of the intervals between peaks over their median, 0..2: of
         the peaks and of the feet, in 0.6-4 Hz and in 0.5-8 Hz. Then the absolute logarithms of the ratios of rates,
         0..0.8. A pulse that motion drowns is irregular in one band or on one side first, whatever its rate.
         """
-        pulse, wide, _ = self._pulses(ppg)
-        narrow = [peak_intervals(side) for side in (pulse, -pulse)]
-        spreads = [_spread(*found) for found in (*narrow, *(peak_intervals(side) for side in (wide, -wide)))]
+        pulse, wide, _ = self._pulses(ppg, wide)
+        narrow = _of_sides(pulse)
+        spreads = [_spread(*found) for found in (*narrow, *_of_sides(wide))]
         rates = (self._by_spectrum(pulse), *(_median_rate(*found) for found in narrow))
         logs = [rate.clamp(min=_LEAST_RATE).log() for rate in rates]
         apart = [(one - other).abs().clamp(max=_MOST_APART) for one, other in combinations(logs, 2)]
         return torch.stack([*spreads, *apart], dim=1)
 
-    def _pulses(self, ppg: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _pulses(self, ppg: Tensor, wide: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return the upright pulse ``[B, 1250]`` in 0.6-4 and in 0.5-8 Hz, and whether there is any, ``[B, 1]``."""
         centred = ppg - ppg.mean(-1, keepdim=True)
         largest = centred.abs().amax(-1, keepdim=True)
         centred = centred / largest.clamp(min=_TINY)
-        wide, pulse = centred @ self.shape, centred @ self.band
+        pulse = centred @ self.band
+        wide = centred @ self.shape if wide is None else wide
         pulse = pulse / pulse.square().mean(-1, keepdim=True).sqrt().clamp(min=_TINY)
         upright = steep_side(wide)
         return pulse * upright, wide * upright, largest > 0
@@ -111,17 +115,17 @@ class RateReaders(nn.Module):
 
     def _by_lag(self, pulse: Tensor) -> Tensor:
         cosine, sine = (pulse @ self.autocorrelation).chunk(2, -1)
-        power = cosine.square() + sine.square()
-        # the autocorrelation from the power at twice the window's frequencies, at the lags that are wanted
-        count = power.shape[-1]
-        frequency = torch.arange(count, device=pulse.device, dtype=pulse.dtype)
-        lags = torch.arange(_LAGS[0] - 1, _LAGS[1] + 2, device=pulse.device, dtype=pulse.dtype)
-        found = power @ (math.pi / WINDOW_SAMPLES * frequency.unsqueeze(1) * lags).cos()
+        found = (cosine.square() + sine.square()) @ self.lags
         inner = found[:, 1:-1]
         peak = (inner > found[:, :-2]) & (inner >= found[:, 2:])
         height, place = torch.where(peak, inner, -torch.inf).max(-1)
         rate = 60 * SAMPLING_RATE / (place.to(pulse.dtype) + _LAGS[0])
         return torch.where(height > -torch.inf, rate, torch.zeros_like(rate))
+
+
+def _of_sides(pulse: Tensor) -> list[tuple[Tensor, Tensor]]:
+    intervals, count = peak_intervals(torch.cat([pulse, -pulse]))
+    return list(zip(intervals.chunk(2), count.chunk(2), strict=True))
 
 
 def peak_rate(pulse: Tensor) -> Tensor:
@@ -130,21 +134,20 @@ def peak_rate(pulse: Tensor) -> Tensor:
 
 
 def peak_intervals(pulse: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the intervals (samples) between the peaks of ``[B, T]``, ascending ``[B, 47]``, and how many, ``[B, 1]``.
+    """Return the intervals (samples) between the peaks of ``[B, T]``, ascending ``[B, 36]``, and how many, ``[B, 1]``.
 
     Peaks as scipy.signal.find_peaks finds them with a least distance and a least prominence (held to it by a test).
     """
-    slope = pulse[:, 1:] - pulse[:, :-1]
-    edge = torch.zeros_like(pulse[:, :1], dtype=torch.bool)
-    tops = torch.cat([edge, (slope[:, :-1] > 0) & (slope[:, 1:] <= 0), edge], 1)
-    lows = torch.cat([~edge, (slope[:, :-1] < 0) & (slope[:, 1:] >= 0), ~edge], 1)
+    rises = pulse[:, 1:] > pulse[:, :-1]
+    tops = F.pad(rises[:, :-1] & ~rises[:, 1:], (1, 1))
     # the highest first: who is highest among the undecided within the distance stays, and strikes out its neighbours
     left, kept = torch.where(tops, pulse, -1e9), torch.zeros_like(tops)
     for _ in range(_ROUNDS):
-        new = (left == _around(left)) & (left > -1e8)
+        new = (left == highest_around(left, _LEAST_DISTANCE - 1)) & (left > -1e8)
         kept = kept | new
-        left = torch.where(_around(new.to(pulse.dtype)) > 0, -1e9, left)
-    places = torch.where(_prominent(pulse, kept, tops, lows), _places(kept, pulse)[0], _NOWHERE).sort(-1).values
+        left = torch.where(highest_around(new.to(pulse.dtype), _LEAST_DISTANCE - 1) > 0, -1e9, left)
+    place, height = _places(kept, pulse)
+    places = torch.where((place < _NOWHERE) & _prominent(pulse, place, height), place, _NOWHERE).sort(-1).values
     intervals, there = places[:, 1:] - places[:, :-1], places[:, 1:] < _NOWHERE
     count = there.sum(-1, keepdim=True)
     return torch.where(there, intervals, 2 * _NOWHERE).sort(-1).values, count
@@ -168,36 +171,52 @@ def _at_share(ordered: Tensor, count: Tensor, share: float) -> Tensor:
     return torch.lerp(low, high, (place - below)[:, 0])
 
 
-def _prominent(pulse: Tensor, kept: Tensor, tops: Tensor, lows: Tensor) -> Tensor:
-    """Return ``[B, 48]``: which kept peaks fall deep enough on both sides before anything higher comes."""
-    needed = _LEAST_PROMINENCE * pulse.std(-1, unbiased=False, keepdim=True)
-    place, height = _places(kept, pulse)
-    top, top_height = _places(tops, pulse, _MOST_EXTREMA)
-    low, low_height = _places(lows, pulse, _MOST_EXTREMA)
-    higher = (top_height[:, None] > height[:, :, None]) & (top < _NOWHERE)[:, None]
-    deep = (low_height[:, None] <= (height - needed)[:, :, None]) & (low < _NOWHERE)[:, None]
-
-    def last_before(flag: Tensor, where: Tensor) -> Tensor:
-        return torch.where(flag & (where[:, None] < place[:, :, None]), where[:, None], -1.0).amax(-1)
-
-    def first_after(flag: Tensor, where: Tensor) -> Tensor:
-        return torch.where(flag & (where[:, None] > place[:, :, None]), where[:, None], _NOWHERE - 1).amin(-1)
-
-    before, after = last_before(deep, low), first_after(deep, low)
-    falls = (before >= 0) & (before > last_before(higher, top))
-    return (place < _NOWHERE) & falls & (after < _NOWHERE - 1) & (after < first_after(higher, top))
+def _prominent(pulse: Tensor, place: Tensor, height: Tensor) -> Tensor:
+    """Return ``[B, 37]``: which peaks fall deep enough on both sides before anything higher comes."""
+    spread = (pulse - pulse.mean(-1, keepdim=True)).square().mean(-1, keepdim=True).sqrt()
+    deep = height - _LEAST_PROMINENCE * spread
+    last = pulse.shape[1] - 1
+    return _falls(pulse, place, height, deep) & _falls(pulse.flip(-1), last - place, height, deep)
 
 
-def _places(mask: Tensor, values: Tensor, most: int = _MOST_PEAKS) -> tuple[Tensor, Tensor]:
-    """Return the first places ``[B, most]`` where ``mask`` is True, ascending, and the values there."""
+def _falls(pulse: Tensor, place: Tensor, height: Tensor, deep: Tensor) -> Tensor:
+    """Return whether ``pulse`` falls to ``deep`` behind each ``place`` before it is above ``height``.
+
+    By strides of 1024, 512 ... samples as long as nothing higher lies within: their extremes are those of two halves.
+    """
+    highest, lowest = [pulse], [pulse]
+    for stride in _STRIDES[:-1]:
+        highest.append(torch.maximum(highest[-1][:, :-stride], highest[-1][:, stride:]))
+        lowest.append(torch.minimum(lowest[-1][:, :-stride], lowest[-1][:, stride:]))
+    start, low = place.long() + 1, torch.full_like(height, torch.inf)
+    for stride, high, least in zip(_STRIDES[::-1], highest[::-1], lowest[::-1], strict=True):
+        last = pulse.shape[1] - stride
+        index = start.clamp(0, last)
+        goes = (start <= last) & (high.gather(1, index) <= height)
+        low = torch.where(goes, torch.minimum(low, least.gather(1, index)), low)
+        start = start + stride * goes
+    return low <= deep
+
+
+def _places(mask: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first places ``[B, 37]`` where ``mask`` is True, ascending, and the values there."""
     places = torch.arange(values.shape[1], device=values.device, dtype=values.dtype)
-    found = torch.where(mask, places, _NOWHERE).topk(most, -1, largest=False, sorted=True).values
+    found = torch.where(mask, places, _NOWHERE).topk(_MOST_PEAKS, -1, largest=False, sorted=True).values
     return found, values.gather(1, found.clamp(max=values.shape[1] - 1).long())
 
 
-def _around(values: Tensor) -> Tensor:
-    size = 2 * _LEAST_DISTANCE - 1
-    return F.max_pool1d(values.unsqueeze(1), size, 1, _LEAST_DISTANCE - 1).squeeze(1)
+def highest_around(values: Tensor, reach: int) -> Tensor:
+    """Return the largest value ``[..., T]`` within ``reach`` samples to either side, as max pooling does, but faster.
+
+    The maximum over 64 samples is that of two over 32: seven looks at each sample in place of 67.
+    """
+    size, span = 2 * reach + 1, 1
+    values = F.pad(values, (reach, reach), value=-torch.inf)
+    while span < size:
+        step = min(span, size - span)
+        values = torch.maximum(values[..., step:], values[..., :-step])
+        span += step
+    return values
 
 
 def agreement(behind: Tensor, rates: Tensor) -> Tensor:
@@ -236,7 +255,7 @@ def fourier(frequencies: Tensor, samples: int, tapered: bool = True) -> Tensor:
 
 
 @functools.cache
-def _matrices() -> tuple[Tensor, Tensor, Tensor]:
+def _matrices() -> dict[str, Tensor]:
     from scipy.signal import butter, sosfiltfilt
 
     sections = butter(_ORDER, _BAND, "band", fs=SAMPLING_RATE, output="sos")
@@ -244,5 +263,13 @@ def _matrices() -> tuple[Tensor, Tensor, Tensor]:
     band = torch.from_numpy(sosfiltfilt(sections, unit.numpy(), axis=1).copy()).float()
     rates = torch.arange(_SLOWEST, _FASTEST + _STEP / 2, _STEP)
     # nothing is left above 12 Hz; half a bin apart, so that the autocorrelation does not wrap around
-    fine = torch.arange(240, dtype=torch.float64) * SAMPLING_RATE / (2 * WINDOW_SAMPLES)
-    return band, fourier(rates / 60, WINDOW_SAMPLES), fourier(fine, WINDOW_SAMPLES, tapered=False)
+    places = torch.arange(240, dtype=torch.float64)
+    fine = places * SAMPLING_RATE / (2 * WINDOW_SAMPLES)
+    lags = torch.arange(_LAGS[0] - 1, _LAGS[1] + 2, dtype=torch.float64)
+    return {
+        "band": band,
+        "spectrum": fourier(rates / 60, WINDOW_SAMPLES),
+        "autocorrelation": fourier(fine, WINDOW_SAMPLES, tapered=False),
+        # the autocorrelation from the power at twice the window's frequencies, at the lags that are wanted
+        "lags": (math.pi / WINDOW_SAMPLES * places.unsqueeze(1) * lags).cos().float(),
+    }

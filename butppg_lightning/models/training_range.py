@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from butppg_lightning.errors import UserError
+from butppg_lightning.models.indices.signal_indices import GROUPS as INDICES
 from butppg_lightning.models.indices.signal_indices import SignalIndices, index_names
 from butppg_lightning.models.usable_channels import channel_faults
 from butppg_lightning.window import CHANNELS
@@ -59,12 +60,12 @@ class TrainingRange:
     spread: list[list[float]]
     edge: list[float]
 
-    def deviations(self, indices: Tensor) -> Array:
+    def deviations(self, indices: Tensor, names: Sequence[str]) -> Array:
         """Return how far windows are from the poor and from the good ones of training, in edges: ``[B, 2, K]``, signed.
 
-        ``indices [B, K']`` are what :func:`range_indices` computes, NaN where one is missing, which is no deviation.
+        ``indices [B, K']`` are raw windows' of these ``names``, NaN where one is missing, which is no deviation.
         """
-        columns = [index_names(GROUPS).index(name) for name in self.names]
+        columns = [names.index(name) for name in self.names]
         mean, spread = torch.tensor(self.mean), torch.tensor(self.spread) * torch.tensor(self.edge).unsqueeze(1)
         found = (indices[:, columns].cpu().unsqueeze(1) - mean) / spread
         return found.nan_to_num(0.0).numpy()
@@ -74,9 +75,18 @@ class TrainingRange:
         return asdict(self)
 
 
-def range_indices(channels: Sequence[str]) -> SignalIndices:
-    """Return what computes the indices of a range from raw windows of these channels."""
-    return SignalIndices(channels, GROUPS)
+def range_indices(
+    channels: Sequence[str], known: TrainingRange | None = None, beside: SignalIndices | None = None
+) -> SignalIndices:
+    """Return what computes the indices of a range from raw windows of these channels.
+
+    Of a ``known`` range, only the groups that it looks at. What a network computes as side inputs, ``beside`` it, is
+    computed along with them, if it takes the same polarity: nothing is computed twice.
+    """
+    looked_at = GROUPS if known is None else [group for group in GROUPS if {*INDICES[group]} & {*known.names}]
+    if beside is None or beside.polarity != "canonical":
+        return SignalIndices(channels, looked_at)
+    return beside if {*looked_at} <= {*beside.groups} else SignalIndices(channels, [*looked_at, *beside.groups])
 
 
 def fit_range(channels: Sequence[str], signals: Tensor, present: Tensor, labels: Tensor) -> TrainingRange | None:

@@ -30,9 +30,11 @@ def known() -> TrainingRange:
 def outside(known: TrainingRange, windows: WindowSet, usable: np.ndarray | None = None) -> Outside:
     """Compare windows with the training windows of their own label."""
     there = np.ones(windows.signals.shape[:2], dtype=bool) if usable is None else usable
-    values = range_indices(windows.channels).known(torch.from_numpy(windows.signals), torch.from_numpy(there))
+    indices = range_indices(windows.channels)
+    values = indices.known(torch.from_numpy(windows.signals), torch.from_numpy(there))
     rows = np.arange(len(windows))
-    return Outside(known.names, known.deviations(values)[rows, windows.labels], there[:, CHANNELS.index("PPG")])
+    deviations = known.deviations(values, indices.names)[rows, windows.labels]
+    return Outside(known.names, deviations, there[:, CHANNELS.index("PPG")])
 
 
 def test_one_training_window_in_a_hundred_is_outside_and_few_of_their_kind(known: TrainingRange) -> None:

@@ -84,14 +84,14 @@ def explain_cases(
         for kind, row in chosen:
             batch = fetch(np.array([row]))
             raw, present = batch["signals"].float().to(device), batch["present"].to(device)
-            prepared = network.prepare(raw, present, side=False)
+            scaled, faults = network.preprocess.prepare(raw, present)  # channels that the encoder does not see, too
 
             def logits(windows: Array, present: torch.Tensor = present) -> Array:
                 return predict_windows(network, windows, present.expand(len(windows), -1)).logits
 
-            there = prepared.usable[0].cpu().numpy()
+            there = (faults[0] == 0).cpu().numpy()
             pushes = occlusion(logits, raw[0].cpu().numpy(), there)
-            found.append(Case(row, kind, prepared.scaled[0].cpu().numpy(), there, pushes))
+            found.append(Case(row, kind, scaled[0].cpu().numpy(), there, pushes))
             progress(1)
     return found
 

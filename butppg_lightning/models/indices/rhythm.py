@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from butppg_lightning.models.rates import highest_around
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 _STEP = 0.05  # Hz: twice as fine as ten seconds resolve, so that a peak lies near a bin
@@ -143,27 +144,33 @@ def _waves(time: Tensor, frequency: Tensor) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
-def shape_indices(raw: Tensor, ppg: Tensor) -> list[Tensor]:
+def shape_indices(raw: Tensor, ppg: Tensor, beats: Beats) -> list[Tensor]:
     """Return clipped share, skewness, log kurtosis, zero crossings, spread variation, largest segment, template match.
 
-    From ``raw [B, 1250]`` of any gain and offset, and ``ppg``, the same band-passed and of a root mean square of 1.
+    From ``raw [B, 1250]`` of any gain and offset, ``ppg``, the same band-passed and of a root mean square of 1, and its
+    beats.
     """
     highest, lowest = raw.amax(-1, keepdim=True), raw.amin(-1, keepdim=True)
     near = _AT_EXTREME * (highest - lowest)
     clipped = (raw >= highest - near) | (raw <= lowest + near)
-    spreads = segments(ppg).std(-1).clamp(min=_LEAST_SPREAD).sort(-1).values
+    spreads = _deviation(segments(ppg)).clamp(min=_LEAST_SPREAD).sort(-1).values
     median = spreads[:, _SEGMENTS // 2 - 1 : _SEGMENTS // 2 + 1].mean(-1)
-    beats = find_beats(ppg)
     count = beats.there.sum(-1)
     return [
         clipped.float().mean(-1),
         ppg.pow(3).mean(-1).clamp(-5, 5),
-        ppg.pow(4).mean(-1).clamp(1, 1000).log10(),
+        ppg.square().square().mean(-1).clamp(1, 1000).log10(),
         (ppg[:, 1:] * ppg[:, :-1] < 0).float().sum(-1) * SAMPLING_RATE / WINDOW_SAMPLES,
-        spreads.std(-1) / spreads.mean(-1),
+        _deviation(spreads) / spreads.mean(-1),
         (spreads[:, -1] / median).log10(),
         beats.match.sum(-1) / count.clamp(min=1) * (count >= _FEWEST_BEATS),
     ]
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """Return the standard deviation along the last axis; torch.std takes several times as long on CPUs."""
+    centred = values - values.mean(-1, keepdim=True)
+    return (centred.square().sum(-1) / (values.shape[-1] - 1)).sqrt()
 
 
 def segments(signals: Tensor) -> Tensor:
@@ -189,7 +196,7 @@ def find_beats(ppg: Tensor) -> Beats:
     A beat's peak is positive and the highest sample within 0.3 s to either side; beats cut by the window's edges are
     left out.
     """
-    highest = torch.nn.functional.max_pool1d(ppg.unsqueeze(1), 2 * _APART + 1, stride=1, padding=_APART).squeeze(1)
+    highest = highest_around(ppg, _APART)
     inner = slice(_BEFORE, WINDOW_SAMPLES - _AFTER)
     peaks = (ppg[:, inner] == highest[:, inner]) & (ppg[:, inner] > 0)
     # as many places as there can be beats; those without a beat have the weight 0
@@ -211,7 +218,8 @@ class Rhythm(nn.Module):
 
     frequency: Tensor
     segment: Tensor
-    analytic: Tensor
+    to_lines: Tensor
+    from_lines: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,9 +227,9 @@ class Rhythm(nn.Module):
             # derived from constants, so it need not swell every checkpoint
             self.register_buffer(name, matrix, persistent=False)
 
-    def forward(self, ppg: Tensor) -> list[Tensor]:
-        """Compute the indices of ``[B, 1250]``, band-passed and brought to a root mean square of 1."""
-        return [*self._short_time(ppg), *_beats(ppg), *self._analytic(ppg)]
+    def forward(self, ppg: Tensor, beats: Beats) -> list[Tensor]:
+        """Compute the indices of ``[B, 1250]``, band-passed and of a root mean square of 1, and of its beats."""
+        return [*self._short_time(ppg), *_beats(ppg, beats), *self._analytic(ppg)]
 
     def _short_time(self, ppg: Tensor) -> list[Tensor]:
         cut = torch.stack([ppg[:, start : start + _SEGMENT] for start in _STARTS], dim=1)
@@ -237,23 +245,23 @@ class Rhythm(nn.Module):
             *_spread_out(entropy),
             doubled.mean(-1),
             (peak[:, 1:] - peak[:, :-1]).abs().mean(-1),
-            peak.std(-1),
+            _deviation(peak),
             centroid.mean(-1),
-            centroid.std(-1),
+            _deviation(centroid),
         ]
 
     def _near(self, centre: Tensor) -> Tensor:
         return ((self.frequency - centre.unsqueeze(-1)).abs() < _WIDTH).float()
 
     def _analytic(self, ppg: Tensor) -> list[Tensor]:
-        real, imaginary = (ppg @ self.analytic).chunk(2, dim=-1)
+        real, imaginary = (ppg @ self.to_lines @ self.from_lines).chunk(2, dim=-1)
         power = (real.square() + imaginary.square()).clamp(min=_TINY)
         # the derivative of the phase, without the phase: nothing has to be unwrapped
         turn = real[:, :-1] * imaginary[:, 1:] - real[:, 1:] * imaginary[:, :-1]
         along = real[:, :-1] * real[:, 1:] + imaginary[:, :-1] * imaginary[:, 1:]
         rate = turn / torch.maximum(along.abs(), power[:, :-1] * 0.1) * SAMPLING_RATE / (2 * torch.pi)
         envelope = power.sqrt()
-        return [envelope.std(-1) / envelope.mean(-1).clamp(min=1e-6), rate.clamp(-10, 10).std(-1)]
+        return [_deviation(envelope) / envelope.mean(-1).clamp(min=1e-6), _deviation(rate.clamp(-10, 10))]
 
 
 def _spread_out(values: Tensor) -> list[Tensor]:
@@ -263,8 +271,7 @@ def _spread_out(values: Tensor) -> list[Tensor]:
     return [values.mean(-1), ordered[:, round(0.2 * last)], ordered[:, round(0.8 * last)]]
 
 
-def _beats(ppg: Tensor) -> list[Tensor]:
-    beats = find_beats(ppg)
+def _beats(ppg: Tensor, beats: Beats) -> list[Tensor]:
     count = beats.there.sum(-1)
     enough = (count >= _FEWEST_BEATS).float()
     alike = ((beats.match > _ALIKE) * beats.there).sum(-1) / count.clamp(min=1)
@@ -284,11 +291,15 @@ def _beats(ppg: Tensor) -> list[Tensor]:
 
 @functools.cache  # every model of a process shares the matrices
 def _rhythm_matrices() -> dict[str, Tensor]:
-    whole = torch.fft.fftfreq(WINDOW_SAMPLES, 1 / SAMPLING_RATE, dtype=torch.float64)
-    kept = ((whole >= _SLOW) & (whole <= _FAST)).to(torch.complex128) * 2
-    analytic = torch.fft.ifft(torch.fft.fft(torch.eye(WINDOW_SAMPLES, dtype=torch.complex128), dim=1) * kept, dim=1)
+    # the analytic signal has few lines in its spectrum: there and back again is a twelfth of one large product
+    lines = torch.arange(WINDOW_SAMPLES, dtype=torch.float64) * SAMPLING_RATE / WINDOW_SAMPLES
+    lines = lines[(lines >= _SLOW) & (lines <= _FAST)]
+    waves = _waves(torch.arange(WINDOW_SAMPLES, dtype=torch.float64) / SAMPLING_RATE, lines)
+    cosines, sines = waves.T.chunk(2)
+    back = torch.cat([torch.cat([cosines, sines], dim=1), torch.cat([sines, -cosines], dim=1)]) * 2 / WINDOW_SAMPLES
     return {
         "frequency": frequency_grid().float(),
         "segment": segment_waves(_SEGMENT, frequency_grid()).float(),
-        "analytic": torch.cat([analytic.real, analytic.imag], dim=1).float(),
+        "to_lines": waves.float(),
+        "from_lines": back.float(),
     }

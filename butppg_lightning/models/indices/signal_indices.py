@@ -79,7 +79,7 @@ import torch
 from torch import Tensor, nn
 
 from butppg_lightning.errors import UserError
-from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, segments, shape_indices, squared_modulus
+from butppg_lightning.models.indices.rhythm import Rhythm, Spectra, find_beats, segments, shape_indices, squared_modulus
 from butppg_lightning.models.preprocess import band_pass_matrix, steep_side
 from butppg_lightning.models.rates import INTERVALS, READERS, RateReaders
 from butppg_lightning.window import channel_names
@@ -216,22 +216,24 @@ class SignalIndices(nn.Module):
         with torch.autocast(signals.device.type, enabled=False):
             raw, gain = _to_unit(self._part(signals, present, "PPG")[:, 0])
             found: list[Tensor] = []
+            wide = raw @ self.ppg_band
             if not {"ppg", "rhythm", "acc", "ecg"}.isdisjoint(self.groups):
-                ppg = raw @ self.ppg_band
-                ppg = ppg / ppg.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
+                ppg = wide / wide.square().mean(-1, keepdim=True).sqrt().clamp(min=1e-6)
                 if self.polarity == "canonical":
                     ppg = ppg * steep_side(ppg)
             if not {"ppg", "acc", "ecg"}.isdisjoint(self.groups):  # the others need neither
                 power, pulse = self.spectra.power(ppg), self.spectra.pulse(ppg)
+            if not {"ppg", "rhythm"}.isdisjoint(self.groups):
+                beats = find_beats(ppg)
             for group in self.groups:
                 if group == "rates":
-                    found += self.readers(raw).unbind(1)  # type: ignore[misc]
+                    found += self.readers(raw, wide).unbind(1)  # type: ignore[misc]
                 elif group == "intervals":
-                    found += self.readers.intervals(raw).unbind(1)  # type: ignore[union-attr]
+                    found += self.readers.intervals(raw, wide).unbind(1)  # type: ignore[union-attr]
                 elif group == "ppg":
-                    found += [*shape_indices(raw, ppg), *self._rhythm(ppg, power, *pulse)]
+                    found += [*shape_indices(raw, ppg, beats), *self._rhythm(ppg, power, *pulse)]
                 elif group == "rhythm":
-                    found += self.rhythm(ppg)  # type: ignore[misc]
+                    found += self.rhythm(ppg, beats)  # type: ignore[misc]
                 elif group == "acc":
                     found += self._motion(self._part(signals, present, "ACC"), power)
                 elif group == "ecg":
