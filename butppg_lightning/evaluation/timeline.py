@@ -72,7 +72,7 @@ def _draw_verdicts(axes: Any, scores: Scores) -> None:
     shares = counts / np.maximum(counts.sum(axis=0), 1)
     floors = np.cumsum(shares, axis=0) - shares
     for name, share, floor in zip(VERDICTS, shares, floors, strict=True):
-        axes.bar(edges[:-1], share, np.diff(edges), bottom=floor, align="edge", color=COLOURS[name], linewidth=0)
+        axes.stairs(floor + share, edges, baseline=floor, fill=True, color=COLOURS[name], linewidth=0)
     axes.set_ylim(0, 1)
     axes.set_yticks([])
     axes.set_ylabel("verdict", rotation=0, ha="right", va="center", color=INK)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from butppg_lightning.models.network import QualityNetwork
     from butppg_lightning.npz import Array
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+_MOST_THREADS = 8  # beyond which they wait for Python's lock
 
 GOOD, POOR, NO_PPG = "good", "poor", "no_ppg"
 """The verdicts. ``no_ppg``: the network takes PPG, and the window's is absent, flat or railed: nothing to judge."""
@@ -105,20 +111,25 @@ def predict(
     columns = None  # of the side inputs among the indices
     if indices is not None and own is not None and own.polarity == indices.polarity:
         columns = [indices.names.index(name) for name in own.names]
-    with evaluating(network), torch.no_grad(), autocast(device, precision):
-        for signals, present in _rebatched(network.channels, batches, batch_size):
-            signals = signals.to(device)
-            prepared = network.prepare(signals, None if present is None else present.to(device), side=columns is None)
-            side = prepared.side
+
+    def score(batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Array | None]:
+        signals, present = batch[0].to(device), None if batch[1] is None else batch[1].to(device)
+        with torch.no_grad(), autocast(device, precision):
+            prepared = network.prepare(signals, present, side=columns is None)
+            side, apart = prepared.side, None
             if indices is not None:
                 found = indices.known(signals, prepared.usable)
                 side = side if columns is None else found[:, columns]
-                if known is not None:
-                    deviations.append(known.deviations(found, indices.names))
-            logits.append(network.run(prepared, "prepared", "logits", side).float().cpu())
-            faults.append(prepared.faults.cpu())
+                apart = None if known is None else known.deviations(found, indices.names)
+            return network.run(prepared, "prepared", "logits", side).float().cpu(), prepared.faults.cpu(), apart
+
+    with evaluating(network):
+        for scored, why, apart in _several(score, _rebatched(network.channels, batches, batch_size), device):
+            logits.append(scored)
+            faults.append(why)
+            deviations += [] if apart is None else [apart]
             if progress is not None:
-                progress(len(signals))
+                progress(len(scored))
     scores = torch.cat(logits) if logits else torch.empty(0)
     judged = torch.cat(faults) if faults else torch.empty(0, len(network.channels), dtype=torch.int8)
     probabilities = network.calibration.probabilities(scores, prior)
@@ -129,6 +140,28 @@ def predict(
 def predict_windows(network: QualityNetwork, signals: Any, present: Any = None, **options: Any) -> Predictions:
     """Score the windows of one array ``[N, C, 1250]``; ``options`` are those of :func:`predict`."""
     return predict(network, [{"signals": signals, "present": present}], **options)
+
+
+def _several(work: Callable[[_In], _Out], items: Iterable[_In], device: str) -> Iterator[_Out]:
+    """Yield what ``work`` makes of items, in their order; on CPUs of several at a time.
+
+    A batch is a thousand small steps. To share each of them out among the cores costs more than most of them take, and
+    stalls whenever a core is busy elsewhere; so a thread computes a batch alone.
+    """
+    cores = torch.get_num_threads()
+    threads = min(cores, _MOST_THREADS) if device == "cpu" else 1
+    pending: deque[Future[_Out]] = deque()
+    torch.set_num_threads(max(1, cores // threads))  # of each thread that begins from here on
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                if len(pending) > threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _rebatched(

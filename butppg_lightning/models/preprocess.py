@@ -309,7 +309,7 @@ def _band_pass(low: float, high: float) -> Tensor:
         gain = gain * steep / (steep + low ** (2 * _HIGHPASS_ORDER))
     # a cosine transform (DCT-II), its gain and the way back: as cos a cos b = (cos(a - b) + cos(a + b)) / 2, sample i
     # of what comes out takes from sample j what one sequence has at i - j and at i + j + 1
-    kernel = torch.fft.irfft(torch.nn.functional.pad(gain, (0, 1)), n=2 * WINDOW_SAMPLES)
+    kernel: Tensor = torch.fft.irfft(torch.nn.functional.pad(gain, (0, 1)), n=2 * WINDOW_SAMPLES)
     place = torch.arange(WINDOW_SAMPLES)
     matrix = kernel[(place - place.unsqueeze(1)).abs()] + kernel[place + place.unsqueeze(1) + 1]
     if low > 0:

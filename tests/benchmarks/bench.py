@@ -31,6 +31,7 @@ class Sizes:
         rounds: Rounds of single steps.
         scored: Windows scored.
         trials: Trials of the sweep.
+        hours: Length of the long recordings.
     """
 
     windows: int = 10_000
@@ -45,6 +46,7 @@ class Sizes:
     rounds: int = 10
     scored: int = 512
     trials: int = 20
+    hours: float = 24.0
 
     @property
     def partial(self) -> int:
@@ -52,7 +54,7 @@ class Sizes:
         return self.epochs - self.head
 
 
-QUICK = Sizes(160, 2, 5, 64, 48, (64, 128, 256), 80, (1, 2), 1, 2, 64, 2)
+QUICK = Sizes(160, 2, 5, 64, 48, (64, 128, 256), 80, (1, 2), 1, 2, 64, 2, 0.5)
 
 
 class Bench:

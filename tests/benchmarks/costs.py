@@ -20,6 +20,7 @@ from pathlib import Path
 import kernel_rows
 import process_rows
 import report
+import scoring_rows
 import training_rows
 from bench import QUICK, Bench, Sizes, minutes
 from report import Row
@@ -41,7 +42,8 @@ ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "processes": process_rows.processes,
     "pretraining": kernel_rows.pretraining,
     "help": training_rows.help_pages,
-    "scoring": kernel_rows.scoring,
+    "scoring": scoring_rows.scoring,
+    "recordings": scoring_rows.recordings,
 }
 
 

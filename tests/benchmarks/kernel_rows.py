@@ -6,7 +6,7 @@ from bench import Bench
 from report import Row
 
 _TRAIN_BATCH = 32
-_STAGE1_GOAL, _RATE_GOAL, _PRETRAINING_GOAL, _SCORING_GOAL = 50.0, 0.6, 3.0, 20.0
+_STAGE1_GOAL, _RATE_GOAL, _PRETRAINING_GOAL = 50.0, 0.6, 3.0
 
 
 def stage1(bench: Bench) -> list[Row]:
@@ -80,31 +80,3 @@ def pretraining(bench: Bench) -> list[Row]:
             found,
         )
     ]
-
-
-def scoring(bench: Bench) -> list[Row]:
-    """Scoring raw windows against neurokit2's template match."""
-    count = bench.sizes.scored
-    found = bench.kernel("scoring", count, rounds=2)
-    rows = []
-    for name, goal in (("bf16", _SCORING_GOAL), ("fp32", None)):
-        ratio = found[name] / found["neurokit2"]
-        note = (
-            f"The one prediction path on {count} raw five-channel windows, batch 256 (bf16: what `butppg score "
-            f"--precision auto` chooses here), on all cores; neurokit2 {count} times ppg_clean and "
-            f"ppg_quality(method='templatematch') on their PPG in one process (on {found['refused']:.0f} it raised: no "
-            "beats found)."
-        )
-        rows.append(
-            Row(
-                f"Scoring, {'automatic precision' if name == 'bf16' else name}",
-                f"{found[name]:.0f} windows/s",
-                f"neurokit2: {found['neurokit2']:.0f}",
-                f"{ratio:.1f} x",
-                f">= {goal:g} x" if goal else "reported",
-                ratio >= goal if goal else None,
-                note if goal else "",
-                found,
-            )
-        )
-    return rows

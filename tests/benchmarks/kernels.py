@@ -1,7 +1,8 @@
 """Single steps timed in a process of their own; each prints its figures as JSON.
 
-``python kernels.py forward|products|pretraining|scoring --windows train.npz [--count N] [--rounds N]``.
-The two sides of a comparison take turns, so that whatever else the machine does hits both.
+``python kernels.py forward|products|pretraining --windows train.npz [--count N] [--rounds N]``, or
+``python kernels.py scoring|reading --recording FILE [--models FILE ...] [--rounds N]``.
+The sides of a comparison take turns, so that whatever else the machine does hits both.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ from baselines import AllPatches, template_match
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from butppg_lightning.models.checkpoints import restore_network
 from butppg_lightning.models.encoder import PatchTransformer
 from butppg_lightning.models.freezing import set_trainable
 from butppg_lightning.models.heads import LinearHead
 from butppg_lightning.models.network import QualityNetwork
-from butppg_lightning.models.prediction import automatic_precision, predict_windows
+from butppg_lightning.models.prediction import automatic_precision, predict
 from butppg_lightning.models.preprocess import Preprocess
+from butppg_lightning.shipped import locate
+from butppg_lightning.sources.recordings import read_recording
+from butppg_lightning.sources.recordings.windowing import Windows
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
 from butppg_lightning.training.optimizers import parameter_groups
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
 
-TRAIN_BATCH, FORWARD_BATCH, SCORE_BATCH = 32, 128, 256
+TRAIN_BATCH, FORWARD_BATCH = 32, 128
 BLOCKS = 2  # that train in stage 2, beside the final norm and the head
 CLIP = 1.0
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -43,8 +48,8 @@ def half(enabled: bool = True) -> torch.autocast:
     return torch.autocast("cpu", torch.bfloat16, enabled=enabled and automatic_precision("cpu") == "bf16-mixed")
 
 
-def take_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Return the median seconds of each, done in turn after one round that does not count."""
+def take_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each, done in turn after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds + 1):
         for name, work in works.items():
@@ -52,7 +57,7 @@ def take_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, fl
             work()
             if number:
                 seconds[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def quality_network() -> QualityNetwork:
@@ -71,7 +76,7 @@ def forward(signals: np.ndarray, rounds: int) -> dict[str, float]:
                 network.encoder(scaled)
 
         found = take_turns({"fp32": lambda: encode(False), "bf16": lambda: encode(True)}, rounds)
-    return {name: seconds / len(scaled) for name, seconds in found.items()}
+    return {name: statistics.median(seconds) / len(scaled) for name, seconds in found.items()}
 
 
 class Suffix:
@@ -171,25 +176,31 @@ def pretraining(signals: np.ndarray, rounds: int, steps: int = 5) -> dict[str, f
     """Windows per second of pretraining: ours, and all patches in fp32."""
     sides = {"ours": Pretraining(signals, False), "reference": Pretraining(signals, True)}
     found = take_turns({name: lambda side=side: side.steps(steps) for name, side in sides.items()}, rounds)
-    return {name: steps * TRAIN_BATCH / seconds for name, seconds in found.items()}
+    return {name: steps * TRAIN_BATCH / statistics.median(seconds) for name, seconds in found.items()}
 
 
-def scoring(signals: np.ndarray, rounds: int) -> dict[str, float]:
-    """Windows per second: our scores of raw windows, and neurokit2's template match of their PPG."""
-    network = quality_network()
-    ppg = signals[:, CHANNELS.index("PPG")].astype(np.float64)
-    refused = []
+def scoring(recording: Path, models: list[str], rounds: int) -> dict[str, list[float]]:
+    """Windows per second: reading, windowing and scoring a recording, and neurokit2's template match of its PPG."""
+    ppg = np.concatenate([batch["signals"][:, 0] for batch in Windows(read_recording(recording), ["PPG"])])
+    networks = {name: restore_network(locate(name))[0] for name in models}
 
-    works = {
-        "bf16": lambda: predict_windows(network, signals, batch_size=SCORE_BATCH, precision="bf16-mixed"),
-        "neurokit2": lambda: refused.append(template_match(ppg)),
-        "fp32": lambda: predict_windows(network, signals, batch_size=SCORE_BATCH, precision="32-true"),
-    }
-    found = take_turns(works, rounds)
-    return {name: len(signals) / seconds for name, seconds in found.items()} | {"refused": float(refused[-1])}
+    def score(name: str) -> None:
+        network = networks[name]
+        predict(network, Windows(read_recording(recording), network.channels), compare=True)
+
+    refused: list[float] = []
+    works: dict[str, Callable[[], Any]] = {name: lambda name=name: score(name) for name in models}  # type: ignore[misc]
+    found = take_turns({**works, "neurokit2": lambda: refused.append(template_match(ppg.astype(np.float64)))}, rounds)
+    return {name: [len(ppg) / one for one in seconds] for name, seconds in found.items()} | {"refused": refused}
 
 
-WORKS = {work.__name__: work for work in (forward, products, pretraining, scoring)}
+def reading(recording: Path, models: list[str], rounds: int) -> dict[str, list[float]]:
+    """Seconds that it takes to read a recording."""
+    return take_turns({"reading": lambda: read_recording(recording)}, rounds)
+
+
+WORKS = {work.__name__: work for work in (forward, products, pretraining)}
+LONG = {work.__name__: work for work in (scoring, reading)}
 
 
 def _keep_freed_memory() -> None:
@@ -203,11 +214,16 @@ def _keep_freed_memory() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", choices=WORKS)
-    parser.add_argument("--windows", type=Path, required=True)
+    parser.add_argument("work", choices=[*WORKS, *LONG])
+    parser.add_argument("--windows", type=Path)
+    parser.add_argument("--recording", type=Path)
+    parser.add_argument("--models", nargs="*", default=[])
     parser.add_argument("--count", type=int, default=FORWARD_BATCH)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if options.work in LONG:
+        print(json.dumps(LONG[options.work](options.recording, options.models, options.rounds)))
+        return
     _keep_freed_memory()
     signals = np.array(read_windows(options.windows, labelled=False).signals[: options.count])
     print(json.dumps(WORKS[options.work](signals, options.rounds)))

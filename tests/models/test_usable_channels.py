@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from conftest import make_windows
 
@@ -41,6 +42,16 @@ def test_five_seconds_at_a_rail_are_railed_and_clipped_beats_are_not() -> None:
     assert faults(signals)[3] == ""
     signals[0, 3, 500:] = -3.0
     assert faults(signals)[3] == "railed"
+
+
+@pytest.mark.parametrize("begin", [0, 1, 313, 624, 625])
+def test_624_samples_at_a_rail_are_not_five_seconds(begin: int) -> None:
+    signals = torch.from_numpy(make_windows(1).signals)
+    pulse = torch.sin(2 * np.pi * 1.2 * torch.linspace(0, 10, 1250))
+    for count, fault in ((624, ""), (625, "railed")):
+        signals[0, 3] = pulse
+        signals[0, 3, begin : begin + count] = 1.5
+        assert faults(signals)[3] == fault
 
 
 def test_acceleration_at_rest_is_information_unless_all_axes_are_dead() -> None:

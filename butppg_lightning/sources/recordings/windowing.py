@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,9 +69,15 @@ class Windows:
         return len(self._grid)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        """Yield batches; where they meet makes no difference to the windows."""
-        for begin in range(0, len(self), self._batch_size):
-            yield self._windows(self._grid[begin : begin + self._batch_size])
+        """Yield batches; where they meet makes no difference to the windows. One is made while the last is in use."""
+        with ThreadPoolExecutor(1) as maker:
+            starts = range(0, len(self), self._batch_size)
+            coming = maker.submit(self._windows, self._grid[: self._batch_size])
+            for begin in starts[1:]:
+                made = coming.result()
+                coming = maker.submit(self._windows, self._grid[begin : begin + self._batch_size])
+                yield made
+            yield coming.result()
 
     def __getitem__(self, number: int) -> dict[str, Array]:
         """Return ``signals [C, 1250]`` and ``present [C]`` of one window."""
