@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor
 from butppg_lightning.errors import UserError
 from butppg_lightning.models.freezing import evaluating
 from butppg_lightning.models.training_range import Outside, range_indices
+from butppg_lightning.threads import ahead
 from butppg_lightning.window import WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
     from butppg_lightning.models.network import QualityNetwork
     from butppg_lightning.npz import Array
 
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
+_Batch = tuple[Tensor, Tensor | None]  # signals and present
+_Scored = tuple[Tensor, Tensor, Any]  # logits, faults, deviations or None
 _MOST_THREADS = 8  # beyond which they wait for Python's lock
 
 GOOD, POOR, NO_PPG = "good", "poor", "no_ppg"
@@ -106,24 +105,8 @@ def predict(
     logits: list[Tensor] = []
     faults: list[Tensor] = []
     deviations: list[Array] = []
-    known, own = network.training_range if compare else None, network.indices
-    indices = own if known is None else range_indices(network.channels, known, own).to(device)
-    columns = None  # of the side inputs among the indices
-    if indices is not None and own is not None and own.polarity == indices.polarity:
-        columns = [indices.names.index(name) for name in own.names]
-
-    def score(batch: tuple[Tensor, Tensor | None]) -> tuple[Tensor, Tensor, Array | None]:
-        signals, present = batch[0].to(device), None if batch[1] is None else batch[1].to(device)
-        with torch.no_grad(), autocast(device, precision):
-            prepared = network.prepare(signals, present, side=columns is None)
-            side, apart = prepared.side, None
-            if indices is not None:
-                found = indices.known(signals, prepared.usable)
-                side = side if columns is None else found[:, columns]
-                apart = None if known is None else known.deviations(found, indices.names)
-            return network.run(prepared, "prepared", "logits", side).float().cpu(), prepared.faults.cpu(), apart
-
     with evaluating(network):
+        score = _scorer(network, device, precision, compare)
         for scored, why, apart in _several(score, _rebatched(network.channels, batches, batch_size), device):
             logits.append(scored)
             faults.append(why)
@@ -133,8 +116,32 @@ def predict(
     scores = torch.cat(logits) if logits else torch.empty(0)
     judged = torch.cat(faults) if faults else torch.empty(0, len(network.channels), dtype=torch.int8)
     probabilities = network.calibration.probabilities(scores, prior)
+    known = network.training_range if compare else None
     compared = (np.concatenate(deviations), known.names) if known is not None and deviations else (None, ())
     return Predictions(network.channels, scores.numpy(), probabilities.numpy(), judged.numpy(), precision, *compared)
+
+
+def _scorer(network: QualityNetwork, device: str, precision: str, compare: bool) -> Callable[[_Batch], _Scored]:
+    """Return what scores a batch; what the head and the comparison both need is computed once."""
+    known = network.training_range if compare else None
+    columns, indices = None, None  # of the side inputs among those of the range
+    if known is not None:
+        own, indices = network.indices, range_indices(network.channels, known, network.indices).to(device)
+        if own is not None and own.polarity == indices.polarity:
+            columns = [indices.names.index(name) for name in own.names]
+
+    def score(batch: _Batch) -> _Scored:
+        signals, present = batch[0].to(device), None if batch[1] is None else batch[1].to(device)
+        with torch.no_grad(), autocast(device, precision):
+            prepared = network.prepare(signals, present, side=columns is None)
+            side, apart = prepared.side, None
+            if known is not None and indices is not None:
+                found = indices.known(signals, prepared.usable)
+                side = side if columns is None else found[:, columns]
+                apart = known.deviations(found, indices.names)
+            return network.run(prepared, "prepared", "logits", side).float().cpu(), prepared.faults.cpu(), apart
+
+    return score
 
 
 def predict_windows(network: QualityNetwork, signals: Any, present: Any = None, **options: Any) -> Predictions:
@@ -142,31 +149,22 @@ def predict_windows(network: QualityNetwork, signals: Any, present: Any = None, 
     return predict(network, [{"signals": signals, "present": present}], **options)
 
 
-def _several(work: Callable[[_In], _Out], items: Iterable[_In], device: str) -> Iterator[_Out]:
-    """Yield what ``work`` makes of items, in their order; on CPUs of several at a time.
+def _several(work: Callable[[_Batch], _Scored], batches: Iterable[_Batch], device: str) -> Iterator[_Scored]:
+    """Yield what ``work`` makes of batches, in their order; on CPUs of several at a time.
 
     A batch is a thousand small steps. To share each of them out among the cores costs more than most of them take, and
     stalls whenever a core is busy elsewhere; so a thread computes a batch alone.
     """
     cores = torch.get_num_threads()
     threads = min(cores, _MOST_THREADS) if device == "cpu" else 1
-    pending: deque[Future[_Out]] = deque()
     torch.set_num_threads(max(1, cores // threads))  # of each thread that begins from here on
     try:
-        with ThreadPoolExecutor(threads) as pool:
-            for item in items:
-                pending.append(pool.submit(work, item))
-                if len(pending) > threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+        yield from ahead(work, batches, threads)
     finally:
         torch.set_num_threads(cores)
 
 
-def _rebatched(
-    channels: tuple[str, ...], batches: Iterable[Mapping[str, Any]], batch_size: int
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _rebatched(channels: tuple[str, ...], batches: Iterable[Mapping[str, Any]], batch_size: int) -> Iterator[_Batch]:
     for batch in batches:
         signals, present = batch["signals"], batch.get("present")
         if len(signals.shape) != 3 or tuple(signals.shape[1:]) != (len(channels), WINDOW_SAMPLES):

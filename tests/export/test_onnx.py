@@ -23,7 +23,7 @@ class Counting(torch.nn.Module):
     calibration = Calibration()
     channels = CHANNELS
 
-    def prepare(self, signals: torch.Tensor, present: torch.Tensor) -> Prepared:
+    def prepare(self, signals: torch.Tensor, present: torch.Tensor, side: bool = True) -> Prepared:
         return Prepared(signals, (~present).to(torch.int8), present)
 
     def run(self, prepared: Prepared, *steps: Any) -> torch.Tensor:

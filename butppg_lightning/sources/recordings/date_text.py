@@ -59,6 +59,9 @@ def mostly_dates(cells: Any) -> bool:
     """Return whether cells, a pandas Series, are dates or times of day rather than numbers."""
     if cells.dtype.kind in "iufM":
         return bool(cells.dtype.kind == "M")
-    some = cells.dropna().iloc[:: 1 + len(cells) // _CELLS_LOOKED_AT].astype(str).str.strip()
+    some = cells.iloc[:: 1 + len(cells) // _CELLS_LOOKED_AT]
+    if some.isna().any():
+        some = cells.dropna().iloc[:: 1 + len(cells) // _CELLS_LOOKED_AT]
+    some = some.astype(str).str.strip()
     some = some[~some.str.lower().isin(EMPTY)]
     return bool(some.str.contains(_DATE).sum() * 2 > len(some))

@@ -306,12 +306,14 @@ class TimeColumn:
             seconds = (pd.to_datetime(cells, utc=True) - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
             return "dates", np.asarray(seconds, dtype=np.float64)
         parsed = pd.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")
-        other = parsed.isna() & cells.notna()
+        other = parsed.isna()
+        if other.any():  # to look for empty cells of text takes as long as to read dates
+            other &= cells.notna()
         text = cells[other].astype(str).str.strip()  # text in other spellings
         if len(text):
             parsed = parsed.mask(other, pd.to_datetime(as_iso(text), format="ISO8601", utc=True, errors="coerce"))
         if parsed.notna().any():
-            bad = cells.index[parsed.isna() & cells.notna()]
+            bad = cells.index[parsed.isna() & other]
             seconds = (parsed - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
             if not self._kind:
                 one = cells[parsed.notna()].iloc[:1].astype(str).str.strip()
@@ -320,7 +322,7 @@ class TimeColumn:
         else:
             clock, self._dateless = time_of_day(text)
             clock = clock.reindex(cells.index)
-            bad = cells.index[clock.isna() & cells.notna()]
+            bad = cells.index[clock.isna() & other]
             seconds = clock / pd.Timedelta(seconds=1)
             kind = "times of day"
         if len(bad):

@@ -30,6 +30,7 @@ from butppg_lightning.sources.recordings.table_rows import (
     date_column,
 )
 from butppg_lightning.sources.recordings.text_file import TextFile
+from butppg_lightning.threads import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -191,8 +192,9 @@ def _fill(cells: Cells, layout: TableLayout, columns: dict[int, NumberColumn], t
                 f"{cells.path}, line {long[0]}: the row has more cells than there are columns ({extra}); mend it"
             )
         if time is not None:
-            empty = table.isna().all(axis=1)  # lines
-            table = table[~empty] if empty.any() else table
+            empty = table[[*columns]].isna().all(axis=1)  # lines, if their times are empty too
+            if empty.any():
+                table = table[~(empty & table.isna().all(axis=1))]
             time.add(table[time.row], None if days is None else table[days])
         for row, column in columns.items():
             column.add(table[row])
@@ -234,13 +236,16 @@ class TextCells(Cells):
         return find_decimal(self.path, layout.names, layout.separator, self._blocks(layout), parse)
 
     def frames(self, layout: TableLayout, columns: Sequence[int], decimal: str) -> Iterator[Any]:
-        """Yield pandas DataFrames of the columns, by position, indexed by line number."""
+        """Return pandas DataFrames of the columns, one after the other, by position, indexed by line number."""
         # pandas cannot take one sign for both, and would read the quoted "1.017" as 1.017
         how: dict[str, Any] = (
             {"dtype": str} if decimal == layout.separator else {"decimal": decimal, "low_memory": False}
         )
-        for line, block in self._blocks(layout):
-            yield self._parse(layout, columns, line, block, **how)
+
+        def parse(lines: tuple[int, bytes]) -> Any:
+            return self._parse(layout, columns, *lines, **how)
+
+        return ahead(parse, self._blocks(layout), threads=2)
 
     def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
         """Yield a column's cells as text, pandas Series."""

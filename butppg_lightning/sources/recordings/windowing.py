@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from butppg_lightning.errors import UserError
 from butppg_lightning.sources.resampling import Gaps, Resampler
+from butppg_lightning.threads import ahead
 from butppg_lightning.window import SAMPLING_RATE, WINDOW_SAMPLES
 
 if TYPE_CHECKING:
@@ -69,15 +69,9 @@ class Windows:
         return len(self._grid)
 
     def __iter__(self) -> Iterator[dict[str, Array]]:
-        """Yield batches; where they meet makes no difference to the windows. One is made while the last is in use."""
-        with ThreadPoolExecutor(1) as maker:
-            starts = range(0, len(self), self._batch_size)
-            coming = maker.submit(self._windows, self._grid[: self._batch_size])
-            for begin in starts[1:]:
-                made = coming.result()
-                coming = maker.submit(self._windows, self._grid[begin : begin + self._batch_size])
-                yield made
-            yield coming.result()
+        """Return the batches, one after the other; where they meet makes no difference to the windows."""
+        starts = range(0, len(self), self._batch_size)
+        return ahead(self._windows, (self._grid[begin : begin + self._batch_size] for begin in starts), threads=1)
 
     def __getitem__(self, number: int) -> dict[str, Array]:
         """Return ``signals [C, 1250]`` and ``present [C]`` of one window."""
