@@ -56,12 +56,24 @@ class SpectralPatches(nn.Module):
 
     @torch.no_grad()
     def forward(self, signals: Tensor, present: Tensor | None = None) -> Tensor:
-        """Map preprocessed windows ``[B, C, 1250]`` with ``present [B, C]``; absent channels are 0."""
+        """Map preprocessed windows ``[B, C, 1250]`` with ``present [B, C]``; absent channels are 0.
+
+        A channel that no window of the batch has costs nothing (but in an exported graph, which serves any batch).
+        """
+        there = torch.arange(signals.shape[1], device=signals.device)
+        if present is None or torch.compiler.is_compiling() or present.any(0).all():
+            return self._patches(signals, present, there)
+        there = there[present.any(0)]
+        found = torch.zeros(*signals.shape[:2], self.count, self.size, device=signals.device)
+        found[:, there] = self._patches(signals[:, there], present[:, there], there)
+        return found
+
+    def _patches(self, signals: Tensor, present: Tensor | None, rows: Tensor) -> Tensor:
         with torch.autocast(signals.device.type, enabled=False):
             signals = F.pad(signals.float(), (0, WINDOW_SAMPLES - signals.shape[-1]))  # a cut one is silent at its end
             if present is not None:
                 signals = signals * present.unsqueeze(-1)
-            together = cast("Tensor", self.together)
+            together = cast("Tensor", self.together)[rows][:, rows]
             whole = self._power(signals @ self.window, len(_HARMONICS))  # [B, C, 4, 91]
             whole = torch.einsum("cd,bdhf->bchf", together, whole)
             parts = torch.stack([signals[..., begin : begin + _SEGMENT] for begin in _STARTS], dim=2)
@@ -72,7 +84,7 @@ class SpectralPatches(nn.Module):
             typical = local.amax(-1).mean(-1)[..., None, None]
             # the size of motion is information; that of a pulse is the device's gain
             own = energy.mean(-1, keepdim=True).clamp(min=_TINY)
-            scale = torch.where(cast("Tensor", self.sized)[:, None], 1.0, own)
+            scale = torch.where(cast("Tensor", self.sized)[rows, None], 1.0, own)
             loudness = _logarithm(energy / scale, _FLOORS[1])
             found = [
                 _logarithm(whole / largest.clamp(min=_TINY), _FLOORS[0]),

@@ -135,6 +135,14 @@ def test_an_absent_channel_adds_its_own_vector_only(worn: torch.Tensor) -> None:
     torch.testing.assert_close(alone(scaled[:, 3:]), encoder(scaled, present))
 
 
+def test_a_channel_that_a_whole_batch_lacks_is_as_absent_as_one_that_a_window_lacks(worn: torch.Tensor) -> None:
+    signals, model = worn[:16].clone(), network()
+    present = torch.ones(16, len(WORN), dtype=torch.bool)
+    present[:8, :3] = False
+    signals[:8, :3] = 0
+    torch.testing.assert_close(model(signals[:8], present[:8]), model(signals, present)[:8], atol=1e-6, rtol=0)
+
+
 def test_the_token_of_the_pulses_rate_stands_out() -> None:
     time = torch.arange(1250) / 125
     encoder = SpectralEncoder(PRETRAIN_CHANNELS)
