@@ -169,23 +169,18 @@ class Preprocess(nn.Module):
             ``[B, C, 1250]`` float32 within plus and minus ``clip``; absent channels, and sensors that nobody looks at,
             are 0.
         """
-        channels: list[Tensor | None] = [None] * len(self.channels)
+        channels: dict[int, Tensor] = {}
         # half precision would lose the pulse on top of a camera's large offset
         with torch.autocast(signals.device.type, enabled=False):
             for key, rows in self._rows.items():
                 if only is None or any(self.channels[row] in only for row in rows):
-                    for row, channel in zip(rows, self._scale(key, signals[:, rows]).unbind(1), strict=True):
-                        channels[row] = channel
+                    channels |= zip(rows, self._scale(key, signals[:, rows]).unbind(1), strict=True)
+            channels = self._oriented(channels, present)
             nothing = torch.zeros((), device=signals.device).expand(signals.shape)
-            if all(channel is None for channel in channels):
+            if not channels:
                 return nothing
-            found = self._oriented(channels, present)
-            if present is not None:
-                found = [
-                    None if one is None else one * there.unsqueeze(-1)
-                    for one, there in zip(found, present.unbind(1), strict=True)
-                ]
-            return torch.stack([nothing[:, 0] if one is None else one for one in found], dim=1)
+            found = torch.stack([channels.get(row, nothing[:, 0]) for row in range(len(self.channels))], dim=1)
+            return found if present is None else found * present.unsqueeze(-1)
 
     def orient(self, scaled: Tensor, present: Tensor | None = None) -> Tensor:
         """Make polarity and mounting of scaled windows ``[B, C, T]`` canonical, where the options say so, and clip.
@@ -193,22 +188,19 @@ class Preprocess(nn.Module):
         What is canonical already stays, but for clipped acceleration, so that varied windows can be given again.
         """
         with torch.autocast(scaled.device.type, enabled=False):
-            found = self._oriented([*scaled.unbind(1)], present)
-            return torch.stack([one for one in found if one is not None], dim=1)
+            return torch.stack([*self._oriented(dict(enumerate(scaled.unbind(1))), present).values()], dim=1)
 
-    def _oriented(self, channels: list[Tensor | None], present: Tensor | None) -> list[Tensor | None]:
+    def _oriented(self, channels: dict[int, Tensor], present: Tensor | None) -> dict[int, Tensor]:
         acc = sorted(self._rows.get("acc_band", []), key=lambda row: self.channels[row])
-        axes = [one for row in acc if (one := channels[row]) is not None]
-        if self.mounting == "canonical" and len(axes) == _AXES:
+        if self.mounting == "canonical" and len(acc) == _AXES and acc[0] in channels:
             there = None if present is None else present[:, acc].all(1)
-            for row, axis in zip(acc, _own_axes(torch.stack(axes, dim=1), there).unbind(1), strict=True):
-                channels[row] = axis
-        found = [None if one is None else one.clamp(-self.clip, self.clip) for one in channels]
+            axes = _own_axes(torch.stack([channels[row] for row in acc], dim=1), there)
+            channels |= zip(acc, axes.unbind(1), strict=True)
+        channels = {row: one.clamp(-self.clip, self.clip) for row, one in channels.items()}
         if self.polarity == "canonical":
-            for row in self._rows.get("ppg_band", []):
-                if (ppg := found[row]) is not None:
-                    found[row] = ppg * steep_side(ppg)
-        return found
+            for row in channels.keys() & self._rows.get("ppg_band", []):
+                channels[row] = channels[row] * steep_side(channels[row])
+        return channels
 
     def _filter(self, key: str, signals: Tensor) -> Tensor:
         signals = signals.float()
