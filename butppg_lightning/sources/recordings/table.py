@@ -245,7 +245,7 @@ class TextCells(Cells):
         def parse(lines: tuple[int, bytes]) -> Any:
             return self._parse(layout, columns, *lines, **how)
 
-        return ahead(parse, self._blocks(layout), threads=2)
+        return ahead(parse, self._blocks(layout), threads=1)
 
     def texts(self, layout: TableLayout, column: int) -> Iterator[Any]:
         """Yield a column's cells as text, pandas Series."""
