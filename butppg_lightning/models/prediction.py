@@ -86,7 +86,7 @@ def predict(
     The network is moved to a CUDA device if there is one.
 
     Args:
-        network: The network.
+        network: The network. On CPUs several threads run it at once, so it may keep nothing of a batch in itself.
         batches: Mappings with ``signals [b, C, 1250]`` (array or tensor, unfiltered and unscaled, possibly
             memory-mapped; channels in the order of ``network.channels``) and ``present [b, C]`` (bool, or None when
             every channel is there), of any lengths b.

@@ -189,7 +189,7 @@ def scoring(recording: Path, models: list[str], rounds: int) -> dict[str, list[f
         predict(network, Windows(read_recording(recording), network.channels), compare=True)
 
     refused: list[float] = []
-    works: dict[str, Callable[[], Any]] = {name: lambda name=name: score(name) for name in models}  # type: ignore[misc]
+    works: dict[str, Callable[[], Any]] = {name: lambda name=name: score(name) for name in models}
     found = take_turns({**works, "neurokit2": lambda: refused.append(template_match(ppg.astype(np.float64)))}, rounds)
     return {name: [len(ppg) / one for one in seconds] for name, seconds in found.items()} | {"refused": refused}
 
