@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import inspect
 import re
 import shutil
@@ -92,6 +93,7 @@ def underscored(word: str) -> str:
 
 def run_function(command: str, function: Callable[..., None], arguments: list[str], folder: str = "") -> None:
     """Call the typed function that is a command with what the user typed after it; it has its ``folder`` for itself."""
+    gc.set_threshold(100_000)  # what imports make stays: to search it for garbage takes a tenth of a short command
     lists = {f"--{name}" for name in _list_options(function)}
     words = _joined_repeats([underscored(word) for word in arguments], lists)
     options = function_parser(command, function).parse_args(words).as_dict()
