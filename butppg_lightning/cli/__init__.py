@@ -55,6 +55,10 @@ COMMANDS = {
 def load(name: str) -> Callable[..., None]:
     """Import the function that is a command."""
     command, path = COMMANDS[name], name.replace("-", "_").replace(" ", ".")
+    if command.kind == "training":
+        from butppg_lightning.cli.quick_start import import_lightning
+
+        import_lightning()
     module = importlib.import_module(f"butppg_lightning.cli.{command.module or path}")
     function: Callable[..., None] = getattr(module, "run" if command.kind == "own" else path.rpartition(".")[2])
     return function

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import erf
+import torch
 
 from butppg_lightning.evaluation import drawing
 from butppg_lightning.evaluation.calibration import fit_logistic
@@ -75,7 +75,8 @@ def debiased_calibration_error(labels: Array, probabilities: Array, bins: int = 
     gaps = np.abs(curve.observed - curve.predicted)
     spread = np.sqrt(curve.observed * (1 - curve.observed) / curve.counts)  # standard error
     ratio = gaps / np.where(spread == 0, 1, spread)
-    folded = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gaps * erf(ratio / 2**0.5)
+    within = torch.erf(torch.from_numpy(ratio / 2**0.5)).numpy()  # scipy's would take half a second to import
+    folded = spread * np.sqrt(2 / np.pi) * np.exp(-(ratio**2) / 2) + gaps * within
     expected = np.where(spread == 0, gaps, folded)
     return float(np.maximum(0.0, ((2 * gaps - expected) * curve.counts).sum() / len(labels)))  # NaN stays NaN
 
