@@ -35,7 +35,7 @@ from butppg_lightning.data.pretrain import PretrainDataModule
 from butppg_lightning.errors import StoppedError, UserError
 from butppg_lightning.files import claim
 from butppg_lightning.models.checkpoints import read_portable, take_stored
-from butppg_lightning.models.prediction import EXACT, automatic_precision
+from butppg_lightning.models.prediction import EXACT, precision_reason
 from butppg_lightning.shipped import SUFFIX, locate
 from butppg_lightning.tasks.classifier import PPGQualityClassifier
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
@@ -135,8 +135,8 @@ class TrainingCLI(LightningCLI):
         if trainer.precision is None and not self.trains:
             trainer.precision = EXACT
         elif trainer.precision is None:
-            trainer.precision = automatic_precision(str(trainer.accelerator))
-            say(f"precision: {trainer.precision} (automatic)")
+            trainer.precision, reason = precision_reason(str(trainer.accelerator))
+            say(f"precision: {trainer.precision} (automatic: {reason})")
         elif str(trainer.precision).startswith("16") and not torch.cuda.is_available():
             say(f"precision: {trainer.precision} means bf16 where there is no CUDA device")
         trainer.default_root_dir = str(self.output_dir)

@@ -186,14 +186,26 @@ def _tensor(values: Any) -> Tensor:
 def automatic_precision(accelerator: str) -> str:
     """Return ``16-mixed`` on CUDA, ``bf16-mixed`` on a CPU with bf16 arithmetic, else ``32-true``.
 
+    ``accelerator`` is the trainer's option. :func:`precision_reason` says why.
+    """
+    return precision_reason(accelerator)[0]
+
+
+def precision_reason(accelerator: str) -> tuple[str, str]:
+    """Return the automatic precision, and in words why it is that one.
+
     On CPUs with AVX-512 BF16 or AMX a bf16 matrix product runs several times faster than one in fp32; on others it
-    is emulated and slower. ``accelerator`` is the trainer's option.
+    is emulated and slower.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "16-mixed"
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    has_bf16 = any(bool(getattr(torch.cpu, name, bool)()) for name in probes)
-    return "bf16-mixed" if accelerator in ("auto", "cpu") and has_bf16 else "32-true"
+        return "16-mixed", "a CUDA device computes in half precision"
+    if accelerator not in ("auto", "cpu"):
+        return "32-true", f"half precision is not tested on {accelerator}"
+    probes = {"AMX": "_is_amx_tile_supported", "AVX-512 BF16": "_is_avx512_bf16_supported"}
+    for name, probe in probes.items():
+        if getattr(torch.cpu, probe, bool)():
+            return "bf16-mixed", f"the CPU has {name}"
+    return "32-true", "the CPU has neither AMX nor AVX-512 BF16, and would emulate bf16"
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager[Any]:
