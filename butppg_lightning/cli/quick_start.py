@@ -98,6 +98,8 @@ class _Submodules(MetaPathFinder, Loader):
 
 def _import_metrics() -> None:
     imports: Any = importlib.import_module("lightning_utilities.core.imports")
+    if not hasattr(imports, "package_available") or not hasattr(imports, "RequirementCache"):
+        return  # a version that asks otherwise: Lightning imports all of it
     available, met = imports.package_available, imports.RequirementCache.__bool__
     # imported there for the sake of another package (scipy), and for types of annotations
     imports.package_available = lambda name: name not in _UNUSED and available(name)
