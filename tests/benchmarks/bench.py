@@ -24,6 +24,7 @@ class Sizes:
         epochs: Epochs of both stages.
         sample: Training windows of what is timed for two epochs of each stage, and scaled.
         small: Training windows of the small run.
+        medium: Training windows of the run that is compared whole with the plain loop, of 2 + 8 epochs.
         growth: Training windows of the runs that show how cost grows.
         augmented: Windows of the runs with augmentation, all splits together.
         views: Stored variations tried.
@@ -39,6 +40,7 @@ class Sizes:
     epochs: int = 30
     sample: int = 1000
     small: int = 100
+    medium: int = 2000
     growth: tuple[int, ...] = (1000, 10_000, 100_000)
     augmented: int = 1000
     views: tuple[int, ...] = (1, 4, 8)
@@ -54,7 +56,7 @@ class Sizes:
         return self.epochs - self.head
 
 
-QUICK = Sizes(160, 2, 5, 64, 48, (64, 128, 256), 80, (1, 2), 1, 2, 64, 2, 0.5)
+QUICK = Sizes(160, 2, 5, 64, 48, 64, (64, 128, 256), 80, (1, 2), 2, 2, 64, 2, 0.5)
 
 
 class Bench:
@@ -73,11 +75,20 @@ class Bench:
         """Return a folder with so many training windows."""
         return write_splits(self.scratch / f"windows_{windows}", windows)
 
-    def fit(self, name: str, data: Path, *words: str) -> Run:
-        """Run `butppg fit --config finetune.yaml` with further words."""
+    def fit(self, name: str, data: Path, *words: str, **variables: str) -> Run:
+        """Run `butppg fit --config finetune.yaml` with further words and environment variables."""
         folder = self.scratch / name
         settings = ["--config", "finetune.yaml", "--data.root", str(data), "--output_dir", str(folder / "run")]
-        return runs.butppg(["fit", *settings, *words], folder, clock=True)
+        return runs.butppg(["fit", *settings, *words], folder, clock=True, **variables)
+
+    def pretrain(self, name: str, *words: str) -> Run:
+        """Run `butppg pretrain --config pretrain.yaml` with further words on ``sample`` windows of PPG and ECG."""
+        data, folder = self.scratch / "pretraining", self.scratch / name
+        if not data.exists():
+            count = ["--samples", str(self.sizes.sample), "--seed", "0"]
+            runs.butppg(["mock", "--output", str(data), "--layout", "vitaldb", *count], folder)
+        settings = ["--config", "pretrain.yaml", "--data.root", str(data), "--output_dir", str(folder / "run")]
+        return runs.butppg(["pretrain", *settings, *words], folder, clock=True)
 
     def kernel(self, work: str, count: int = 128, rounds: int | None = None) -> dict[str, Any]:
         """Time single steps; see kernels.py."""

@@ -15,8 +15,8 @@ class EpochClock(Callback):
 
     ``prepare`` lasts from the epoch's start to its first batch (there our cache is built when a stage begins),
     ``train`` from the first batch to the end of the last one, ``validation`` is the validation loop, ``whole`` lasts
-    to the next epoch's start (checkpoints and the history are in it). ``steps`` are the
-    batches of ``train``.
+    to the next epoch's start (checkpoints and the history are in it). ``steps`` are the batches of ``train``, which
+    began at ``first`` on the clock that all processes of a machine share.
 
     Args:
         path: The JSON file.
@@ -27,11 +27,11 @@ class EpochClock(Callback):
         self.epochs: list[dict[str, float]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.epochs.append({"start": time.perf_counter()})
+        self.epochs.append({"start": time.monotonic()})
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.epochs[-1]["first"] = time.perf_counter()
+            self.epochs[-1]["first"] = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,21 +39,22 @@ class EpochClock(Callback):
         epoch = self.epochs[-1]
         epoch["steps"] = batch_idx + 1
         if batch_idx + 1 == trainer.num_training_batches:
-            epoch["last"] = time.perf_counter()
+            epoch["last"] = time.monotonic()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.epochs[-1]["validation"] = time.perf_counter()
+            self.epochs[-1]["validation"] = time.monotonic()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking:
-            self.epochs[-1]["validation_end"] = time.perf_counter()
+            self.epochs[-1]["validation_end"] = time.monotonic()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        end = time.perf_counter()
+        end = time.monotonic()
         ends = [*(epoch["start"] for epoch in self.epochs[1:]), end]
         found = [
             {
+                "first": epoch["first"],
                 "prepare": epoch["first"] - epoch["start"],
                 "train": epoch["last"] - epoch["first"],
                 "validation": epoch.get("validation_end", 0.0) - epoch.get("validation", 0.0),

@@ -1,10 +1,10 @@
 """What training and scoring cost on this machine, as one table.
 
-Nothing passes or fails here: the table says whether a goal was reached. The whole takes about 20 minutes on 2 cores
+Nothing passes or fails here: the table says whether a goal was reached. The whole takes about 35 minutes on 2 cores
 (and 6 GB on disk, under --output, while it runs); run it on a machine that does nothing else.
 
     python tests/benchmarks/costs.py --output artifacts/bench
-    python tests/benchmarks/costs.py --only stage2 scoring
+    python tests/benchmarks/costs.py --only rates scoring
     python tests/benchmarks/costs.py --quick          # tiny sizes: does every row still run? The figures mean nothing
 """
 
@@ -31,10 +31,11 @@ from butppg_lightning.files import require_writable
 ROWS: dict[str, Callable[[Bench], list[Row]]] = {
     "large": training_rows.large,
     "plain": training_rows.plain,
+    "medium": training_rows.medium,
+    "avx2": training_rows.without_bf16,
     "lightning": training_rows.lightning,
     "small": training_rows.small,
-    "stage1": kernel_rows.stage1,
-    "stage2": kernel_rows.stage2,
+    "rates": kernel_rows.rates,
     "augmented": training_rows.augmented,
     "memory": training_rows.memory,
     "growth": training_rows.growth,

@@ -1,6 +1,6 @@
 """Single steps timed in a process of their own; each prints its figures as JSON.
 
-``python kernels.py forward|products|pretraining --windows train.npz [--count N] [--rounds N]``, or
+``python kernels.py products|pretraining --windows train.npz [--count N] [--rounds N]``, or
 ``python kernels.py scoring|reading --recording FILE [--models FILE ...] [--rounds N]``.
 The sides of a comparison take turns, so that whatever else the machine does hits both.
 """
@@ -34,10 +34,10 @@ from butppg_lightning.shipped import locate
 from butppg_lightning.sources.recordings import read_recording
 from butppg_lightning.sources.recordings.windowing import Windows
 from butppg_lightning.tasks.pretrainer import MaskedPretrainer
-from butppg_lightning.training.optimizers import parameter_groups
+from butppg_lightning.training.optimizers import build_optimizer, parameter_groups
 from butppg_lightning.window import CHANNELS, PRETRAIN_CHANNELS, read_windows
 
-TRAIN_BATCH, FORWARD_BATCH = 32, 128
+TRAIN_BATCH = 32
 BLOCKS = 2  # that train in stage 2, beside the final norm and the head
 CLIP = 1.0
 _PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
@@ -65,42 +65,34 @@ def quality_network() -> QualityNetwork:
     return QualityNetwork(Preprocess(CHANNELS), encoder, LinearHead(encoder.width)).eval()
 
 
-def forward(signals: np.ndarray, rounds: int) -> dict[str, float]:
-    """Plain forward pass of the encoder in eval mode, seconds per window in fp32 and in half precision."""
-    network = quality_network()
-    with torch.no_grad():
-        scaled = network.preprocess(torch.from_numpy(signals[:FORWARD_BATCH]))
+class Classifying:
+    """Training steps of the quality network: of stage 2 from stored features, as the cache serves them, or of all."""
 
-        def encode(enabled: bool) -> None:
-            with torch.no_grad(), half(enabled):
-                network.encoder(scaled)
-
-        found = take_turns({"fp32": lambda: encode(False), "bf16": lambda: encode(True)}, rounds)
-    return {name: statistics.median(seconds) / len(scaled) for name, seconds in found.items()}
-
-
-class Suffix:
-    """A training step of stage 2 from stored features, as the cache serves them."""
-
-    def __init__(self, signals: np.ndarray) -> None:
-        self.network = quality_network()
-        self.depth = len(self.network.encoder.blocks) - BLOCKS  # type: ignore[arg-type]
+    def __init__(self, signals: np.ndarray, blocks: int | None, enabled: bool) -> None:
+        self.network, self.half = quality_network(), enabled
         windows = torch.from_numpy(signals[:TRAIN_BATCH])
-        with torch.no_grad(), half():
-            self.features = self.network.run(self.network.prepare(windows), "prepared", self.depth)
         self.target = torch.arange(len(windows)).remainder(2).float()
-        set_trainable(self.network, BLOCKS)
+        if blocks is None:
+            self.network.train()
+            self.work = lambda: self.network(windows)
+        else:
+            depth = len(self.network.encoder.blocks) - blocks  # type: ignore[arg-type]
+            with torch.no_grad(), half(enabled):
+                features = self.network.run(self.network.prepare(windows), "prepared", depth)
+            set_trainable(self.network, blocks)
+            self.work = lambda: self.network.run(features, depth, "logits")
         groups = parameter_groups(self.network.named_parameters(), lr=2e-5, weight_decay=0.01)
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = build_optimizer(None, groups, torch.device("cpu"))
 
-    def step(self) -> None:
-        self.optimizer.zero_grad()
-        with half():
-            logits = self.network.run(self.features, self.depth, "logits")
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.target)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
-        self.optimizer.step()
+    def steps(self, count: int) -> None:
+        for _ in range(count):
+            self.optimizer.zero_grad()
+            with half(self.half):
+                logits = self.work()
+                loss = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), self.target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+            self.optimizer.step()
 
 
 class RecordProducts(TorchDispatchMode):
@@ -117,19 +109,29 @@ class RecordProducts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def products(signals: np.ndarray, rounds: int) -> dict[str, float]:
-    """Arithmetic of a stage-2 step, and how fast its matrix products run when nothing else does.
+def products(signals: np.ndarray, rounds: int) -> dict[str, dict[str, float]]:
+    """Arithmetic of training steps, and how fast their matrix products run when nothing else does.
 
     Each product of a real step (forward and backward: all that autograd needs, and no more) is repeated alone, with
-    operands of the same shape, strides and type.
+    operands of the same shape, strides and type. Stage 2 in the automatic precision, the others in fp32 too.
     """
-    suffix = Suffix(signals)
-    suffix.step()
+    makers: dict[str, Callable[[bool], Any]] = {
+        "fit": lambda enabled: Classifying(signals, None, enabled),
+        "pretrain": lambda enabled: Pretraining(signals, everything=False, enabled=enabled),
+    }
+    found = {"stage 2": _products(Classifying(signals, BLOCKS, True), rounds)}
+    for name, make in makers.items():
+        found |= {f"{name}, {kind}": _products(make(kind == "bf16"), rounds) for kind in ("bf16", "fp32")}
+    return found
+
+
+def _products(side: Any, rounds: int) -> dict[str, float]:
+    side.steps(1)
     with RecordProducts() as record:
-        suffix.step()
+        side.steps(1)
     work = seconds = 0.0
     for (name, *operands), count in record.found.items():
-        tensors = [torch.empty_strided(size, stride, dtype=kind).normal_() for size, stride, kind in operands]
+        tensors = [torch.empty_strided(size, stride, dtype=kind).zero_() for size, stride, kind in operands]
         first, second = operands[-2][0], operands[-1][0]
         work += count * 2.0 * np.prod(first) * second[-1]
         seconds += count * _fastest(getattr(torch, name), tensors, rounds)
@@ -149,15 +151,16 @@ def _fastest(product: Callable, tensors: list[Tensor], rounds: int, repeats: int
 class Pretraining:
     """Training steps of MaskedPretrainer with its optimizer, on visible patches or on all."""
 
-    def __init__(self, signals: np.ndarray, everything: bool) -> None:
+    def __init__(self, signals: np.ndarray, everything: bool, enabled: bool) -> None:
         torch.manual_seed(0)
         self.module = MaskedPretrainer()
         if everything:
             self.module.network = AllPatches.like(self.module)
-        self.half = not everything
+        self.half = enabled
         self.module.train()
         names = self.module.network.named_parameters()
-        self.optimizer = torch.optim.AdamW(parameter_groups(names, lr=1e-3, weight_decay=0.01), betas=(0.9, 0.95))
+        groups = parameter_groups(names, lr=1e-3, weight_decay=0.01)
+        self.optimizer = build_optimizer(None, groups, torch.device("cpu"), (0.9, 0.95))
         present = torch.ones(TRAIN_BATCH, len(PRETRAIN_CHANNELS), dtype=torch.bool)
         columns = [CHANNELS.index(name) for name in PRETRAIN_CHANNELS]
         self.batch = {"signals": torch.from_numpy(signals[:TRAIN_BATCH, columns]), "present": present}
@@ -174,7 +177,7 @@ class Pretraining:
 
 def pretraining(signals: np.ndarray, rounds: int, steps: int = 5) -> dict[str, float]:
     """Windows per second of pretraining: ours, and all patches in fp32."""
-    sides = {"ours": Pretraining(signals, False), "reference": Pretraining(signals, True)}
+    sides = {"ours": Pretraining(signals, False, True), "reference": Pretraining(signals, True, False)}
     found = take_turns({name: lambda side=side: side.steps(steps) for name, side in sides.items()}, rounds)
     return {name: steps * TRAIN_BATCH / statistics.median(seconds) for name, seconds in found.items()}
 
@@ -199,7 +202,7 @@ def reading(recording: Path, models: list[str], rounds: int) -> dict[str, list[f
     return take_turns({"reading": lambda: read_recording(recording)}, rounds)
 
 
-WORKS = {work.__name__: work for work in (forward, products, pretraining)}
+WORKS = {work.__name__: work for work in (products, pretraining)}
 LONG = {work.__name__: work for work in (scoring, reading)}
 
 
@@ -218,7 +221,7 @@ def main() -> None:
     parser.add_argument("--windows", type=Path)
     parser.add_argument("--recording", type=Path)
     parser.add_argument("--models", nargs="*", default=[])
-    parser.add_argument("--count", type=int, default=FORWARD_BATCH)
+    parser.add_argument("--count", type=int, default=TRAIN_BATCH)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     if options.work in LONG:

@@ -29,6 +29,7 @@ class Run:
         output: What it printed on stdout.
         log: What it printed on stderr.
         epochs: What EpochClock measured, one entry an epoch.
+        begin: When it was started, on the clock that all processes share.
     """
 
     seconds: float
@@ -36,6 +37,7 @@ class Run:
     output: str
     log: str
     epochs: list[dict[str, float]] = field(default_factory=list)
+    begin: float = 0.0
 
     def median(self, part: str, epochs: slice) -> float:
         """Return the median of a part's seconds over some epochs."""
@@ -59,20 +61,21 @@ class Run:
         return self.seconds - sum(whole) + windows * (first * whole[1] + second * whole[3])
 
 
-def butppg(words: list[str], folder: Path, *, clock: bool = False) -> Run:
-    """Run a `butppg` command; with ``clock`` its epochs are timed.
+def butppg(words: list[str], folder: Path, *, clock: bool = False, **variables: str) -> Run:
+    """Run a `butppg` command, with further environment ``variables``; with ``clock`` its epochs are timed.
 
     Args:
         words: The words after ``butppg``.
         folder: Where its log, and the clock's file, go.
         clock: Whether to add EpochClock.
+        variables: Of its environment.
 
     Raises:
         RuntimeError: If it fails; the message is the last line it printed.
     """
     if clock:
         words = [*words, "--trainer.callbacks+=clock.EpochClock", f"--trainer.callbacks.path={folder / CLOCK}"]
-    return process([sys.executable, "-m", "butppg_lightning", *words], folder)
+    return process([sys.executable, "-m", "butppg_lightning", *words], folder, **variables)
 
 
 def script(name: str, words: list[str], folder: Path) -> Run:
@@ -80,18 +83,18 @@ def script(name: str, words: list[str], folder: Path) -> Run:
     return process([sys.executable, str(HERE / name), *words], folder)
 
 
-def process(command: list[str], folder: Path) -> Run:
-    """Run a command in a process of its own.
+def process(command: list[str], folder: Path, **variables: str) -> Run:
+    """Run a command in a process of its own, with further environment ``variables``.
 
     Raises:
         RuntimeError: If it fails; the message is the last line it printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **variables}
     peak = [0]
     with (folder / "stdout.txt").open("w") as output, (folder / "stderr.txt").open("w") as log:
-        begin = time.perf_counter()
+        begin = time.monotonic()
         with subprocess.Popen(command, stdout=output, stderr=log, env=environment) as child:
             # a thread looks at the memory: waiting with a timeout would find the end up to 50 ms late
             watcher = threading.Thread(target=_watch, args=(child, peak), daemon=True)
@@ -101,14 +104,14 @@ def process(command: list[str], folder: Path) -> Run:
             except BaseException:
                 child.kill()
                 raise
-        seconds = time.perf_counter() - begin
+        seconds = time.monotonic() - begin
         watcher.join()
     texts = [(folder / name).read_text(errors="replace") for name in ("stdout.txt", "stderr.txt")]
     if code:
         lines = [line for text in texts for line in text.splitlines() if line.strip()]
         raise RuntimeError(f"exit code {code}: {lines[-1] if lines else 'no output'}")
     clock = folder / CLOCK
-    return Run(seconds, peak[0], *texts, json.loads(clock.read_text()) if clock.exists() else [])
+    return Run(seconds, peak[0], *texts, json.loads(clock.read_text()) if clock.exists() else [], begin)
 
 
 def answer(run: Run) -> dict[str, Any]:
