@@ -9,9 +9,9 @@ DATA ?= ../shared/data
 RESULTS ?= artifacts/results
 GATE ?= artifacts/gate
 SEEDS ?= 5
-SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015_dev/unlabelled.npz
-BAMI1 = --windows $(DATA)/bami1/windows.npz --folds 5 --definitions tests/people/methods_bami1.yaml \
-	--patients $(DATA)/cinc2015/windows.npz,$(DATA)/mimic_perform_af/windows.npz
+PATIENTS = --patients $(DATA)/cinc2015/windows.npz,$(DATA)/mimic_perform_af/windows.npz
+SPC2015 = --windows $(DATA)/spc2015_dev/windows.npz --unlabelled $(DATA)/spc2015_dev/unlabelled.npz $(PATIENTS)
+BAMI1 = --windows $(DATA)/bami1/windows.npz --folds 5 --definitions tests/people/methods_bami1.yaml $(PATIENTS)
 RHYTHM = $(addprefix --rhythm ,$(wildcard $(DATA)/mimic_perform_af/windows.npz))
 # what the TinyTimeMixers of the study start from
 export TTM_R2 ?= $(or $(wildcard $(DATA)/ttm_r2/ttm_r2_512_96.pt),ibm-granite/granite-timeseries-ttm-r2)

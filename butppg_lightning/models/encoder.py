@@ -21,7 +21,8 @@ class Encoder(Protocol):
     """What a class needs to stand in for :class:`PatchTransformer` (it is an ``nn.Module`` besides).
 
     Its ``embedding`` has a ``weight`` of shape ``[width, channels, patch]``, one filter bank per channel: that is
-    what inflation works on.
+    what inflation works on. A forward pass keeps nothing of its batch in the module: on CPUs several batches are scored
+    at once.
 
     Masked pretraining leaves hidden patches of the signal out. An encoder whose blocks mix tokens by their places, or
     whose tokens are no patches of the signal, has a module ``patches`` in place of that: it maps ``signals`` and
