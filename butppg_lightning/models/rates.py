@@ -124,8 +124,11 @@ class RateReaders(nn.Module):
 
 
 def _of_sides(pulse: Tensor) -> list[tuple[Tensor, Tensor]]:
-    intervals, count = peak_intervals(torch.cat([pulse, -pulse]))
-    return list(zip(intervals.chunk(2), count.chunk(2), strict=True))
+    """Return :func:`peak_intervals` of the peaks and of the feet of a pulse ``[B, T]``."""
+    found = peak_intervals(torch.stack([pulse, -pulse]).flatten(0, 1))
+    # not chunk(2), whose rows a graph of an unknown number of windows cannot count; not -1, as a batch may be empty
+    intervals, count = (one.unflatten(0, (2, pulse.shape[0])).unbind() for one in found)
+    return list(zip(intervals, count, strict=True))
 
 
 def peak_rate(pulse: Tensor) -> Tensor:

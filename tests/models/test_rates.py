@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import find_peaks
 
 from butppg_lightning.models.indices.signal_indices import SignalIndices
-from butppg_lightning.models.rates import RATES, READERS, RateReaders, agreement, peak_rate
+from butppg_lightning.models.rates import INTERVALS, RATES, READERS, RateReaders, agreement, peak_rate
 from butppg_lightning.window import WINDOW_SAMPLES
 
 BAND = RateReaders().band.double().numpy()
@@ -99,3 +99,10 @@ def test_the_probability_of_agreement_is_that_of_drawn_rates(seed: int) -> None:
     drawn = drawn + 2 * torch.rand(100_000, generator=generator) - 1
     wanted = ((drawn[:, None] - rates).abs() <= 5).sum(1).ge(2).float().mean()
     assert agreement(behind, rates).item() == pytest.approx(wanted.item(), abs=0.01)
+
+
+def test_no_windows_have_no_rates() -> None:
+    """A rank's last batch may be empty."""
+    readers, nothing = RateReaders(), torch.empty(0, WINDOW_SAMPLES)
+    assert readers(nothing).shape == (0, len(READERS))
+    assert readers.intervals(nothing).shape == (0, len(INTERVALS))
