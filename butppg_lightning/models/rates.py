@@ -127,7 +127,7 @@ def _of_sides(pulse: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Return :func:`peak_intervals` of the peaks and of the feet of a pulse ``[B, T]``."""
     found = peak_intervals(torch.stack([pulse, -pulse]).flatten(0, 1))
     # not chunk(2), whose rows a graph of an unknown number of windows cannot count; not -1, as a batch may be empty
-    intervals, count = (one.unflatten(0, (2, pulse.shape[0])).unbind() for one in found)
+    intervals, count = (one.reshape(2, pulse.shape[0], one.shape[-1]).unbind() for one in found)
     return list(zip(intervals, count, strict=True))
 
 
