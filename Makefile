@@ -48,13 +48,13 @@ demo: setup ## The method on synthetic people, in under three minutes: pretrain 
 	@echo "         $(DEMO)/but_ppg_finetuned/best_model.pt (the classifier; README.md says what to do with it)."
 	@echo "These people are synthetic: the figures show that the method works, not how well it does on yours."
 
-test: setup ## Run the fast tests (about six minutes on 2 cores)
+test: setup ## Run the fast tests (about nine minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: setup ## Run all tests, the slow ones too
 	$(BIN)/python -m pytest --timeout=1800
 
-bench: setup ## Measure what training and scoring cost, as one table (about 20 minutes on 2 idle cores)
+bench: setup ## Measure what training and scoring cost, as one table (over an hour on 2 idle cores)
 	$(BIN)/python tests/benchmarks/costs.py --output artifacts/bench
 
 compare: setup ## Compare staged unfreezing with Lightning's and finetuning-scheduler's: who resumes and synchronises exactly

@@ -1,6 +1,6 @@
 """What training and scoring cost on this machine, as one table.
 
-Nothing passes or fails here: the table says whether a goal was reached. The whole takes about 35 minutes on 2 cores
+Nothing passes or fails here: the table says whether a goal was reached. The whole takes over an hour on 2 cores
 (and 6 GB on disk, under --output, while it runs); run it on a machine that does nothing else.
 
     python tests/benchmarks/costs.py --output artifacts/bench
