@@ -65,15 +65,7 @@ def processes(bench: Bench) -> list[Row]:
     """Two processes over gloo with a thread each against one with two threads: windows a second of training steps."""
     sizes, rows = bench.sizes, []
     for name, plan in _PARTS.items():
-        words = [
-            f"--stages.plan={plan}",
-            "--trainer.max_epochs",
-            "4",
-            "--trainer.accelerator",
-            "cpu",
-            "--test",
-            "false",
-        ]
+        words = [f"--stages.plan={plan}", "--trainer.max_epochs=4", "--trainer.accelerator=cpu", "--test=false"]
         words += ["--model.indices", "[ppg,rhythm]"] if "indices" in name else []
         seconds: dict[str, list[Run]] = {"one": [], "two": []}
         for number in range(sizes.repeats):  # in turn, so that whatever else the machine does hits both alike
