@@ -1,8 +1,6 @@
 """`python -m butppg_lightning` is the `butppg` command."""
 
-import sys
-
-from butppg_lightning.cli import main
+from butppg_lightning.cli import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
