@@ -181,7 +181,8 @@ class TrainingCLI(LightningCLI):
             config = {**self.plain_config(), "versions": versions()}
             kind = PRETRAINING if self.command == "pretrain" else FINETUNING
             overwrite, every = bool(self.config.overwrite), self.config.save_every_n_steps
-            self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select)
+            each = self.config.save_every_epoch
+            self.run_folder = RunFolder(self.output_dir, config, kind, overwrite, every, self.config.select, each)
             record = DataRecord(self.datamodule.root, self.run_folder.config)
             loggers = build_loggers(_listed(self.config.loggers), self.output_dir, self.stored_step)
             if loggers:

@@ -106,6 +106,8 @@ def add_run_options(parser: LightningArgumentParser, command: str) -> None:
         add("--resume", type=str | None, default=None, help=how)
         how = "Also write last.ckpt every so many optimizer steps; null for at every epoch's end only."
         add("--save_every_n_steps", type=int | None, default=None, help=how)
+        how = "Write last.ckpt after every epoch; false: at the end only, so that an interrupted run starts afresh."
+        add("--save_every_epoch", type=bool, default=True, help=how)
     how = "What best_model.pt is: the best epoch on the validation data, or the last one (needs none)."
     # finetune_recommended.yaml says it, and serves the other commands as finetune.yaml does
     add("--select", type=Literal["best", "last"], default="best", help=how if trains else argparse.SUPPRESS)

@@ -85,6 +85,7 @@ class RunFolder(EpochFigures, Checkpoint):
         overwrite: Remove an earlier run's files first.
         select: What ``best_model.pt`` is: the best epoch by the monitors, or the last one, whatever its figures.
         every_n_steps: Also write ``last.ckpt`` every so many optimizer steps; None for at epochs' ends only.
+        every_epoch: Write ``last.ckpt`` after every epoch; else at the end only, and an interrupted run starts afresh.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class RunFolder(EpochFigures, Checkpoint):
         overwrite: bool = False,
         every_n_steps: int | None = None,
         select: Literal["best", "last"] = "best",
+        every_epoch: bool = True,
     ) -> None:
         super().__init__()
         if every_n_steps is not None and every_n_steps < 1:
@@ -102,7 +104,9 @@ class RunFolder(EpochFigures, Checkpoint):
         self.folder, self.config, self.record = folder, dict(config), record
         self.best_path = folder / BEST
         self.overwrite, self.every_n_steps, self.select = overwrite, every_n_steps, select
+        self.every_epoch = every_epoch
         self._step = 0
+        self._unsaved = False
         self._cut = self._stopping = False  # within an epoch; at the end of the step
         self._requeue = Requeue()
         self.history: dict[str, list[Any]] = {}
@@ -190,15 +194,20 @@ class RunFolder(EpochFigures, Checkpoint):
             self.history.setdefault(key, []).append(self._latest.get(name))
         if (stage := stage_name(trainer)) is not None:
             self.history.setdefault("stage", []).append(stage)
-        # the best one first: a crash between the two is then made good by running the epoch again
-        trainer.save_checkpoint(self.folder / (BEST if best else LAST))
+        ends = trainer.should_stop or epoch_is_last(trainer)
+        self._unsaved = not (self.every_epoch or ends or (best and self.select == "best"))
+        if not self._unsaved:
+            self._save(trainer, best)
         if trainer.is_global_zero:
-            if best:
-                same_file(self.best_path, self.folder / LAST)
             write_json(self.folder / HISTORY, self.history)
             remove_foreign_states(self.folder)
             pl_module.print(self._line(trainer, best))
         self._requeue.now()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the last epoch's checkpoint, if somebody ended the run after its end."""
+        if self._unsaved and not self._cut:
+            self._save(trainer, self.select == "last")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the guide's keys; tensors are shared with Lightning's own entries and stored once."""
@@ -221,7 +230,8 @@ class RunFolder(EpochFigures, Checkpoint):
         One that was ``cut_off`` has no final model, and its history says so.
         """
         if not self.best_path.is_file():
-            say(f"warning: the run ended before any epoch was validated: {BEST} is the last epoch's")
+            kept = "validated" if self.every_epoch else "kept"
+            say(f"warning: the run ended before any epoch was {kept}: {BEST} is the last epoch's")
             same_file(self.folder / LAST, self.best_path)
         if not cut_off:
             same_file(self.folder / LAST, self.folder / FINAL)
@@ -229,6 +239,13 @@ class RunFolder(EpochFigures, Checkpoint):
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
+
+    def _save(self, trainer: Trainer, best: bool) -> None:
+        # the best one first: a crash between the two is then made good by running the epoch again
+        trainer.save_checkpoint(self.folder / (BEST if best else LAST))
+        if best and trainer.is_global_zero:
+            same_file(self.best_path, self.folder / LAST)
+        self._unsaved = False
 
     def _refuse_early_validation(self, trainer: Trainer) -> None:
         batches, every = trainer.num_training_batches, trainer.val_check_batch
@@ -264,6 +281,11 @@ class RunFolder(EpochFigures, Checkpoint):
         stage = self.history["stage"][-1] + "  " if "stage" in self.history else ""
         mark = "  (best so far)" if best and self.select == "best" else ""
         return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {stage}{'  '.join(shown)}{mark}"
+
+
+def epoch_is_last(trainer: Trainer) -> bool:
+    """Return whether the plan ends with the epoch that has just been trained."""
+    return trainer.current_epoch + 1 >= (trainer.max_epochs or 0) or 0 <= trainer.max_steps <= trainer.global_step
 
 
 def holds_run(folder: Path) -> bool:
