@@ -161,10 +161,12 @@ def fit_logistic(columns: Array, targets: Array, offset: Array | float = 0.0) ->
         curvature = (scaled * (chances * (1 - chances))[:, None]).T @ scaled
         step = np.linalg.solve(curvature + 1e-12 * np.eye(len(weights)), gradient)
         size, before = 1.0, loss(weights)
-        while size > 1e-10 and loss(weights - size * step) > before:
+        # the loss is known to some digits only: near its minimum it cannot tell whether a step is one too many
+        near = float(gradient @ step) < 1e-13 * (1 + before)
+        while not near and size > 1e-10 and loss(weights - size * step) > before:
             size /= 2
         weights = weights - size * step
-        if np.abs(step).max() < 1e-10 or size <= 1e-10:
+        if near or size <= 1e-10:
             break
     found: Array = weights / scale
     return found
