@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +24,9 @@ from shell import suggested
 
 from butppg_lightning.cli import main
 from butppg_lightning.cli.sweep import read_sweep, storage, study, worker
+from butppg_lightning.cli.sweep.jobs import at_once
+from butppg_lightning.models.calibration import stored_calibration
+from butppg_lightning.models.checkpoints import read_checkpoint
 
 LR = {"low": 1e-5, "high": 0.1, "log": True}
 SHORT = {"trainer.max_epochs": 2, "stages.head_only_epochs": 1, "stages.unfreeze_last_n": 1}
@@ -42,8 +46,8 @@ def write(folder: Path, data: Path, **content) -> Path:
     return path
 
 
-def sweep(config: Path, output: Path, *words: str) -> int:
-    return main(["sweep", "--config", str(config), "--output-dir", str(output), *words])
+def sweep(config: Path, output: Path, *words: str, jobs: int = 1) -> int:
+    return main(["sweep", "--config", str(config), "--output-dir", str(output), "--jobs", str(jobs), *words])
 
 
 def table(output: Path) -> list[dict[str, str]]:
@@ -57,12 +61,16 @@ class Pretended:
     outcomes: ClassVar[list] = []
     words: ClassVar[list] = []
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, words: list[str], threads: int) -> None:
         number = int(folder.name)
         story = self.outcomes[number] if number < len(self.outcomes) else [0.5, 0.6]
         self.folder, self._said = folder, ""
-        folder.mkdir(parents=True)
         Pretended.words.append(words)
+        self._looked = 0
+        if "--resume=auto" in words:  # of the best, to calibrate it
+            self._history = []
+            return
+        folder.mkdir(parents=True)
         if isinstance(story, str):
             self._said, story = story, []
         self._history = story
@@ -70,7 +78,6 @@ class Pretended:
         torch.save({"metrics": {"auroc": max(figures, default=None)}}, folder / "best_model.pt")
         config = {"output_dir": str(folder), "test": False, "cache": {"folder": None}, "data": {"root": "d"}}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        self._looked = 0
 
     def wait(self, seconds: float) -> bool:
         self._looked += 1
@@ -96,10 +103,19 @@ def pretended(monkeypatch) -> type[Pretended]:
 
 
 @pytest.fixture(scope="module")
-def real(data_folder: Path, tmp_path_factory) -> Path:
+def splits(tmp_path_factory) -> Path:
+    """Splits with enough validation windows to calibrate on."""
+    folder = tmp_path_factory.mktemp("splits")
+    for seed, (split, count) in enumerate({"train": 48, "val": 60, "test": 15}.items()):
+        make_windows(count, seed, subjects=split).save(folder / f"{split}.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(splits: Path, tmp_path_factory) -> Path:
     """The folder of a sweep of two real trials."""
     folder = tmp_path_factory.mktemp("sweep")
-    config = write(folder, data_folder, trials=2, parameters={"model.lr": LR, "model.head": ["linear", "mlp"]})
+    config = write(folder, splits, trials=2, parameters={"model.lr": LR, "model.head": ["linear", "mlp"]})
     assert sweep(config, folder / "out") == 0
     return folder / "out"
 
@@ -147,23 +163,83 @@ def test_fit_takes_the_best_config_and_does_the_same(real: Path, tmp_path: Path)
     assert (tmp_path / "run" / "test_metrics.json").exists()
 
 
-def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(data_folder: Path, tmp_path: Path, capsys) -> None:
-    config = write(tmp_path, data_folder, trials=1, fixed={"trainer.max_epochs": 500})
-    output = tmp_path / "out"
+def test_the_best_alone_is_calibrated(real: Path) -> None:
+    best = int(max(table(real), key=lambda row: float(row["val_auroc"]))["trial"])
+    logs = [(real / "trials" / f"000{number}" / "log.txt").read_text() for number in (best, 1 - best)]
+    assert "Calibrated" in logs[0]
+    assert "Calibrated" not in logs[1]
+    model = real / "trials" / f"000{best}" / "best_model.pt"
+    assert stored_calibration(read_checkpoint(model), model).source.startswith("val.npz")
+
+
+def test_trials_at_once_are_those_of_one_after_the_other(real: Path, splits: Path, tmp_path: Path, capsys) -> None:
+    parameters = {"model.lr": LR, "model.head": ["linear", "mlp"]}
+    assert sweep(write(tmp_path, splits, trials=4, parameters=parameters), tmp_path / "out", jobs=3) == 0
+    rows = sorted(table(tmp_path / "out"), key=lambda row: int(row["trial"]))
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    for row, alone in zip(rows, table(real), strict=False):  # drawn at random, by place
+        assert row["model.lr"] == alone["model.lr"]
+        assert float(row["val_auroc"]) == pytest.approx(float(alone["val_auroc"]), abs=1e-3)
+    begun = [datetime.fromisoformat(row["begun"]).timestamp() for row in rows]
+    assert max(begun[1:]) - begun[0] >= float(rows[0]["seconds"]) - 1.5, "the first one stored the features alone"
+    assert "taken from an earlier run" in (tmp_path / "out" / "trials" / "0003" / "log.txt").read_text()
+    best = max(rows, key=lambda row: float(row["val_auroc"]))["trial"]
+    assert [path.parent.name for path in (tmp_path / "out").rglob("best_model.pt")] == [f"{int(best):04d}"]
+    said = capsys.readouterr().out
+    assert said.count("(best so far)") >= 1
+    assert "uncalibrated" not in said
+
+
+def test_where_one_of_several_fails_for_good_all_end(pretended, data_folder: Path, tmp_path: Path, capsys) -> None:
+    pretended.outcomes = [[0.6], *["out of memory"] * 50]
+    assert sweep(write(tmp_path, data_folder, trials=50), tmp_path / "out", jobs=3) == 2
+    assert "3 trials failed one after the other" in capsys.readouterr().err
+    opened = optuna.load_study(study_name="search", storage=study._storage(None, tmp_path / "out"))
+    assert len(opened.trials) < 20
+    assert not [trial for trial in opened.trials if trial.state == optuna.trial.TrialState.RUNNING]
+
+
+@pytest.mark.parametrize(
+    ("options", "jobs"),
+    [({}, 4), ({"trainer.accelerator": "cpu"}, 4), ({"trainer.devices": 2}, 1), ({"trainer.num_nodes": 2}, 1)],
+)
+def test_by_default_a_cpu_has_a_trial_a_thread(options: dict, jobs: int, monkeypatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    shared = {"trainer.accelerator": "auto", "trainer.devices": "auto", "trainer.num_nodes": 1, **options}
+    assert at_once(shared) == jobs
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert at_once(shared) == (jobs if shared["trainer.accelerator"] == "cpu" else 1)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(
+    jobs: int, data_folder: Path, tmp_path: Path, capsys
+) -> None:
+    config, output = write(tmp_path, data_folder), tmp_path / "out"
+    content = yaml.safe_load(config.read_text())
+    # the first trial ends, before others begin
+    content |= {"parameters": {"trainer.max_epochs": [2, 500, 501]}, "sampler": "grid"}
+    del content["fixed"]["trainer.max_epochs"]
+    config.write_text(yaml.safe_dump(content))
+    running = [output / f"trials/000{number}/training_history.json" for number in range(1, 1 + jobs)]
 
     def interrupt() -> None:
         deadline = time.monotonic() + 60
-        while not (output / "trials/0000/training_history.json").exists() and time.monotonic() < deadline:
+        while not all(path.exists() for path in running) and time.monotonic() < deadline:
             time.sleep(0.05)
-        if (output / "trials/0000/training_history.json").exists():  # else another test would be interrupted
+        if all(path.exists() for path in running):  # else another test would be interrupted
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where the suite is a job in the background
     threading.Thread(target=interrupt).start()
-    assert sweep(config, output) == 130
+    assert sweep(config, output, jobs=jobs) == 130
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said == "butppg: interrupted after 0 of 1 trials; the same command continues the sweep"
-    assert "stopped by SIGTERM" in (output / "trials/0000/log.txt").read_text(), "the run ended in order"
+    assert said == "butppg: interrupted after 1 of 3 trials; the same command continues the sweep"
+    for path in running:
+        assert "stopped by SIGTERM" in (path.parent / "log.txt").read_text(), "the run ended in order"
+    opened = optuna.load_study(study_name="search", storage=study._storage(None, output))
+    waiting = [trial for trial in opened.trials if trial.state == optuna.trial.TrialState.WAITING]
+    assert len(waiting) == jobs, "they are in line again"
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
@@ -266,7 +342,7 @@ def test_a_grid_is_gone_through_once(pretended, data_folder: Path, tmp_path: Pat
         assert sweep(config, tmp_path / "out", "--trials", trials) == 0
     drawn = {(row["model.augment"], row["seed_everything"]) for row in table(tmp_path / "out")}
     assert len(drawn) == len(table(tmp_path / "out")) == 6
-    assert '--model.augment={"shift": 0.1, "noise": 0.2}' in pretended.words[-1]
+    assert any('--model.augment={"shift": 0.1, "noise": 0.2}' in words for words in pretended.words)
 
 
 def test_a_continued_sweep_draws_what_an_uninterrupted_one_would(pretended, data_folder: Path, tmp_path: Path) -> None:
@@ -375,7 +451,7 @@ def test_of_two_workers_at_the_last_place_one_stands_back(pretended, data_folder
     opened = optuna.load_study(
         study_name="search", storage=study._storage(None, tmp_path / "out"), sampler=study.PlacedSampler(plan)
     )
-    worker.Worker(plan, opened, []).run_one()  # it saw the study before the other one's trial began
+    worker.Worker(plan, opened, [], [], 1).run_one()  # it saw the study before the other one's trial began
     assert opened.trials[1].user_attrs == {"surplus": True}
     assert sweep(config, tmp_path / "out", "--trials", "2") == 0
     assert [row["trial"] for row in table(tmp_path / "out")] == ["0", "2"]

@@ -25,9 +25,10 @@ def run(arguments: list[str]) -> None:
     from butppg_lightning.cli.sweep.process import prepare
 
     prepare()  # beside the imports to come, which take as long
+    from butppg_lightning.cli.sweep.jobs import run_trials
     from butppg_lightning.cli.sweep.storage import storage_reported
     from butppg_lightning.cli.sweep.study import CACHE, finish, make_method, open_study, remove_outcome
-    from butppg_lightning.cli.sweep.worker import Worker, check_trials
+    from butppg_lightning.cli.sweep.worker import check_trials
     from butppg_lightning.data.features import remove_features
 
     make_method(plan, "sampler"), make_method(plan, "pruning")
@@ -43,7 +44,7 @@ def run(arguments: list[str]) -> None:
         if plan.overwrite:
             remove_outcome(plan.folder)
         if plan.trials:
-            Worker(plan, study, fit_arguments).run()
+            run_trials(plan, study, fit_arguments, shared)
             if own_cache:
                 remove_features(plan.folder / CACHE)
         finish(plan, study)

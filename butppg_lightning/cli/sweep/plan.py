@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse.typing import NonNegativeInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 
 from butppg_lightning.errors import UserError
 
@@ -25,8 +25,8 @@ METRICS: dict[str, Literal["maximize", "minimize"]] = {
 _RANGE = {"low", "high", "log", "step"}
 _OWN = ("output_dir", "resume", "overwrite", "ckpt_path", "test", "config")
 _MACHINE = (
-    "output_dir", "test", "cache", "data.num_workers", "trainer.accelerator", "trainer.devices", "trainer.strategy",
-    "trainer.num_nodes", "trainer.logger",
+    "output_dir", "test", "save_every_epoch", "cache", "data.num_workers", "trainer.accelerator", "trainer.devices",
+    "trainer.strategy", "trainer.num_nodes", "trainer.logger",
 )  # fmt: skip
 
 
@@ -45,6 +45,8 @@ class Plan:
         metric: Validation metric that trials are compared by, at a trial's best epoch.
         direction: maximize or minimize; null for what suits the metric (the other is refused).
         trials: Trials of all workers together, without those lost with their worker; 0 shows what there is.
+        jobs: Trials at once after the first, each with its share of the threads; null for one a thread on a CPU, 4 at
+            most, and one on other devices. What tpe draws then depends on which trial ends first: 1 repeats a sweep.
         sampler: tpe, random or grid; or {method: tpe, ...} with options of Optuna's sampler.
         pruning: none, median or hyperband; or {method: median, ...} with options of Optuna's pruner.
         seed: Seed of the sampler.
@@ -65,6 +67,7 @@ class Plan:
     metric: str = "val_auroc"
     direction: Literal["maximize", "minimize"] | None = None
     trials: NonNegativeInt = 20
+    jobs: PositiveInt | None = None
     sampler: str | dict[str, Any] = "tpe"
     pruning: str | dict[str, Any] | bool | None = None
     seed: NonNegativeInt = 0

@@ -6,6 +6,7 @@ nothing else, and watched through the history that a run writes after every epoc
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PATIENCE = 30.0  # seconds that a run has to end in order
+_LOCK = threading.Lock()  # a process that starts looks, in multiprocessing, after those of other threads
 _JOB = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
@@ -30,6 +32,8 @@ def prepare() -> None:
     """Begin to import the libraries in the process that trials are forked from."""
     for name in _JOB:  # each process of a job is a worker by itself, not a rank of one run
         os.environ.pop(name, None)
+    # threads that spin while they wait for one another keep those of other workers' trials from the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     multiprocessing.get_context("forkserver").set_forkserver_preload(["butppg_lightning.cli.finetune"])
     resource_tracker.ensure_running()  # of its own accord it would unblock the signal
     # Ctrl-C is the worker's affair: it ends its trial in order
@@ -39,29 +43,37 @@ def prepare() -> None:
 
 
 class TrialProcess:
-    """A running `butppg fit` with its arguments, in a trial's folder."""
+    """A running `butppg fit` with its arguments and threads, in a trial's folder, to whose log it adds."""
 
-    def __init__(self, folder: Path, arguments: list[str]) -> None:
-        prepare()
+    def __init__(self, folder: Path, arguments: list[str], threads: int) -> None:
         self.folder = make_folder(folder)
         self.log = folder / "log.txt"
-        self.log.write_bytes(b"")
-        self._process = multiprocessing.get_context("forkserver").Process(target=_fit, args=(self.log, arguments))
-        self._process.start()
+        self.log.touch()
+        with _LOCK:
+            prepare()
+            context = multiprocessing.get_context("forkserver")
+            self._process = context.Process(target=_fit, args=(self.log, arguments, threads))
+            self._process.start()
 
     def wait(self, seconds: float) -> bool:
         """Wait for its end for so long; return whether it has come."""
-        self._process.join(seconds)
-        return self._process.exitcode is not None
+        wait([self._process.sentinel], seconds)
+        with _LOCK:
+            return self._process.exitcode is not None
 
     def stop(self) -> None:
         """End it and all its processes: in order if it can, else at once."""
         if not self.wait(0):
             self._signal(signal.SIGTERM)
             self.wait(_PATIENCE)
-        self._signal(signal.SIGKILL)  # also what a killed run left behind
-        self._process.kill()
-        self._process.join()
+        self.kill()
+        self.wait(_PATIENCE)
+
+    def kill(self) -> None:
+        """End it and all its processes at once, also what a killed run left behind."""
+        self._signal(signal.SIGKILL)
+        with _LOCK:
+            self._process.kill()
 
     def history(self, metric: str) -> list[float | None]:
         """Return a metric after each epoch so far; None where it is undefined."""
@@ -86,7 +98,7 @@ class TrialProcess:
             self._process.terminate()
 
 
-def _fit(log: Path, arguments: list[str]) -> None:
+def _fit(log: Path, arguments: list[str], threads: int) -> None:
     os.setsid()
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(handle, 1)
@@ -94,6 +106,10 @@ def _fit(log: Path, arguments: list[str]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     threading.Thread(target=_end_with_worker, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    gc.freeze()  # what was imported before the fork is never rubbish, and looking through it takes long
     # Lightning starts the other processes of a run on several devices with this one's command line
     import __main__
 

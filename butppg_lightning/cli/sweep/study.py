@@ -132,6 +132,12 @@ def open_study(plan: Plan, record: dict[str, Any]) -> optuna.Study:
     return study
 
 
+def rejoin(plan: Plan, study: optuna.Study) -> optuna.Study:
+    """Return another view of an open study, for a worker in another thread: its sampler is at one trial at a time."""
+    name, pruner = study.study_name, make_method(plan, "pruning")
+    return optuna.load_study(study_name=name, storage=study._storage, sampler=PlacedSampler(plan), pruner=pruner)
+
+
 def trial_folder(folder: Path, number: int) -> Path:
     """Return the folder of a trial."""
     return folder / "trials" / f"{number:04d}"
@@ -173,7 +179,7 @@ def finish(plan: Plan, study: optuna.Study) -> None:
         return
     _print_best(plan, sorted(complete, key=lambda row: row[plan.metric], reverse=study.direction.name == "MAXIMIZE"))
     draw(plan, study, len(complete))
-    _write_best(plan, study.best_trial)
+    _write_best(plan, study)
 
 
 def remove_outcome(folder: Path) -> None:
@@ -254,13 +260,16 @@ def _print_best(plan: Plan, ranked: list[dict[str, Any]]) -> None:
     print_table(title, table[0], table[1:])
 
 
-def _write_best(plan: Plan, trial: FrozenTrial) -> None:
-    folder, own = plan.folder, trial_folder(plan.folder, trial.number)
+def _write_best(plan: Plan, study: optuna.Study) -> None:
+    folder, trial = plan.folder, study.best_trial
+    own = trial_folder(folder, trial.number)
     try:
         config = yaml.safe_load((own / SETTINGS).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{own / SETTINGS} of the best trial cannot be read: {error.strerror}") from error
-    config.pop("test", None)
+    for key in ("test", "save_every_epoch"):
+        config.pop(key, None)
+    config["calibrate"] = study.user_attrs["record"].get("calibrate", True)
     config["output_dir"] = str(folder / "best")
     if config["cache"]["folder"] == str(folder / CACHE):
         config["cache"]["folder"] = None

@@ -1,11 +1,8 @@
-"""A worker: checks what trials are given, then runs them until the sweep is complete; any number share one study."""
+"""A worker: runs trials until the sweep is complete; any number share one study. And what it checks before."""
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,13 +17,12 @@ from butppg_lightning.cli.sweep.study import give_up_lost, is_fresh, place_of, p
 from butppg_lightning.cli.training import TrainingCLI
 from butppg_lightning.cli.training_parser import check_values
 from butppg_lightning.errors import StoppedError, UserError
+from butppg_lightning.models.calibration import stored_calibration
 from butppg_lightning.models.checkpoints import read_checkpoint
 from butppg_lightning.training.interruptions import LAST
 from butppg_lightning.training.run_folder import BEST, FINAL, FINETUNING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import optuna
     from lightning.pytorch.cli import LightningArgumentParser
     from optuna.trial import FrozenTrial
@@ -34,7 +30,7 @@ if TYPE_CHECKING:
     from butppg_lightning.cli.sweep.plan import Plan
 
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-_LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do
+LOOK, _WAIT = 0.2, 1.0  # seconds between two looks at a running trial; at what other workers do
 _MOST_FAILURES = 3
 
 
@@ -63,34 +59,56 @@ def check_trials(plan: Plan, arguments: list[str]) -> dict[str, Any]:
 
 
 class Worker:
-    """Runs the trials of a sweep; ``arguments`` is what every trial's `butppg fit` starts with."""
+    """Runs the trials of a sweep, one after the other.
 
-    def __init__(self, plan: Plan, study: optuna.Study, arguments: list[str]) -> None:
-        self.plan = plan
-        self.study = study
-        self.arguments = arguments
-        self.folder = plan.folder
-        self._signals: list[int] = []
+    Args:
+        plan: The sweep.
+        study: Its study.
+        arguments: What every trial's `butppg fit` starts with.
+        signals: Those that have come; any ends the worker, whose trial is put in line again.
+        threads: Threads of a trial.
+        calibrates: Whether each trial calibrates its model.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        study: optuna.Study,
+        arguments: list[str],
+        signals: list[int],
+        threads: int,
+        calibrates: bool = True,
+    ) -> None:
+        self.plan, self.study, self.folder = plan, study, plan.folder
+        self.threads = self._share = threads
+        self.arguments = [*arguments, "--test=false", "--save_every_epoch=false"]
+        self.arguments += [] if calibrates else ["--calibrate=false"]
+        self.is_warm = self.is_late = False
+        """Whether its first trial has ended, or none was left; whether the last trial was another worker's."""
+        self._signals = signals
+        self._process: TrialProcess | None = None
         self._failures = 0
         self._given_up = False
 
     def run(self) -> None:
         """Run trials until as many as planned are complete, those of other workers included."""
         reported: list[int] = []
-        with _noted_signals() as self._signals:
-            while not self._signals:
-                give_up_lost(self.study, self.folder)
-                running = self._numbers(TrialState.RUNNING)
-                if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
-                    self.run_one()
-                    continue
-                if not running:
-                    return
-                if running != reported:
-                    _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
-                reported = running
-                time.sleep(_WAIT)
-            self._stop()
+        while not self._signals:
+            give_up_lost(self.study, self.folder)
+            running = self._numbers(TrialState.RUNNING)
+            if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
+                self.is_late = False
+                self.run_one()
+                self.threads, self.is_warm = self._share, True
+                continue
+            self.is_warm = True
+            if not running:
+                return
+            if running != reported:
+                _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
+            reported, self.is_late = running, True
+            time.sleep(_WAIT)
+        self._stop()
 
     def run_one(self) -> None:
         """Run the next trial."""
@@ -111,8 +129,9 @@ class Worker:
         folder = trial_folder(self.folder, trial.number)
         options = {key: _suggest(trial, key, one) for key, one in self.plan.search.items()}
         _print(f"trial {trial.number}: " + ", ".join(f"{key} {shown(value)}" for key, value in options.items()))
-        options |= {"output_dir": str(folder), "test": False, "overwrite": True}
-        process = TrialProcess(folder, [*self.arguments, *(option(key, value) for key, value in options.items())])
+        options |= {"output_dir": str(folder), "overwrite": True}
+        arguments = [*self.arguments, *(option(key, value) for key, value in options.items())]
+        process = self._process = TrialProcess(folder, arguments, self.threads)
         try:
             return self._follow(trial, process)
         except (TrialPruned, _FailedError):
@@ -128,9 +147,9 @@ class Worker:
 
     def _follow(self, trial: optuna.Trial, process: TrialProcess) -> float:
         """Report epoch by epoch; return the metric of the model that the run chose as its best."""
-        metric, reported, ended = self.plan.metric, 0, False
+        metric, reported, ended, failure = self.plan.metric, 0, False, ""
         while not ended:
-            ended = process.wait(_LOOK)  # then look once more: it may have gone on since the last look
+            ended = process.wait(LOOK)  # then look once more: it may have gone on since the last look
             history = process.history(metric)
             for epoch, value in enumerate(history[reported:], reported):
                 if value is None:
@@ -140,10 +159,11 @@ class Worker:
                     trial.set_user_attr("epochs", epoch + 1)
                     raise TrialPruned
             reported = len(history)
-            if self._signals and not ended:
+            failure = process.failure() if ended else ""
+            if self._signals and (failure or not ended):
                 self._stop()
         trial.set_user_attr("epochs", reported)
-        failure, best = process.failure(), None
+        best = None
         if not failure:
             names = {name: key for key, name in FINETUNING.metrics.items()}
             best = read_checkpoint(process.folder / BEST)["metrics"][names[metric]]
@@ -151,6 +171,31 @@ class Worker:
             trial.set_user_attr("error", failure or f"{metric} is undefined at the best epoch")
             raise _FailedError
         return float(best)
+
+    def calibrate_best(self) -> None:
+        """Calibrate the best trial's model, if it is not: its run, which is complete, does what comes after that."""
+        if not self._numbers(TrialState.COMPLETE):
+            return
+        trial = self.study.best_trial
+        folder = trial_folder(self.folder, trial.number)
+        if stored_calibration(read_checkpoint(folder / BEST), folder / BEST).fitted:
+            return
+        options = {**trial.params, "output_dir": str(folder), "resume": "auto", "calibrate": True}
+        arguments = [*self.arguments, *(option(key, value) for key, value in options.items())]
+        process = self._process = TrialProcess(folder, arguments, self.threads)
+        try:
+            while not process.wait(LOOK):
+                if self._signals:
+                    self._stop()
+            if failure := process.failure():
+                _print(f"trial {trial.number}, the best, is left uncalibrated: {failure}")
+        finally:
+            process.stop()
+
+    def kill(self) -> None:
+        """End a running trial at once."""
+        if self._process is not None:
+            self._process.kill()
 
     def _after(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Report a trial that ended, and discard the weights that are not the best."""
@@ -175,8 +220,9 @@ class Worker:
             self._discard_weights()
 
     def _discard_weights(self) -> None:
+        ended = self._numbers(*_DONE, TrialState.FAIL)  # first: a better one may end in between
         best = self.study.best_trial.number if self._numbers(TrialState.COMPLETE) else None
-        for number in self._numbers(*_DONE, TrialState.FAIL):
+        for number in ended:
             for name in (BEST, FINAL, LAST) if number != best else ():
                 for path in trial_folder(self.folder, number).glob(f"*{name}*"):  # halves of a killed run too
                     path.unlink(missing_ok=True)
@@ -214,26 +260,6 @@ class _Unbuilt(TrainingCLI):
     instantiate_classes = instantiate_trainer = before_instantiate_classes
 
 
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Note Ctrl-C and SIGTERM, so that a trial ends in order; asked twice, it ends at once."""
-    noted: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-    # a job in the background ignores Ctrl-C
-    before = {one: signal.signal(one, note) for one in numbers if signal.getsignal(one) is not signal.SIG_IGN}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _suggest(trial: optuna.Trial, key: str, one: Any) -> Any:
     if hasattr(one, "choices"):
         return trial.suggest_categorical(key, one.choices)
@@ -250,4 +276,4 @@ def _flat(content: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)  # a sweep overnight is followed in a log file
+    print(f"{line}\n", end="", flush=True)  # whole lines, of several workers; a sweep overnight is followed in a log
