@@ -119,9 +119,7 @@ def run() -> NoReturn:
     code = main()
     if sys.getprofile() is not None or sys.gettrace() is not None:
         sys.exit(code)
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()  # type: ignore[attr-defined]  # what Python does first: it waits for threads that go on
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -128,6 +128,11 @@ class WindowModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Fit what is fitted on inputs to the training windows (a resumed run then restores what is stored)."""
         self.configure_model()
+        # DDP sends all buffers at every step: those that no checkpoint holds are tables (filters, positions), the same
+        # in all processes, and several times as large as the gradients
+        stored = self.state_dict().keys()
+        tables = [name for name, _ in self.named_buffers() if name not in stored]
+        self._ddp_params_and_buffers_to_ignore = tables
         train = getattr(getattr(self.trainer, "datamodule", None), "train", None)
         if stage == "fit" and train is not None:
             self.fit_inputs(train.sample(_FIT_WINDOWS))

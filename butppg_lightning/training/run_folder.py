@@ -194,7 +194,7 @@ class RunFolder(EpochFigures, Checkpoint):
             self.history.setdefault(key, []).append(self._latest.get(name))
         if (stage := stage_name(trainer)) is not None:
             self.history.setdefault("stage", []).append(stage)
-        ends = trainer.should_stop or epoch_is_last(trainer)
+        ends = trainer.should_stop or _plan_ends(trainer)
         self._unsaved = not (self.every_epoch or ends or (best and self.select == "best"))
         if not self._unsaved:
             self._save(trainer, best)
@@ -283,11 +283,6 @@ class RunFolder(EpochFigures, Checkpoint):
         return f"Epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {stage}{'  '.join(shown)}{mark}"
 
 
-def epoch_is_last(trainer: Trainer) -> bool:
-    """Return whether the plan ends with the epoch that has just been trained."""
-    return trainer.current_epoch + 1 >= (trainer.max_epochs or 0) or 0 <= trainer.max_steps <= trainer.global_step
-
-
 def holds_run(folder: Path) -> bool:
     """Return whether ``folder`` holds any file of a run."""
     return any((folder / name).exists() for name in RUN_FILES) or newest_state(folder) is not None
@@ -306,3 +301,8 @@ def same_file(source: Path, target: Path) -> None:
                 reason = f"{error.strerror}; free space or choose another folder"
                 raise UserError(f"cannot write {target}: {reason}") from error
         temporary.replace(target)
+
+
+def _plan_ends(trainer: Trainer) -> bool:
+    """Return whether the plan ends with the epoch that has just been trained."""
+    return trainer.current_epoch + 1 >= (trainer.max_epochs or 0) or 0 <= trainer.max_steps <= trainer.global_step

@@ -10,9 +10,12 @@ from exactness import command, environment
 
 SCRIPT = """
 import atexit, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 sys.argv = ["butppg", *sys.argv[1:]]
 atexit.register(lambda: open("registered", "w").write("done"))
 threading.Thread(target=lambda: (time.sleep(0.5), open("thread", "w").write("done"))).start()
+idle = ThreadPoolExecutor(1)
+idle.submit(print, end="")
 from butppg_lightning.cli import run
 run()
 """
