@@ -55,6 +55,11 @@ def test_gradients_are_the_mean_over_ranks_right_after_each_boundary(two: Path) 
         assert max(report["gaps"].values()) < 1e-4
 
 
+def test_tables_are_not_sent_at_every_step(two: Path) -> None:
+    for report in reports(two):
+        assert 0 < report["sent"] < 1000, "what was fitted, not the filters' matrices of 6 MB each"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoder", EVERY_ENCODER[1:])
 def test_both_hold_for_every_encoder(encoder: dict, data_folder: Path, tmp_path: Path) -> None:
