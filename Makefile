@@ -48,7 +48,7 @@ demo: setup ## The method on synthetic people, in under three minutes: pretrain 
 	@echo "         $(DEMO)/but_ppg_finetuned/best_model.pt (the classifier; README.md says what to do with it)."
 	@echo "These people are synthetic: the figures show that the method works, not how well it does on yours."
 
-test: setup ## Run the fast tests (about nine minutes on 2 cores)
+test: setup ## Run the fast tests (nine to thirteen minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-all: setup ## Run all tests, the slow ones too

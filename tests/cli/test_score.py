@@ -247,7 +247,8 @@ def test_a_run_that_is_stopped_leaves_no_folder_behind(
     """Stopped in the middle of the prediction."""
     words = ["score", "--checkpoint", str(checkpoint), "--input", str(recording), "--output-dir"]
     script = (
-        "import os, butppg_lightning.models.checkpoints\n"
+        "import os, signal, butppg_lightning.models.checkpoints\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a suite in the background ignores
         "from butppg_lightning.cli import main\n"
         "from butppg_lightning.sources.recordings.windowing import Windows\n"
         f"Windows.__iter__ = lambda self: iter([os.kill(os.getpid(), {int(number)})])\n"
