@@ -106,7 +106,6 @@ class RunFolder(EpochFigures, Checkpoint):
         self.overwrite, self.every_n_steps, self.select = overwrite, every_n_steps, select
         self.every_epoch = every_epoch
         self._step = 0
-        self._unsaved = False
         self._cut = self._stopping = False  # within an epoch; at the end of the step
         self._requeue = Requeue()
         self.history: dict[str, list[Any]] = {}
@@ -194,20 +193,16 @@ class RunFolder(EpochFigures, Checkpoint):
             self.history.setdefault(key, []).append(self._latest.get(name))
         if (stage := stage_name(trainer)) is not None:
             self.history.setdefault("stage", []).append(stage)
-        ends = trainer.should_stop or _plan_ends(trainer)
-        self._unsaved = not (self.every_epoch or ends or (best and self.select == "best"))
-        if not self._unsaved:
-            self._save(trainer, best)
+        saves = self.every_epoch or _is_last_epoch(trainer) or (best and self.select == "best")
+        if saves:  # the best one first: a crash between the two is then made good by running the epoch again
+            trainer.save_checkpoint(self.folder / (BEST if best else LAST))
         if trainer.is_global_zero:
+            if saves and best:
+                same_file(self.best_path, self.folder / LAST)
             write_json(self.folder / HISTORY, self.history)
             remove_foreign_states(self.folder)
             pl_module.print(self._line(trainer, best))
         self._requeue.now()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the last epoch's checkpoint, if somebody ended the run after its end."""
-        if self._unsaved and not self._cut:
-            self._save(trainer, self.select == "last")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the guide's keys; tensors are shared with Lightning's own entries and stored once."""
@@ -239,13 +234,6 @@ class RunFolder(EpochFigures, Checkpoint):
         settings = {key: value for key, value in self.config.items() if key not in ("versions", DATA_FILES)}
         with atomic_write(self.folder / SETTINGS) as file:
             yaml.safe_dump(settings, file, sort_keys=False, allow_unicode=True, encoding="utf-8")
-
-    def _save(self, trainer: Trainer, best: bool) -> None:
-        # the best one first: a crash between the two is then made good by running the epoch again
-        trainer.save_checkpoint(self.folder / (BEST if best else LAST))
-        if best and trainer.is_global_zero:
-            same_file(self.best_path, self.folder / LAST)
-        self._unsaved = False
 
     def _refuse_early_validation(self, trainer: Trainer) -> None:
         batches, every = trainer.num_training_batches, trainer.val_check_batch
@@ -303,6 +291,7 @@ def same_file(source: Path, target: Path) -> None:
         temporary.replace(target)
 
 
-def _plan_ends(trainer: Trainer) -> bool:
-    """Return whether the plan ends with the epoch that has just been trained."""
-    return trainer.current_epoch + 1 >= (trainer.max_epochs or 0) or 0 <= trainer.max_steps <= trainer.global_step
+def _is_last_epoch(trainer: Trainer) -> bool:
+    """Return whether the run ends with the epoch that has just been trained; all other callbacks have had their say."""
+    planned = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+    return planned or trainer.should_stop or 0 <= trainer.max_steps <= trainer.global_step

@@ -65,12 +65,12 @@ class Pretended:
         number = int(folder.name)
         story = self.outcomes[number] if number < len(self.outcomes) else [0.5, 0.6]
         self.folder, self._said = folder, ""
-        Pretended.words.append(words)
         self._looked = 0
-        if "--resume=auto" in words:  # of the best, to calibrate it
+        if "--resume=auto" in words:  # no trial: the best is calibrated
             self._history = []
             return
         folder.mkdir(parents=True)
+        Pretended.words.append(words)
         if isinstance(story, str):
             self._said, story = story, []
         self._history = story
@@ -211,17 +211,9 @@ def test_by_default_a_cpu_has_a_trial_a_thread(options: dict, jobs: int, monkeyp
     assert at_once(shared) == (jobs if shared["trainer.accelerator"] == "cpu" else 1)
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(
-    jobs: int, data_folder: Path, tmp_path: Path, capsys
-) -> None:
-    config, output = write(tmp_path, data_folder), tmp_path / "out"
-    content = yaml.safe_load(config.read_text())
-    # the first trial ends, before others begin
-    content |= {"parameters": {"trainer.max_epochs": [2, 500, 501]}, "sampler": "grid"}
-    del content["fixed"]["trainer.max_epochs"]
-    config.write_text(yaml.safe_dump(content))
-    running = [output / f"trials/000{number}/training_history.json" for number in range(1, 1 + jobs)]
+def interrupted(config: Path, output: Path, numbers: list[int], jobs: int = 1) -> int:
+    """Run a sweep, and press Ctrl-C when trials of these numbers have trained an epoch."""
+    running = [output / f"trials/000{number}/training_history.json" for number in numbers]
 
     def interrupt() -> None:
         deadline = time.monotonic() + 60
@@ -232,15 +224,32 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where the suite is a job in the background
     threading.Thread(target=interrupt).start()
-    assert sweep(config, output, jobs=jobs) == 130
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said == "butppg: interrupted after 1 of 3 trials; the same command continues the sweep"
+    code = sweep(config, output, jobs=jobs)
     for path in running:
         assert "stopped by SIGTERM" in (path.parent / "log.txt").read_text(), "the run ended in order"
-    opened = optuna.load_study(study_name="search", storage=study._storage(None, output))
-    waiting = [trial for trial in opened.trials if trial.state == optuna.trial.TrialState.WAITING]
-    assert len(waiting) == jobs, "they are in line again"
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    return code
+
+
+def test_ctrl_c_ends_in_one_line_and_the_same_command_continues(data_folder: Path, tmp_path: Path, capsys) -> None:
+    config = write(tmp_path, data_folder, trials=1, fixed={"trainer.max_epochs": 500})
+    assert interrupted(config, tmp_path / "out", [0]) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "butppg: interrupted after 0 of 1 trials; the same command continues the sweep"
+
+
+def test_ctrl_c_puts_all_that_run_in_line_again(data_folder: Path, tmp_path: Path, capsys) -> None:
+    config, output = write(tmp_path, data_folder), tmp_path / "out"
+    content = yaml.safe_load(config.read_text())
+    # the first trial ends, before others begin
+    content |= {"parameters": {"trainer.max_epochs": [2, 500, 501]}, "sampler": "grid"}
+    del content["fixed"]["trainer.max_epochs"]
+    config.write_text(yaml.safe_dump(content))
+    assert interrupted(config, output, [1, 2], jobs=2) == 130
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said == "butppg: interrupted after 1 of 3 trials; the same command continues the sweep"
+    opened = optuna.load_study(study_name="search", storage=study._storage(None, output))
+    assert [trial.state for trial in opened.trials].count(optuna.trial.TrialState.WAITING) == 2
 
 
 @pytest.mark.slow
@@ -342,7 +351,7 @@ def test_a_grid_is_gone_through_once(pretended, data_folder: Path, tmp_path: Pat
         assert sweep(config, tmp_path / "out", "--trials", trials) == 0
     drawn = {(row["model.augment"], row["seed_everything"]) for row in table(tmp_path / "out")}
     assert len(drawn) == len(table(tmp_path / "out")) == 6
-    assert any('--model.augment={"shift": 0.1, "noise": 0.2}' in words for words in pretended.words)
+    assert '--model.augment={"shift": 0.1, "noise": 0.2}' in pretended.words[-1]
 
 
 def test_a_continued_sweep_draws_what_an_uninterrupted_one_would(pretended, data_folder: Path, tmp_path: Path) -> None:

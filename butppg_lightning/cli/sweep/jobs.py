@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,15 +32,14 @@ def run_trials(plan: Plan, study: optuna.Study, arguments: list[str], shared: di
         views = [study, *(rejoin(plan, study) for _ in range(jobs - 1))]
         share = max(1, threads // jobs)
         workers = [Worker(plan, view, arguments, signals, share, calibrates=not kept) for view in views]
-        workers[0].threads = threads  # until its first trial has ended
         try:
-            running = [pool.submit(workers[0].run)]
-            # the first trial stores the features that the others take up, on all threads; beside trials of one thread
-            # each its threads would wait for one another most of the time
-            while jobs > 1 and not running[0].done() and not workers[0].is_warm:
-                time.sleep(LOOK)
-            running += [pool.submit(worker.run) for worker in workers[1:]]
-            _await(running, signals)
+            if jobs > 1:
+                # the first trial stores the features that the others take up, on all threads; beside trials of one
+                # thread each its threads would wait for one another most of the time
+                workers[0].threads = threads
+                _await([pool.submit(workers[0].run, once=True)], signals)
+                workers[0].threads = share
+            _await([pool.submit(worker.run) for worker in workers], signals)
             if kept and not all(worker.is_late for worker in workers):
                 workers[0].calibrate_best()
         except KeyboardInterrupt:  # asked twice

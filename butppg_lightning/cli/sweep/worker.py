@@ -79,19 +79,18 @@ class Worker:
         threads: int,
         calibrates: bool = True,
     ) -> None:
-        self.plan, self.study, self.folder = plan, study, plan.folder
-        self.threads = self._share = threads
+        self.plan, self.study, self.folder, self.threads = plan, study, plan.folder, threads
         self.arguments = [*arguments, "--test=false", "--save_every_epoch=false"]
         self.arguments += [] if calibrates else ["--calibrate=false"]
-        self.is_warm = self.is_late = False
-        """Whether its first trial has ended, or none was left; whether the last trial was another worker's."""
+        self.is_late = False
+        """Whether the last trial was another worker's."""
         self._signals = signals
         self._process: TrialProcess | None = None
         self._failures = 0
         self._given_up = False
 
-    def run(self) -> None:
-        """Run trials until as many as planned are complete, those of other workers included."""
+    def run(self, once: bool = False) -> None:
+        """Run trials until as many as planned are complete, those of other workers included; or ``once``, if any."""
         reported: list[int] = []
         while not self._signals:
             give_up_lost(self.study, self.folder)
@@ -99,10 +98,10 @@ class Worker:
             if self._numbers(TrialState.WAITING) or sum(map(is_fresh, self._trials())) < self.plan.trials:
                 self.is_late = False
                 self.run_one()
-                self.threads, self.is_warm = self._share, True
+                if once:
+                    return
                 continue
-            self.is_warm = True
-            if not running:
+            if once or not running:
                 return
             if running != reported:
                 _print(f"waiting for {', '.join(map(str, running))}, the trials of other workers")
@@ -126,12 +125,9 @@ class Worker:
         if is_fresh(own) and place_of(own, trials) >= self.plan.trials:
             trial.set_user_attr("surplus", True)
             raise _FailedError  # another worker took the last place at the same moment
-        folder = trial_folder(self.folder, trial.number)
         options = {key: _suggest(trial, key, one) for key, one in self.plan.search.items()}
         _print(f"trial {trial.number}: " + ", ".join(f"{key} {shown(value)}" for key, value in options.items()))
-        options |= {"output_dir": str(folder), "overwrite": True}
-        arguments = [*self.arguments, *(option(key, value) for key, value in options.items())]
-        process = self._process = TrialProcess(folder, arguments, self.threads)
+        process = self._start(trial.number, {**options, "overwrite": True})
         try:
             return self._follow(trial, process)
         except (TrialPruned, _FailedError):
@@ -180,9 +176,7 @@ class Worker:
         folder = trial_folder(self.folder, trial.number)
         if stored_calibration(read_checkpoint(folder / BEST), folder / BEST).fitted:
             return
-        options = {**trial.params, "output_dir": str(folder), "resume": "auto", "calibrate": True}
-        arguments = [*self.arguments, *(option(key, value) for key, value in options.items())]
-        process = self._process = TrialProcess(folder, arguments, self.threads)
+        process = self._start(trial.number, {**trial.params, "resume": "auto", "calibrate": True})
         try:
             while not process.wait(LOOK):
                 if self._signals:
@@ -191,6 +185,13 @@ class Worker:
                 _print(f"trial {trial.number}, the best, is left uncalibrated: {failure}")
         finally:
             process.stop()
+
+    def _start(self, number: int, options: dict[str, Any]) -> TrialProcess:
+        folder = trial_folder(self.folder, number)
+        options = {**options, "output_dir": str(folder)}
+        arguments = [*self.arguments, *(option(key, value) for key, value in options.items())]
+        self._process = TrialProcess(folder, arguments, self.threads)
+        return self._process
 
     def kill(self) -> None:
         """End a running trial at once."""
